@@ -1,0 +1,460 @@
+"""Lattices and crystals: geometry, electrons, supercell and twist."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ._types import AbstractFixed
+
+
+Unit: TypeAlias = Literal["angstrom", "bohr"]
+
+# CODATA 2018, the value PySCF uses.
+_BOHR_PER_ANGSTROM = 1 / 0.529177210903
+# Nuclei closer than this (Bohr) are not matter: the shortest bond, H2, has 1.4.
+_CLOSEST_NUCLEI = 0.5
+# H to Og, so that a crystal needs neither PySCF nor ASE.
+_SYMBOLS = (
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn "
+    "Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce "
+    "Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At "
+    "Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn "
+    "Nh Fl Mc Lv Ts Og"
+).split()
+
+
+def _to_bohr(unit: Unit) -> float:
+    if unit == "bohr":
+        return 1.0
+    if unit == "angstrom":
+        return _BOHR_PER_ANGSTROM
+    raise ValueError(f"`unit` must be 'angstrom' or 'bohr', got {unit!r}.")
+
+
+class Lattice(AbstractFixed):
+    """A three-dimensional Bravais lattice; rows of `vectors` are lattice vectors.
+
+    The only place that converts between Cartesian and fractional coordinates. The
+    cell may be left-handed; volumes are positive.
+    """
+
+    vectors: Float[np.ndarray, "3 3"]
+
+    def __init__(self, vectors: Any):
+        """**Arguments:**
+
+        - `vectors`: 3x3 numbers, rows are lattice vectors in Bohr.
+
+        **Raises:** `ValueError` where the vectors are not three independent ones.
+        """
+        self.vectors = np.asarray(vectors, dtype=np.float64)
+
+    def __check_init__(self):
+        if self.vectors.shape != (3, 3) or not np.all(np.isfinite(self.vectors)):
+            raise ValueError(
+                "`vectors` of a lattice must be three finite rows of three numbers, "
+                f"got {self.vectors.tolist()}."
+            )
+        lengths = np.linalg.norm(self.vectors, axis=1)
+        if np.any(lengths == 0) or self.volume < 1e-8 * np.prod(lengths):
+            raise ValueError(
+                "`vectors` of a lattice must be linearly independent, got "
+                f"{self.vectors.tolist()}."
+            )
+
+    @property
+    def volume(self) -> float:
+        """Volume of the cell in cubic Bohr."""
+        return float(abs(np.linalg.det(self.vectors)))
+
+    @property
+    def reciprocal(self) -> Float[np.ndarray, "3 3"]:
+        r"""Reciprocal lattice vectors as rows, $a_i \cdot b_j = 2\pi\delta_{ij}$, in
+        inverse Bohr."""
+        return 2 * np.pi * np.linalg.inv(self.vectors).T
+
+    @property
+    def heights(self) -> Float[np.ndarray, "3"]:
+        """Distances between opposite faces of the cell, in Bohr."""
+        return 2 * np.pi / np.linalg.norm(self.reciprocal, axis=1)
+
+    def to_cartesian(
+        self, frac: Float[np.ndarray, "*batch 3"]
+    ) -> Float[np.ndarray, "*batch 3"]:
+        """Fractional coordinates to Bohr."""
+        return frac @ self.vectors
+
+    def to_fractional(
+        self, cart: Float[np.ndarray, "*batch 3"]
+    ) -> Float[np.ndarray, "*batch 3"]:
+        """Bohr to fractional coordinates."""
+        return cart @ self.reciprocal.T / (2 * np.pi)
+
+    def wrap(self, cart: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
+        """Moves points, in Bohr, into the cell by lattice vectors."""
+        frac = self.to_fractional(cart)
+        return self.to_cartesian(frac - np.floor(frac + 1e-9))
+
+    def points_within(self, radius: float) -> Float[np.ndarray, "points 3"]:
+        """Lattice points, in Bohr, that can be within `radius` (Bohr) of the origin.
+
+        Sorted by distance, the origin first.
+        """
+        reach = np.ceil(radius / self.heights).astype(int)
+        grid = itertools.product(*(range(-n, n + 1) for n in reach))
+        points = self.to_cartesian(np.array(list(grid), dtype=np.float64))
+        distance = np.linalg.norm(points, axis=1)
+        order = np.argsort(distance, kind="stable")
+        return points[order][distance[order] <= radius]
+
+
+class Crystal(AbstractFixed):
+    r"""A crystal: primitive cell, nuclei, electrons of the simulated supercell, twist.
+
+    The wave function lives in the supercell $A_s = S A$ of the primitive lattice $A$
+    and obeys $\psi(.., r_i + L, ..) = e^{i k_s \cdot L} \psi$ for supercell vectors L.
+    Lengths inside are in Bohr.
+    """
+
+    lattice: Lattice
+    positions: Float[np.ndarray, "atoms 3"]
+    species: tuple[str, ...]
+    matrix: Int[np.ndarray, "3 3"]
+    twist: Float[np.ndarray, "3"]
+    electrons: tuple[int, int]
+
+    def __init__(
+        self,
+        lattice: Any,
+        species: Sequence[str],
+        *,
+        unit: Unit,
+        positions: Any = None,
+        frac_positions: Any = None,
+        supercell: Any = 1,
+        charge: int = 0,
+        spin: int | None = None,
+        twist: Sequence[float] = (0.0, 0.0, 0.0),
+    ):
+        """**Arguments:**
+
+        - `lattice`: 3x3, rows are primitive lattice vectors in `unit`.
+        - `species`: element symbols, one for each nucleus of the primitive cell.
+        - `unit`: `"angstrom"` or `"bohr"`, of `lattice` and `positions`.
+        - `positions`: (atoms, 3) Cartesian positions in `unit`; or
+        - `frac_positions`: (atoms, 3) positions in fractions of the lattice vectors.
+        - `supercell`: the integer matrix S: 3x3, or three numbers for a diagonal one,
+            or one number.
+        - `charge`: nuclear charge minus number of electrons, of the whole supercell.
+        - `spin`: spin-up minus spin-down electrons of the supercell. By default 0 or 1,
+            whichever the number of electrons admits.
+        - `twist`: k_s in fractions of the supercell's reciprocal vectors.
+
+        **Raises:** `ValueError` that names the argument for an unknown element,
+        overlapping nuclei, a singular or non-integer supercell matrix, and a charge or
+        spin that the electrons do not fit.
+        """
+        scale = _to_bohr(unit)
+        self.lattice = Lattice(np.asarray(lattice, dtype=np.float64) * scale)
+        self.species = tuple(str(symbol) for symbol in species)
+        self.positions = _positions(self.lattice, positions, frac_positions, scale)
+        self.matrix = _supercell_matrix(supercell)
+        self.twist = np.asarray(twist, dtype=np.float64)
+        for symbol in self.species:
+            if symbol not in _SYMBOLS:
+                raise ValueError(
+                    f"`species` must be element symbols such as 'Li', got {symbol!r}."
+                )
+        nuclear = self.cells * int(np.sum(self.atomic_numbers))
+        self.electrons = _spin_channels(nuclear, charge, spin)
+
+    def __check_init__(self):
+        if self.positions.shape != (len(self.species), 3) or not self.species:
+            raise ValueError(
+                "`positions` must have one row of three numbers for each of the "
+                f"{len(self.species)} `species`, got shape {self.positions.shape}."
+            )
+        if not np.all(np.isfinite(self.positions)):
+            raise ValueError("`positions` must be finite numbers.")
+        if self.twist.shape != (3,) or not np.all(np.isfinite(self.twist)):
+            raise ValueError(
+                "`twist` must be three numbers, fractions of the supercell's reciprocal "
+                f"vectors, got {self.twist.tolist()}."
+            )
+        distance, i, j = self._closest_pair()
+        if distance < _CLOSEST_NUCLEI:
+            raise ValueError(
+                f"`positions`: nuclei {i} ({self.species[i]}) and {j} "
+                f"({self.species[j]}) or their periodic images are {distance:.3g} Bohr "
+                f"apart, expected at least {_CLOSEST_NUCLEI}. Either two nuclei overlap "
+                "or `unit` is not the unit of the numbers given."
+            )
+
+    def _closest_pair(self) -> tuple[float, int, int]:
+        shortest = float(np.min(np.linalg.norm(self.lattice.vectors, axis=1)))
+        best = (shortest, 0, 0)
+        for i, j in itertools.combinations(range(len(self.species)), 2):
+            frac = self.lattice.to_fractional(self.positions[i] - self.positions[j])
+            nearest = self.lattice.to_cartesian(frac - np.round(frac))
+            reach = float(np.linalg.norm(nearest)) + _CLOSEST_NUCLEI
+            images = nearest + self.lattice.points_within(reach)
+            distance = float(np.min(np.linalg.norm(images, axis=1)))
+            best = min(best, (distance, i, j))
+        return best
+
+    @property
+    def atomic_numbers(self) -> Int[np.ndarray, "atoms"]:
+        """Nuclear charges of the primitive cell."""
+        return np.array([_SYMBOLS.index(symbol) + 1 for symbol in self.species])
+
+    @property
+    def cells(self) -> int:
+        """Number of primitive cells in the supercell, |det S|."""
+        return int(round(abs(np.linalg.det(self.matrix))))
+
+    @property
+    def supercell(self) -> Lattice:
+        """The lattice of the supercell, S A."""
+        return Lattice(self.matrix @ self.lattice.vectors)
+
+    @property
+    def charge(self) -> int:
+        """Nuclear charge minus number of electrons, of the supercell."""
+        return self.cells * int(np.sum(self.atomic_numbers)) - sum(self.electrons)
+
+    @property
+    def cart_twist(self) -> Float[np.ndarray, "3"]:
+        """The twist k_s in inverse Bohr."""
+        return self.twist @ self.supercell.reciprocal
+
+    @property
+    def translations(self) -> Float[np.ndarray, "cells 3"]:
+        """The primitive lattice vectors inside the supercell, in Bohr; 0 first."""
+        inverse = np.linalg.inv(self.matrix)
+        return self.lattice.to_cartesian(_cosets(self.matrix, inverse))
+
+    @property
+    def frac_kpoints(self) -> Float[np.ndarray, "cells 3"]:
+        """All k that fold to the twist, in fractions of the primitive reciprocal
+        vectors, `(n + twist) inv(S).T`."""
+        inverse = np.linalg.inv(self.matrix).T
+        points = (_cosets(self.matrix.T, inverse) + self.twist) @ inverse
+        # The representative nearest the origin, with -1/2 rounded away from.
+        return points - np.ceil(points - 0.5 - 1e-9)
+
+    @property
+    def supercell_positions(self) -> Float[np.ndarray, "nuclei 3"]:
+        """Positions of all nuclei of the supercell in Bohr, translation by
+        translation."""
+        shifted = self.translations[:, None] + self.positions[None]
+        return shifted.reshape(-1, 3)
+
+    @property
+    def supercell_charges(self) -> Int[np.ndarray, "nuclei"]:
+        """Nuclear charges in the order of `supercell_positions`."""
+        return np.tile(self.atomic_numbers, self.cells)
+
+    @classmethod
+    def rock_salt(
+        cls, cation: str, anion: str, *, a: float, unit: Unit, **kwargs: Any
+    ) -> "Crystal":
+        """Rock salt, two atoms on the fcc lattice.
+
+        **Arguments:**
+
+        - `cation`, `anion`: element symbols, at 0 and (1/2, 1/2, 1/2) of the cube.
+        - `a`: edge of the conventional cube in `unit`.
+        - `kwargs`: `supercell`, `charge`, `spin`, `twist` as for
+            [`eqsym.Crystal`][].
+        """
+        frac = [[0, 0, 0], [0.5, 0.5, 0.5]]
+        return cls(
+            _fcc(a), (cation, anion), frac_positions=frac, unit=unit, **kwargs
+        )
+
+    @classmethod
+    def zinc_blende(
+        cls, cation: str, anion: str, *, a: float, unit: Unit, **kwargs: Any
+    ) -> "Crystal":
+        """Zinc blende; diamond where both elements are the same.
+
+        **Arguments:**
+
+        - `cation`, `anion`: element symbols, at 0 and (1/4, 1/4, 1/4) of the cube.
+        - `a`: edge of the conventional cube in `unit`.
+        - `kwargs`: as for [`eqsym.Crystal`][].
+        """
+        frac = [[0, 0, 0], [0.25, 0.25, 0.25]]
+        return cls(
+            _fcc(a), (cation, anion), frac_positions=frac, unit=unit, **kwargs
+        )
+
+    @classmethod
+    def diamond(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
+        """Diamond: zinc blende with one element. Arguments as there."""
+        return cls.zinc_blende(element, element, a=a, unit=unit, **kwargs)
+
+    @classmethod
+    def bcc(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
+        """Body-centred cubic, one atom.
+
+        **Arguments:**
+
+        - `element`: element symbol.
+        - `a`: edge of the conventional cube in `unit`.
+        - `kwargs`: as for [`eqsym.Crystal`][].
+        """
+        lattice = a / 2 * np.array([[-1.0, 1, 1], [1, -1, 1], [1, 1, -1]])
+        return cls(lattice, (element,), frac_positions=[[0, 0, 0]], unit=unit, **kwargs)
+
+    @classmethod
+    def fcc(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
+        """Face-centred cubic, one atom. Arguments as for `bcc`."""
+        return cls(_fcc(a), (element,), frac_positions=[[0, 0, 0]], unit=unit, **kwargs)
+
+    @classmethod
+    def graphene(
+        cls, *, a: float, vacuum: float, unit: Unit, **kwargs: Any
+    ) -> "Crystal":
+        """One layer of graphene in the xy plane, two carbon atoms.
+
+        **Arguments:**
+
+        - `a`: length of the in-plane lattice vectors in `unit`.
+        - `vacuum`: length of the third lattice vector in `unit`.
+        - `kwargs`: as for [`eqsym.Crystal`][].
+        """
+        lattice = [[a, 0, 0], [-a / 2, a * np.sqrt(3) / 2, 0], [0, 0, vacuum]]
+        frac = [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0]]
+        return cls(lattice, ("C", "C"), frac_positions=frac, unit=unit, **kwargs)
+
+    @classmethod
+    def hydrogen_chain(
+        cls,
+        *,
+        spacing: float,
+        vacuum: float,
+        atoms: int = 2,
+        unit: Unit,
+        **kwargs: Any,
+    ) -> "Crystal":
+        """A chain of equidistant hydrogen atoms along x.
+
+        **Arguments:**
+
+        - `spacing`: distance between neighbours in `unit`.
+        - `vacuum`: length of the two other lattice vectors in `unit`.
+        - `atoms`: atoms in the primitive cell.
+        - `kwargs`: as for [`eqsym.Crystal`][].
+        """
+        lattice = np.diag([atoms * spacing, vacuum, vacuum])
+        frac = [[i / atoms, 0, 0] for i in range(atoms)]
+        return cls(lattice, ("H",) * atoms, frac_positions=frac, unit=unit, **kwargs)
+
+    @classmethod
+    def from_ase(cls, atoms: Any, **kwargs: Any) -> "Crystal":
+        """From ASE `Atoms` (in Angstrom, as always in ASE) whose cell is the primitive
+        one; so from CIF or POSCAR by `ase.io.read`.
+
+        **Arguments:**
+
+        - `atoms`: an `ase.Atoms` with three cell vectors. Directions without
+            periodicity need a cell vector too: it is the vacuum.
+        - `kwargs`: as for [`eqsym.Crystal`][].
+        """
+        return cls(
+            np.asarray(atoms.cell[:]),
+            atoms.get_chemical_symbols(),
+            positions=atoms.get_positions(),
+            unit="angstrom",
+            **kwargs,
+        )
+
+    @classmethod
+    def from_pyscf(cls, cell: Any, **kwargs: Any) -> "Crystal":
+        """From a `pyscf.pbc.gto.Cell`, with its charge and spin.
+
+        **Arguments:**
+
+        - `cell`: the built cell, all-electron (without pseudopotential).
+        - `kwargs`: as for [`eqsym.Crystal`][]; `charge` and `spin` default to the
+            cell's, times the number of cells in the supercell.
+        """
+        if cell.has_ecp() or cell.pseudo:
+            raise ValueError(
+                "`cell` must be all-electron, got one with a pseudopotential. Build it "
+                "without `pseudo` and `ecp`."
+            )
+        cells = int(round(abs(np.linalg.det(_supercell_matrix(kwargs.get("supercell", 1))))))
+        kwargs = {"charge": cells * cell.charge, "spin": cells * cell.spin} | kwargs
+        return cls(
+            cell.lattice_vectors(),
+            [cell.atom_pure_symbol(i) for i in range(cell.natm)],
+            positions=cell.atom_coords(),
+            unit="bohr",
+            **kwargs,
+        )
+
+
+def _fcc(a: float) -> Float[np.ndarray, "3 3"]:
+    return a / 2 * np.array([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]])
+
+
+def _positions(
+    lattice: Lattice, cart: Any, frac: Any, scale: float
+) -> Float[np.ndarray, "..."]:
+    if (cart is None) == (frac is None):
+        raise ValueError("Give exactly one of `positions` and `frac_positions`.")
+    if cart is not None:
+        return np.asarray(cart, dtype=np.float64) * scale
+    frac = np.asarray(frac, dtype=np.float64)
+    return lattice.to_cartesian(frac) if frac.shape[-1:] == (3,) else frac
+
+
+def _supercell_matrix(supercell: Any) -> Int[np.ndarray, "3 3"]:
+    given = np.asarray(supercell)
+    if given.shape not in ((), (3,), (3, 3)):
+        raise ValueError(
+            "`supercell` must be an integer, three integers or a 3x3 integer matrix, "
+            f"got shape {given.shape}."
+        )
+    full = given if given.ndim == 2 else np.diag(np.broadcast_to(given, (3,)))
+    matrix = np.round(full.astype(np.float64)).astype(int)
+    if not np.array_equal(matrix, full):
+        raise ValueError(f"`supercell` must be integers, got {given.tolist()}.")
+    if round(np.linalg.det(matrix)) == 0:
+        raise ValueError(f"`supercell` must not be singular, got {given.tolist()}.")
+    return matrix
+
+
+def _spin_channels(nuclear: int, charge: int, spin: int | None) -> tuple[int, int]:
+    electrons = nuclear - charge
+    if electrons < 1:
+        raise ValueError(
+            f"`charge` {charge} leaves {electrons} electrons on nuclei of total charge "
+            f"{nuclear}, expected at least 1."
+        )
+    spin = electrons % 2 if spin is None else spin
+    if (electrons + spin) % 2 or abs(spin) > electrons:
+        raise ValueError(
+            f"`spin` (spin-up minus spin-down electrons) must have the parity of the "
+            f"{electrons} electrons and be at most as large, got {spin}."
+        )
+    return (electrons + spin) // 2, (electrons - spin) // 2
+
+
+def _cosets(matrix: np.ndarray, inverse: np.ndarray) -> Float[np.ndarray, "cells 3"]:
+    """Integer vectors n with `n @ inverse` in the unit cube: one of each class modulo
+    the rows of `matrix`; 0 first."""
+    corners = np.array(list(itertools.product((0, 1), repeat=3))) @ matrix
+    ranges = [
+        range(low, high + 1) for low, high in zip(corners.min(0), corners.max(0))
+    ]
+    points = np.array(list(itertools.product(*ranges)), dtype=np.float64)
+    frac = points @ inverse
+    inside = np.all((frac > -1e-9) & (frac < 1 - 1e-9), axis=1)
+    found = points[inside]
+    return found[np.lexsort(found.T[::-1] ** 2)]

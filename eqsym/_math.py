@@ -1,0 +1,108 @@
+"""Signed log-sum-exp, determinants and norms that stay finite where they should."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from ._types import LogPsi
+
+
+# Matrices up to this size are expanded into minors: for them LAPACK and its batched
+# counterparts on accelerators spend most of their time on calls, not on arithmetic.
+_EXPAND = 4
+
+
+def log_sum(
+    terms: LogPsi, weights: Inexact[Array, " terms"] | None = None
+) -> LogPsi:
+    """`sum_m weights_m sign_m exp(log_m)` over the last axis, without overflow.
+
+    Terms that are exactly 0 (`log = -inf`) are allowed; where all are, so is the sum.
+    """
+    shift = jax.lax.stop_gradient(jnp.max(terms.log, axis=-1))
+    shift = jnp.where(jnp.isfinite(shift), shift, 0.0)
+    values = terms.sign * jnp.exp(terms.log - shift[..., None])
+    total = jnp.sum(values if weights is None else weights * values, axis=-1)
+    return rescaled(total, shift)
+
+
+def rescaled(value: Inexact[Array, "*batch"], log: Float[Array, "*batch"]) -> LogPsi:
+    """`value * exp(log)` as an amplitude."""
+    if jnp.issubdtype(value.dtype, jnp.complexfloating):
+        # By parts, and by `log` rather than `abs`: no square root to differentiate.
+        square = value.real**2 + value.imag**2
+        safe = jnp.where(square > 0, square, 1.0)
+        magnitude = jnp.where(square > 0, 0.5 * jnp.log(safe), -jnp.inf)
+        sign = jnp.where(square > 0, value * jax.lax.rsqrt(safe), 0.0)
+        return LogPsi(sign, magnitude + log)
+    return LogPsi(jnp.sign(value), jnp.log(jnp.abs(value)) + log)
+
+
+def sum_of_determinants(
+    *factors: Inexact[Array, "determinants n n"],
+) -> LogPsi:
+    """`sum_d prod_f det(factors[f][d])`: the amplitude of a sum of (products of)
+    Slater determinants. A factor may be 0x0, its determinant is 1.
+
+    Determinants of up to 4x4 are multiplied out, so that amplitudes and derivatives are
+    right also where single determinants vanish.
+    """
+    value, log = None, None
+    for matrix in factors:
+        det, scale = _scaled_det(matrix)
+        value = det if value is None else value * det
+        log = scale if log is None else log + scale
+    assert value is not None and log is not None
+    shift = jax.lax.stop_gradient(jnp.max(log))
+    return rescaled(jnp.sum(value * jnp.exp(log - shift)), shift)
+
+
+def _scaled_det(
+    matrix: Inexact[Array, "determinants n n"],
+) -> tuple[Inexact[Array, " determinants"], Float[Array, " determinants"]]:
+    """`(value, log)` with `det = value * exp(log)`."""
+    n = matrix.shape[-1]
+    if n > _EXPAND:
+        sign, log = jnp.linalg.slogdet(matrix)
+        return sign, log
+    norm = jax.lax.stop_gradient(jnp.max(jnp.abs(matrix), axis=(-2, -1), initial=0.0))
+    norm = jnp.where(norm > 0, norm, 1.0)
+    return _det(matrix / norm[:, None, None]), n * jnp.log(norm)
+
+
+def _det(m: Inexact[Array, "determinants n n"]) -> Inexact[Array, " determinants"]:
+    n = m.shape[-1]
+    if n == 0:
+        return jnp.ones(m.shape[:1], m.dtype)
+    if n == 1:
+        return m[:, 0, 0]
+    if n == 2:
+        return _minor(m, 0, 0, 1)
+    if n == 3:
+        return (
+            m[:, 0, 0] * _minor(m, 1, 1, 2)
+            - m[:, 0, 1] * _minor(m, 1, 0, 2)
+            + m[:, 0, 2] * _minor(m, 1, 0, 1)
+        )
+    # Laplace expansion along the first two rows.
+    return (
+        _minor(m, 0, 0, 1) * _minor(m, 2, 2, 3)
+        - _minor(m, 0, 0, 2) * _minor(m, 2, 1, 3)
+        + _minor(m, 0, 0, 3) * _minor(m, 2, 1, 2)
+        + _minor(m, 0, 1, 2) * _minor(m, 2, 0, 3)
+        - _minor(m, 0, 1, 3) * _minor(m, 2, 0, 2)
+        + _minor(m, 0, 2, 3) * _minor(m, 2, 0, 1)
+    )
+
+
+def _minor(
+    m: Inexact[Array, "determinants n n"], row: int, i: int, j: int
+) -> Inexact[Array, " determinants"]:
+    """Rows `row`, `row + 1` and columns `i`, `j`."""
+    return m[:, row, i] * m[:, row + 1, j] - m[:, row, j] * m[:, row + 1, i]
+
+
+def safe_sqrt(square: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Square root with derivative 0 instead of infinity at 0."""
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)

@@ -1,0 +1,16 @@
+"""Test configuration: float64 and strict promotion. Does not import eqsym, so that the
+jaxtyping hook sees it first."""
+
+import os
+
+import hypothesis
+import jax
+
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
