@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
+import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -34,14 +35,24 @@ def _to_bohr(unit: Unit) -> float:
     raise ValueError(f"`unit` must be 'angstrom' or 'bohr', got {unit!r}.")
 
 
+def _frozen(values: Any, kind: type = float) -> Any:
+    """Nested tuples, which are hashable, of what numpy makes of `values`."""
+
+    def freeze(rows):
+        return tuple(freeze(r) for r in rows) if isinstance(rows, list) else kind(rows)
+
+    return freeze(np.asarray(values, dtype=np.float64).tolist())
+
+
 class Lattice(AbstractFixed):
     """A three-dimensional Bravais lattice; rows of `vectors` are lattice vectors.
 
     The only place that converts between Cartesian and fractional coordinates. The
-    cell may be left-handed; volumes are positive.
+    cell may be left-handed; volumes are positive. All data is static: lattices are
+    hashable, compare by value, and are constants of what is compiled.
     """
 
-    vectors: Float[np.ndarray, "3 3"]
+    _vectors: tuple[tuple[float, ...], ...] = eqx.field(static=True)
 
     def __init__(self, vectors: Any):
         """**Arguments:**
@@ -50,7 +61,7 @@ class Lattice(AbstractFixed):
 
         **Raises:** `ValueError` where the vectors are not three independent ones.
         """
-        self.vectors = np.asarray(vectors, dtype=np.float64)
+        self._vectors = _frozen(vectors)
 
     def __check_init__(self):
         if self.vectors.shape != (3, 3) or not np.all(np.isfinite(self.vectors)):
@@ -64,6 +75,11 @@ class Lattice(AbstractFixed):
                 "`vectors` of a lattice must be linearly independent, got "
                 f"{self.vectors.tolist()}."
             )
+
+    @property
+    def vectors(self) -> Float[np.ndarray, "..."]:
+        """Lattice vectors as rows, (3, 3), in Bohr."""
+        return np.array(self._vectors, dtype=np.float64)
 
     @property
     def volume(self) -> float:
@@ -116,15 +132,16 @@ class Crystal(AbstractFixed):
 
     The wave function lives in the supercell $A_s = S A$ of the primitive lattice $A$
     and obeys $\psi(.., r_i + L, ..) = e^{i k_s \cdot L} \psi$ for supercell vectors L.
-    Lengths inside are in Bohr.
+    Lengths inside are in Bohr. All data is static: crystals are hashable, compare by
+    value, and are constants of what is compiled.
     """
 
     lattice: Lattice
-    positions: Float[np.ndarray, "atoms 3"]
-    species: tuple[str, ...]
-    matrix: Int[np.ndarray, "3 3"]
-    twist: Float[np.ndarray, "3"]
-    electrons: tuple[int, int]
+    species: tuple[str, ...] = eqx.field(static=True)
+    electrons: tuple[int, int] = eqx.field(static=True)
+    _positions: tuple[tuple[float, ...], ...] = eqx.field(static=True)
+    _matrix: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    _twist: tuple[float, ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -137,7 +154,7 @@ class Crystal(AbstractFixed):
         supercell: Any = 1,
         charge: int = 0,
         spin: int | None = None,
-        twist: Sequence[float] = (0.0, 0.0, 0.0),
+        twist: Any = (0, 0, 0),
     ):
         """**Arguments:**
 
@@ -160,9 +177,13 @@ class Crystal(AbstractFixed):
         scale = _to_bohr(unit)
         self.lattice = Lattice(np.asarray(lattice, dtype=np.float64) * scale)
         self.species = tuple(str(symbol) for symbol in species)
-        self.positions = _positions(self.lattice, positions, frac_positions, scale)
-        self.matrix = _supercell_matrix(supercell)
-        self.twist = np.asarray(twist, dtype=np.float64)
+        self._positions = _frozen(
+            _cart_positions(self.lattice, positions, frac_positions, scale)
+        )
+        self._matrix = _frozen(_supercell_matrix(supercell), int)
+        self._twist = _frozen(twist)
+        if not self.species:
+            raise ValueError("`species` must have at least one element, got none.")
         for symbol in self.species:
             if symbol not in _SYMBOLS:
                 raise ValueError(
@@ -172,7 +193,7 @@ class Crystal(AbstractFixed):
         self.electrons = _spin_channels(nuclear, charge, spin)
 
     def __check_init__(self):
-        if self.positions.shape != (len(self.species), 3) or not self.species:
+        if self.positions.shape != (len(self.species), 3):
             raise ValueError(
                 "`positions` must have one row of three numbers for each of the "
                 f"{len(self.species)} `species`, got shape {self.positions.shape}."
@@ -194,8 +215,10 @@ class Crystal(AbstractFixed):
             )
 
     def _closest_pair(self) -> tuple[float, int, int]:
-        shortest = float(np.min(np.linalg.norm(self.lattice.vectors, axis=1)))
-        best = (shortest, 0, 0)
+        # A nucleus and its own image; in a skewed cell not one of the vectors apart.
+        reach = (1 + 1e-9) * np.min(np.linalg.norm(self.lattice.vectors, axis=1))
+        shortest = self.lattice.points_within(reach)[1]
+        best = (float(np.linalg.norm(shortest)), 0, 0)
         for i, j in itertools.combinations(range(len(self.species)), 2):
             frac = self.lattice.to_fractional(self.positions[i] - self.positions[j])
             nearest = self.lattice.to_cartesian(frac - np.round(frac))
@@ -204,6 +227,21 @@ class Crystal(AbstractFixed):
             distance = float(np.min(np.linalg.norm(images, axis=1)))
             best = min(best, (distance, i, j))
         return best
+
+    @property
+    def positions(self) -> Float[np.ndarray, "..."]:
+        """Nuclei of the primitive cell, (atoms, 3), in Bohr."""
+        return np.array(self._positions, dtype=np.float64)
+
+    @property
+    def matrix(self) -> Int[np.ndarray, "3 3"]:
+        """The supercell matrix S."""
+        return np.array(self._matrix)
+
+    @property
+    def twist(self) -> Float[np.ndarray, "..."]:
+        """k_s in fractions of the supercell's reciprocal vectors, (3,)."""
+        return np.array(self._twist, dtype=np.float64)
 
     @property
     def atomic_numbers(self) -> Int[np.ndarray, "atoms"]:
@@ -403,7 +441,7 @@ def _fcc(a: float) -> Float[np.ndarray, "3 3"]:
     return a / 2 * np.array([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]])
 
 
-def _positions(
+def _cart_positions(
     lattice: Lattice, cart: Any, frac: Any, scale: float
 ) -> Float[np.ndarray, "..."]:
     if (cart is None) == (frac is None):

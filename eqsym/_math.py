@@ -1,8 +1,10 @@
 """Signed log-sum-exp, determinants and norms that stay finite where they should."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float, Inexact, PyTree
 
 from ._types import LogPsi
 
@@ -19,10 +21,13 @@ def log_sum(
 
     Terms that are exactly 0 (`log = -inf`) are allowed; where all are, so is the sum.
     """
-    shift = jax.lax.stop_gradient(jnp.max(terms.log, axis=-1))
+    shift = jnp.max(jax.lax.stop_gradient(terms.log), axis=-1)
     shift = jnp.where(jnp.isfinite(shift), shift, 0.0)
-    values = terms.sign * jnp.exp(terms.log - shift[..., None])
-    total = jnp.sum(values if weights is None else weights * values, axis=-1)
+    size = jnp.exp(terms.log - shift[..., None])
+    values = _multiply(terms.sign, size)
+    if weights is not None:
+        values = _multiply(values, weights)
+    total = jnp.sum(values, axis=-1)
     return rescaled(total, shift)
 
 
@@ -33,13 +38,13 @@ def rescaled(value: Inexact[Array, "*batch"], log: Float[Array, "*batch"]) -> Lo
         square = value.real**2 + value.imag**2
         safe = jnp.where(square > 0, square, 1.0)
         magnitude = jnp.where(square > 0, 0.5 * jnp.log(safe), -jnp.inf)
-        sign = jnp.where(square > 0, value * jax.lax.rsqrt(safe), 0.0)
+        sign = jnp.where(square > 0, _multiply(value, jax.lax.rsqrt(safe)), 0.0)
         return LogPsi(sign, magnitude + log)
     return LogPsi(jnp.sign(value), jnp.log(jnp.abs(value)) + log)
 
 
 def sum_of_determinants(
-    *factors: Inexact[Array, "determinants n n"],
+    *factors: Inexact[Array, "determinants _ _"],
 ) -> LogPsi:
     """`sum_d prod_f det(factors[f][d])`: the amplitude of a sum of (products of)
     Slater determinants. A factor may be 0x0, its determinant is 1.
@@ -50,11 +55,11 @@ def sum_of_determinants(
     value, log = None, None
     for matrix in factors:
         det, scale = _scaled_det(matrix)
-        value = det if value is None else value * det
+        value = det if value is None else _multiply(value, det)
         log = scale if log is None else log + scale
     assert value is not None and log is not None
-    shift = jax.lax.stop_gradient(jnp.max(log))
-    return rescaled(jnp.sum(value * jnp.exp(log - shift)), shift)
+    shift = jnp.max(jax.lax.stop_gradient(log))
+    return rescaled(jnp.sum(_multiply(value, jnp.exp(log - shift))), shift)
 
 
 def _scaled_det(
@@ -65,9 +70,11 @@ def _scaled_det(
     if n > _EXPAND:
         sign, log = jnp.linalg.slogdet(matrix)
         return sign, log
-    norm = jax.lax.stop_gradient(jnp.max(jnp.abs(matrix), axis=(-2, -1), initial=0.0))
+    # Stopped first: forward Laplacians would otherwise differentiate a complex abs.
+    size = jnp.abs(jax.lax.stop_gradient(matrix))
+    norm = jnp.max(size, axis=(-2, -1), initial=0.0)
     norm = jnp.where(norm > 0, norm, 1.0)
-    return _det(matrix / norm[:, None, None]), n * jnp.log(norm)
+    return _det(_multiply(matrix, 1 / norm[:, None, None])), n * jnp.log(norm)
 
 
 def _det(m: Inexact[Array, "determinants n n"]) -> Inexact[Array, " determinants"]:
@@ -102,7 +109,30 @@ def _minor(
     return m[:, row, i] * m[:, row + 1, j] - m[:, row, j] * m[:, row + 1, i]
 
 
+def _multiply(
+    x: Inexact[Array, "*#batch"], y: Inexact[Array, "*#batch"]
+) -> Inexact[Array, "*#batch"]:
+    """The product of a real or complex and a real or complex array: explicit, so that
+    strict dtype promotion allows it."""
+    if jnp.iscomplexobj(x) and not jnp.iscomplexobj(y):
+        return x * y.astype(x.dtype)
+    if jnp.iscomplexobj(y) and not jnp.iscomplexobj(x):
+        return x.astype(y.dtype) * y
+    return x * y
+
+
 def safe_sqrt(square: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Square root with derivative 0 instead of infinity at 0."""
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+def chunked_vmap(
+    function: Callable[[PyTree], PyTree], arguments: PyTree, chunk: int | None
+) -> PyTree:
+    """`jax.vmap(function)(arguments)`, `chunk` elements of the leading axis at a time;
+    all at once for `None`."""
+    size = jax.tree.leaves(arguments)[0].shape[0]
+    if chunk is None or chunk >= size:
+        return jax.vmap(function)(arguments)
+    return jax.lax.map(function, arguments, batch_size=chunk)

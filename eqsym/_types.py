@@ -3,6 +3,7 @@
 from typing import TypeAlias
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Inexact, Key as KeyArray, PyTree
 
@@ -36,7 +37,7 @@ class LogPsi(eqx.Module):
     @property
     def complex_log(self) -> Complex[Array, "*batch"]:
         r"""$\log |\psi| + i \arg \psi$."""
-        return self.log + 1j * self.phase
+        return jax.lax.complex(self.log, self.phase)
 
 
 class AbstractFixed(eqx.Module):

@@ -1,1 +1,9 @@
 from .base import AbstractWavefunction as AbstractWavefunction
+from .features import (
+    AbstractFeatures as AbstractFeatures,
+    NuFeatures as NuFeatures,
+    TriFeatures as TriFeatures,
+)
+from .hartree_fock import HartreeFock as HartreeFock
+from .linear import Linear as Linear
+from .solidnet import SolidNet as SolidNet

@@ -1,0 +1,27 @@
+"""The Hartree-Fock determinant as a wave function."""
+
+from .._crystal import Crystal
+from .._math import sum_of_determinants
+from .._meanfield import MeanField
+from .._types import Electrons, LogPsi
+from .base import AbstractWavefunction
+
+
+class HartreeFock(AbstractWavefunction):
+    r"""The product of the two Slater determinants of a mean field,
+    $\psi = \det[\phi_j(r^\uparrow_i)] \det[\phi_j(r^\downarrow_i)]$.
+
+    Its energy is known, so it checks a Hamiltonian and a sampler; and it is the start
+    of a neural wave function. It has no trainable parameters.
+    """
+
+    mean_field: MeanField
+
+    @property
+    def crystal(self) -> Crystal:
+        """The crystal of the mean field."""
+        return self.mean_field.crystal
+
+    def __call__(self, electrons: Electrons) -> LogPsi:
+        up, down = self.mean_field.orbitals(electrons)
+        return sum_of_determinants(up[None], down[None])

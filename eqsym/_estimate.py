@@ -1,0 +1,133 @@
+"""Means with error bars from many correlated chains, and the tables they print."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Complex, Float
+
+
+class Estimate(eqx.Module):
+    """A mean and its standard error."""
+
+    mean: float
+    error: float
+
+    def __str__(self) -> str:
+        return _with_error(self.mean, self.error)
+
+
+class Evaluation(eqx.Module):
+    """What sampling says about a wave function. Energies in Hartree per primitive cell.
+
+    - `energy`: real part of the mean local energy.
+    - `variance`: of the local energy per primitive cell, in Hartree squared; 0 for an
+        exact eigenstate.
+    - `kinetic`, `potential`: the two parts of the energy.
+    - `imaginary`: imaginary part of the mean local energy, 0 up to noise.
+    - `symmetry`: Var[Pf/f] for a projector P onto functions with the symmetry of a
+        group, the measure of Huang et al. (2025): 0 for a symmetric wave function.
+        `None` where no group was given.
+    - `samples`: number of configurations.
+    - `invalid`: number of configurations left out, because a local energy was not
+        finite; anything but a few of them spoils the estimates.
+    """
+
+    energy: Estimate
+    variance: Estimate
+    kinetic: Estimate
+    potential: Estimate
+    imaginary: Estimate
+    symmetry: Estimate | None
+    samples: int
+    invalid: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers only, for JSON: `{"energy": {"mean": .., "error": ..}, ..}`."""
+        return _to_dict(self)
+
+    def __str__(self) -> str:
+        return table({"": self})
+
+
+_COLUMNS = {
+    "energy": "energy [Ha]",
+    "variance": "variance [Ha^2]",
+    "kinetic": "kinetic [Ha]",
+    "potential": "potential [Ha]",
+    "imaginary": "imaginary [Ha]",
+    "symmetry": "Var[Pf/f]",
+}
+
+
+def table(rows: dict[str, Evaluation]) -> str:
+    """A text table of evaluations, one row each.
+
+    **Arguments:**
+
+    - `rows`: evaluations by name.
+    """
+    lines = [["", *_COLUMNS.values()]]
+    for name, row in rows.items():
+        values = (getattr(row, column) for column in _COLUMNS)
+        lines.append([name, *("-" if v is None else str(v) for v in values)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def jackknife(
+    moments: Complex[np.ndarray, "chains moments"] | Float[np.ndarray, "chains moments"],
+    function: Callable[[np.ndarray], np.ndarray],
+) -> list[Estimate]:
+    """Functions of means, with jackknife errors over independent chains.
+
+    One chain of one walker is one block, so that the autocorrelation of a chain, however
+    long, is accounted for. Bias is of the order of one over the number of chains and is
+    removed to first order.
+
+    **Arguments:**
+
+    - `moments`: for every chain the means of some quantities.
+    - `function`: maps means, (moments,) or (many, moments) along the last axis, to real
+        numbers, (results,) or (many, results).
+
+    **Returns:**
+
+    One estimate for each result.
+
+    **Raises:** `ValueError` for fewer than two chains.
+    """
+    chains = len(moments)
+    if chains < 2:
+        raise ValueError(
+            f"An error bar needs at least 2 walkers (independent chains), got {chains}."
+        )
+    whole = function(np.mean(moments, axis=0))
+    without = function((np.sum(moments, axis=0)[None] - moments) / (chains - 1))
+    centre = np.mean(without, axis=0)
+    error = np.sqrt((chains - 1) * np.mean((without - centre) ** 2, axis=0))
+    mean = chains * whole - (chains - 1) * centre
+    return [Estimate(float(m), float(e)) for m, e in zip(mean, error, strict=True)]
+
+
+def _with_error(mean: float, error: float) -> str:
+    """`-8.5178(21)`: the error in units of the last digits, two of them."""
+    if not np.isfinite(mean) or not np.isfinite(error):
+        return f"{mean:.6g}({error:.2g})"
+    if error == 0:
+        return f"{mean:.6g}(0)"
+    digits = max(0, 1 - int(np.floor(np.log10(error))))
+    if digits > 8:
+        return f"{mean:.2e}({error:.0e})"
+    scaled = round(error * 10**digits)
+    return f"{mean:.{digits}f}({scaled})"
+
+
+def _to_dict(node: Any) -> Any:
+    if isinstance(node, eqx.Module):
+        return {name: _to_dict(value) for name, value in vars(node).items()}
+    return node

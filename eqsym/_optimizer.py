@@ -1,0 +1,196 @@
+"""From scores and residuals to parameter updates."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Inexact, Int, PyTree
+
+from ._scores import Scores
+
+
+Schedule: TypeAlias = float | Callable[[Int[Array, ""]], Any]
+State = TypeVar("State")
+
+
+class AbstractOptimizer(eqx.Module, Generic[State]):
+    """Turns the scores of a batch and its centred local energies into an update.
+
+    Optimizers see walkers only through [`eqsym.Scores`][], so that the same ones serve
+    other objectives that are a residual per walker.
+    """
+
+    @abc.abstractmethod
+    def init(self, parameters: PyTree[Float[Array, "..."]]) -> State:
+        """**Arguments:**
+
+        - `parameters`: the trainable part of a wave function, of
+            [`eqsym.partition`][].
+
+        **Returns:**
+
+        The state before the first step.
+        """
+
+    @abc.abstractmethod
+    def step(
+        self, scores: Scores, residual: Inexact[Array, " walkers"], state: State
+    ) -> tuple[PyTree[Float[Array, "..."]], State]:
+        """**Arguments:**
+
+        - `scores`: of the wave function at the walkers.
+        - `residual`: centred (and clipped) local energies in Hartree, divided by the
+            square root of the number of walkers.
+        - `state`: of `init` or of the step before.
+
+        **Returns:**
+
+        `(update, state)`: what to add to the parameters, and the next state.
+        """
+
+
+class SpringState(eqx.Module):
+    """State of [`eqsym.Spring`][]: the last direction and the number of steps taken."""
+
+    direction: PyTree[Float[Array, "..."]]
+    count: Int[Array, ""]
+
+
+class Spring(AbstractOptimizer[SpringState]):
+    r"""SPRING: natural gradient in the space of the samples, with momentum.
+
+    $\zeta = \epsilon - O \mu\phi$,
+    $\phi' = \mu\phi + O^T (O O^T + \lambda)^{-1} \zeta$, step
+    $-\eta \min(1, \sqrt{C} / (\eta |\phi'|)) \phi'$. Goldshlager, Abrahamsen, Lin,
+    J. Comput. Phys. 516, 113351 (2024), arXiv 2401.10190. With `momentum=0` it is
+    [`eqsym.MinSR`][].
+    """
+
+    learning_rate: Schedule
+    momentum: float
+    damping: float
+    norm_bound: float
+    chunk: int | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        learning_rate: Schedule = 0.05,
+        *,
+        momentum: float = 0.95,
+        damping: float = 1e-3,
+        norm_bound: float = 1e-3,
+        chunk: int | None = None,
+    ):
+        """**Arguments:**
+
+        - `learning_rate`: the rate eta, or an optax schedule of the step.
+        - `momentum`: mu, at least 0 and below 1.
+        - `damping`: lambda. What rounding makes of a singular Gram matrix is added: its
+            trace times the resolution of the floating-point type.
+        - `norm_bound`: C, the largest squared norm of a step.
+        - `chunk`: walkers differentiated at a time, see [`eqsym.Scores.gram`][].
+
+        **Raises:** `ValueError` for a setting outside its range.
+        """
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.damping = damping
+        self.norm_bound = norm_bound
+        self.chunk = chunk
+
+    def __check_init__(self):
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1), got {self.momentum}.")
+        for name in ("damping", "norm_bound"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
+
+    def init(self, parameters: PyTree[Float[Array, "..."]]) -> SpringState:
+        return SpringState(jax.tree.map(jnp.zeros_like, parameters), jnp.zeros((), int))
+
+    def step(
+        self, scores: Scores, residual: Inexact[Array, " walkers"], state: SpringState
+    ) -> tuple[PyTree[Float[Array, "..."]], SpringState]:
+        decayed = _scale(self.momentum, state.direction)
+        zeta = residual - scores.apply(decayed)
+        solution = _solve(scores.gram(self.chunk), self.damping, zeta)
+        direction = jax.tree.map(jnp.add, decayed, scores.transpose(solution))
+
+        rate = _rate(self.learning_rate, state.count)
+        bound = jnp.sqrt(self.norm_bound) / jnp.maximum(_norm(direction), 1e-30)
+        update = _scale(-jnp.minimum(rate, bound), direction)
+        return update, SpringState(direction, state.count + 1)
+
+
+def MinSR(learning_rate: Schedule = 0.05, **kwargs: Any) -> Spring:
+    """Natural gradient in the space of the samples without momentum. Chen, Heyl,
+    Nature Physics 20, 1476 (2024).
+
+    **Arguments:**
+
+    - `learning_rate`, `kwargs`: as for [`eqsym.Spring`][], without `momentum`.
+
+    **Returns:**
+
+    [`eqsym.Spring`][] with `momentum=0`.
+    """
+    return Spring(learning_rate, momentum=0.0, **kwargs)
+
+
+class Optax(AbstractOptimizer[optax.OptState]):
+    """Any optax transformation on the plain energy gradient.
+
+    The gradient of the energy is `2 Re E[conj(O) (E_L - E)]` with centred scores O.
+    """
+
+    transformation: optax.GradientTransformation
+
+    def __init__(self, transformation: optax.GradientTransformation):
+        """**Arguments:**
+
+        - `transformation`: for example `optax.adam(1e-3)` or `optax.lamb(1e-3)`.
+        """
+        self.transformation = transformation
+
+    def init(self, parameters: PyTree[Float[Array, "..."]]) -> optax.OptState:
+        return self.transformation.init(parameters)
+
+    def step(
+        self,
+        scores: Scores,
+        residual: Inexact[Array, " walkers"],
+        state: optax.OptState,
+    ) -> tuple[PyTree[Float[Array, "..."]], optax.OptState]:
+        gradient = _scale(2.0, scores.transpose(residual))
+        updates, state = self.transformation.update(gradient, state, scores.parameters)
+        return updates, state
+
+
+def _solve(
+    gram: Float[Array, "rows rows"], damping: float, zeta: Inexact[Array, " walkers"]
+) -> Inexact[Array, " walkers"]:
+    stacked = jnp.concatenate([zeta.real, zeta.imag]) if jnp.iscomplexobj(zeta) else zeta
+    shift = damping + jnp.finfo(gram.dtype).eps * jnp.trace(gram)
+    factor = jax.scipy.linalg.cho_factor(gram + shift * jnp.eye(len(gram), dtype=gram.dtype))
+    solution = jax.scipy.linalg.cho_solve(factor, stacked)
+    if jnp.iscomplexobj(zeta):
+        return jax.lax.complex(*jnp.split(solution, 2))
+    return solution
+
+
+def _rate(schedule: Schedule, count: Int[Array, ""]) -> Any:
+    return schedule(count) if callable(schedule) else schedule
+
+
+def _scale(factor: Any, tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.asarray(factor).astype(leaf.dtype) * leaf, tree)
+
+
+def _norm(tree: PyTree) -> Float[Array, ""]:
+    return optax.global_norm(tree)

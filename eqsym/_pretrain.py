@@ -1,0 +1,139 @@
+"""A start near the mean field: orbitals of a network fitted to those of a mean field."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Inexact
+
+from ._ansatz import HartreeFock, SolidNet
+from ._meanfield import MeanField
+from ._sampler import Metropolis
+from ._types import combine, Electrons, Key, partition, Walkers
+
+
+class Pretraining(eqx.Module):
+    r"""Fits the orbitals of a [`eqsym.SolidNet`][] to those of a mean field.
+
+    Minimises the mean of $|\phi^d_j(r_i) - \varphi_j(r_i)|^2$ over walkers of the
+    Hartree-Fock determinant, for all determinants d. With a full determinant the blocks
+    that pair electrons of one spin with orbitals of the other are fitted to 0. Pfau et
+    al., Phys. Rev. Research 2, 033429 (2020).
+    """
+
+    mean_field: MeanField
+    steps: int
+    optimizer: optax.GradientTransformation
+    sampler: Metropolis
+
+    def __init__(
+        self,
+        mean_field: MeanField,
+        steps: int = 300,
+        *,
+        optimizer: optax.GradientTransformation | None = None,
+        sampler: Metropolis | None = None,
+    ):
+        """**Arguments:**
+
+        - `mean_field`: whose orbitals to fit.
+        - `steps`: number of steps.
+        - `optimizer`: any optax transformation, by default Adam with rate 3e-3.
+        - `sampler`: moves the walkers between steps, by default 5 moves.
+
+        **Raises:** `ValueError` for a negative number of steps.
+        """
+        self.mean_field = mean_field
+        self.steps = steps
+        self.optimizer = optax.adam(3e-3) if optimizer is None else optimizer
+        self.sampler = Metropolis(5) if sampler is None else sampler
+
+    def __check_init__(self):
+        if self.steps < 0:
+            raise ValueError(f"`steps` must not be negative, got {self.steps}.")
+
+    def __call__(
+        self,
+        wavefunction: SolidNet,
+        walkers: Walkers,
+        *,
+        key: Key,
+        callback: Callable[[int, float], Any] = lambda step, loss: None,
+    ) -> tuple[SolidNet, Walkers]:
+        """Fits.
+
+        **Arguments:**
+
+        - `wavefunction`: the network to start from.
+        - `walkers`: first configurations in Bohr, (walkers, electrons, 3).
+        - `key`: seeds the sampler.
+        - `callback`: called with the number of steps done and the loss.
+
+        **Returns:**
+
+        `(wavefunction, walkers)`: the fitted network, and walkers of the Hartree-Fock
+        determinant.
+
+        **Raises:** `ValueError` for a mean field of another crystal, or one with
+        complex orbitals where the network is real-valued.
+        """
+        if self.mean_field.crystal != wavefunction.crystal:
+            raise ValueError(
+                "`wavefunction` must belong to the crystal of the mean field, got "
+                f"{wavefunction.crystal} and {self.mean_field.crystal}."
+            )
+        target = HartreeFock(self.mean_field)
+        if wavefunction.real and not eqx.filter_eval_shape(target, walkers[0]).is_real:
+            raise ValueError(
+                "`wavefunction` is real-valued and the orbitals of the mean field are "
+                "complex. Construct the network with `real=False`."
+            )
+        parameters, rest = partition(wavefunction)
+
+        @eqx.filter_jit
+        def step(parameters, sampler, state):
+            sampler = self.sampler.step(target, sampler)
+            loss, gradient = jax.value_and_grad(_loss)(
+                parameters, rest, self.mean_field, sampler.walkers
+            )
+            updates, state = self.optimizer.update(gradient, state, parameters)
+            return optax.apply_updates(parameters, updates), sampler, state, loss
+
+        sampler = self.sampler.init(target, walkers, key=key)
+        state = self.optimizer.init(parameters)
+        for i in range(self.steps):
+            parameters, sampler, state, loss = step(parameters, sampler, state)
+            callback(i + 1, float(loss))
+        return combine(parameters, rest), sampler.walkers
+
+
+def _loss(parameters, rest, mean_field: MeanField, walkers: Walkers):
+    wavefunction = combine(parameters, rest)
+
+    def one(electrons: Electrons) -> Float[Array, ""]:
+        found = wavefunction.orbitals(electrons)
+        up, down = mean_field.orbitals(electrons)
+        if wavefunction.full_determinant:
+            across = jnp.zeros((up.shape[0], down.shape[1]), up.dtype)
+            up, down = (
+                jnp.concatenate([up, across], axis=1),
+                jnp.concatenate([across.T, down], axis=1),
+            )
+        return sum(
+            _mean_square(rows, target)
+            for rows, target in zip(found, (up, down), strict=True)
+            if target.size
+        )
+
+    return jnp.mean(jax.vmap(one)(walkers))
+
+
+def _mean_square(
+    rows: Inexact[Array, "determinants electrons orbitals"],
+    target: Inexact[Array, "electrons orbitals"],
+) -> Float[Array, ""]:
+    difference = rows - target[None].astype(rows.dtype)
+    return jnp.mean(difference.real**2 + difference.imag**2)

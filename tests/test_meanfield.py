@@ -1,0 +1,332 @@
+import logging
+import os
+import subprocess
+import sys
+
+import equinox as eqx
+import folx
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import eqsym as eqs
+from eqsym._ansatz.hartree_fock import HartreeFock
+from eqsym._meanfield import MeanField
+
+
+# Neither orthogonal nor symmetric, so that a transposed matrix is noticed.
+_LATTICE = np.array([[3.0, 0.0, 0.0], [0.4, 3.3, 0.0], [0.2, -0.5, 3.6]])
+_CHECKERBOARD = [[1, 1, 0], [-1, 1, 0], [0, 0, 1]]
+_TRIANGULAR = [[1, 1, 0], [0, 3, 0], [0, 1, 1]]
+
+
+def _hydrogen(lattice=_LATTICE, **kwargs):
+    return eqs.Crystal(
+        lattice, ["H"], positions=[[0.3, 0.1, -0.2]], unit="bohr", **kwargs
+    )
+
+
+def _lih(**kwargs):
+    return eqs.Crystal.rock_salt("Li", "H", a=4.02, unit="angstrom", **kwargs)
+
+
+@pytest.fixture(scope="module")
+def lih():
+    return MeanField.solve(_lih())
+
+
+@pytest.fixture(scope="module")
+def twisted():
+    """Open shell, complex, supercell not diagonal, left-handed lattice."""
+    crystal = _hydrogen(
+        _LATTICE[[1, 0, 2]], supercell=_TRIANGULAR, twist=[0.13, 0.37, 0.21]
+    )
+    assert crystal.electrons == (2, 1)
+    return MeanField.solve(crystal, basis="sto-3g")
+
+
+def _configuration(crystal, seed=0):
+    count = sum(crystal.electrons)
+    nuclei = np.resize(crystal.supercell_positions, (count, 3))
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(nuclei + rng.normal(size=(count, 3)))
+
+
+def _orbitals_at(mean_field, points):
+    """Values of the orbitals of both spins, (points, orbitals)."""
+    count = sum(mean_field.crystal.electrons)
+
+    def at_point(point):
+        up, down = mean_field.orbitals(jnp.broadcast_to(point, (count, 3)))
+        return [m[0] if m.size else jnp.zeros(0, m.dtype) for m in (up, down)]
+
+    return [np.asarray(m) for m in jax.jit(jax.vmap(at_point))(jnp.asarray(points))]
+
+
+def _in_supercell(mean_field, basis, exp_to_discard):
+    """PySCF's supercell at the one k-point of the twist, and the orbitals as
+    coefficients of its basis functions, fitted to their values."""
+    gto = pytest.importorskip("pyscf.pbc.gto")
+    crystal = mean_field.crystal
+    cell = gto.Cell()
+    cell.a = crystal.supercell.vectors * np.sign(
+        np.linalg.det(crystal.supercell.vectors)
+    )
+    cell.unit, cell.verbose, cell.spin, cell.precision = "B", 0, None, 1e-10
+    cell.basis, cell.exp_to_discard = basis, exp_to_discard
+    species = crystal.species * crystal.cells
+    cell.atom = list(zip(species, crystal.supercell_positions.tolist(), strict=True))
+    cell.build(False, False)
+    k = crystal.cart_twist
+    rng = np.random.default_rng(1)
+    nuclei = rng.choice(crystal.supercell_positions, 4 * cell.nao)
+    points = nuclei + rng.normal(size=nuclei.shape)
+    # PySCF sums too few images for points outside of its cell.
+    shift = rng.integers(-2, 3, nuclei.shape) @ crystal.supercell.vectors
+    wrapped = crystal.supercell.wrap(points)
+    functions = cell.pbc_eval_gto("GTOval_sph", wrapped, kpt=k)
+    functions = functions * np.exp(1j * (points + shift - wrapped) @ k)[:, None]
+    coefficients = []
+    for values in _orbitals_at(mean_field, points + shift):
+        values = values / np.sqrt(crystal.cells)
+        fit = np.linalg.lstsq(functions, values, rcond=None)[0]
+        np.testing.assert_allclose(functions @ fit, values, rtol=0, atol=1e-8)
+        coefficients.append(fit)
+    overlap = cell.pbc_intor("int1e_ovlp", kpt=k)
+    for c in coefficients:
+        unity = np.eye(c.shape[1])
+        np.testing.assert_allclose(c.conj().T @ overlap @ c, unity, atol=2e-7)
+    return cell, coefficients
+
+
+def _energy_in_supercell(mean_field, basis="sto-3g", exp_to_discard=0.1):
+    """Energy of the determinant, per primitive cell, by PySCF for the supercell: no
+    folding of k-points, and a Madelung constant PySCF is right about."""
+    kuhf = pytest.importorskip("pyscf.pbc.scf.kuhf")
+    cell, coefficients = _in_supercell(mean_field, basis, exp_to_discard)
+    crystal = mean_field.crystal
+    scf = kuhf.KUHF(cell, crystal.cart_twist[None], exxdiv="ewald").rs_density_fit()
+    density = np.array([[c @ c.conj().T] for c in coefficients])
+    return scf.energy_tot(density) / crystal.cells
+
+
+def test_energy_lih(lih):
+    assert abs(lih.energy - -8.45740) < 1e-5
+
+
+def test_orbitals_lih(lih):
+    _in_supercell(lih, "cc-pvdz", 0.1)
+    assert lih.occupation.kpoints[0].shape == (2, 3)
+    assert not np.any(lih.occupation.kpoints[0])
+
+
+@pytest.mark.parametrize(
+    "crystal",
+    [
+        _hydrogen(supercell=_CHECKERBOARD),
+        _hydrogen(supercell=_CHECKERBOARD, spin=-2),
+        _hydrogen(supercell=_TRIANGULAR, charge=1, twist=[0.5, 0.0, 0.0]),
+    ],
+    ids=["closed", "one spin only", "charged"],
+)
+def test_energy_of_supercell(crystal):
+    mean_field = MeanField.solve(crystal, basis="sto-3g")
+    # Both fit densities with the same functions, screening integrals differently.
+    assert abs(mean_field.energy - _energy_in_supercell(mean_field)) < 2e-7
+    # Every k is its own negative.
+    assert HartreeFock(mean_field)(_configuration(crystal)).is_real
+
+
+def test_energy_of_supercell_twisted(twisted):
+    assert abs(twisted.energy - _energy_in_supercell(twisted)) < 2e-7
+    assert not HartreeFock(twisted)(_configuration(twisted.crystal)).is_real
+
+
+@hypothesis.given(
+    st.tuples(*[st.integers(-4, 4)] * 3),
+    st.lists(st.floats(-9, 9), min_size=9, max_size=9),
+)
+@hypothesis.settings(max_examples=50)
+def test_bloch(twisted, translation, positions):
+    electrons = jnp.asarray(positions).reshape(3, 3)
+    shift = np.array(translation) @ twisted.crystal.lattice.vectors
+    orbitals = eqx.filter_jit(lambda m, x: m.orbitals(x))
+    here = orbitals(twisted, electrons)
+    there = orbitals(twisted, electrons + shift)
+    for k, a, b in zip(twisted.occupation.kpoints, here, there, strict=True):
+        # Not 1e-15: Gaussians below 1e-10 are left out, and which ones depends on the
+        # cell that rounding assigns to a point on a face.
+        np.testing.assert_allclose(b, a * np.exp(1j * k @ shift), rtol=0, atol=1e-9)
+
+
+def test_kpoints_fold_to_the_twist(twisted):
+    crystal = twisted.crystal
+    for k, count in zip(twisted.occupation.kpoints, crystal.electrons, strict=True):
+        assert k.shape == (count, 3)
+        turns = (k - crystal.cart_twist) @ crystal.supercell.vectors.T / (2 * np.pi)
+        np.testing.assert_allclose(turns, np.round(turns), atol=1e-10)
+
+
+def test_hartree_fock(lih):
+    psi = HartreeFock(lih)
+    assert psi.crystal is lih.crystal
+    assert not jax.tree.leaves(eqs.partition(psi)[0])
+    x = _configuration(lih.crystal)
+    up, down = lih.orbitals(x)
+    amplitude = np.linalg.det(up) * np.linalg.det(down)
+    np.testing.assert_allclose(psi(x).sign * jnp.exp(psi(x).log), amplitude)
+    exchanged = psi(x[jnp.array([1, 0, 2, 3])])
+    np.testing.assert_allclose(exchanged.sign, -psi(x).sign)
+    np.testing.assert_allclose(exchanged.log, psi(x).log)
+
+
+def test_dtype_follows_the_electrons(lih, twisted):
+    for mean_field, dtype in (lih, jnp.float32), (twisted, jnp.complex64):
+        x = _configuration(mean_field.crystal)
+        single = mean_field.orbitals(x.astype(jnp.float32))
+        for a, b in zip(single, mean_field.orbitals(x), strict=True):
+            assert a.dtype == dtype
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_forward_laplacian(twisted):
+    x = _configuration(twisted.crystal)
+
+    def log_psi(x):
+        return HartreeFock(twisted)(x).complex_log
+
+    gradient = jax.jacfwd(log_psi)
+    expected = jnp.einsum("iaia", jax.jacfwd(gradient)(x))
+    # folx promotes inside.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        found = folx.forward_laplacian(log_psi)(x).laplacian
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_far_in_the_vacuum(lih):
+    """Amplitudes there are tiny, not zero."""
+    crystal = eqs.Crystal.hydrogen_chain(spacing=2.0, vacuum=40.0, unit="bohr")
+    mean_field = MeanField.solve(crystal, basis="sto-3g")
+    psi = HartreeFock(mean_field)(jnp.array([[0.3, 20.0, 0.1], [0.0, 0.0, 19.9]]))
+    assert np.isfinite(psi.log) and psi.log < -50
+
+
+def _same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y, strict=True)
+
+
+@pytest.mark.parametrize("name", ["lih", "twisted"])
+def test_save_and_load(name, tmp_path, request):
+    mean_field = request.getfixturevalue(name)
+    path = tmp_path / "mean field"
+    mean_field.save(path)
+    mean_field.save(path)
+    assert os.listdir(tmp_path) == ["mean field"]
+    _same(MeanField.load(path), mean_field)
+
+
+_LOAD = """
+import sys
+sys.modules["pyscf"] = None
+import jax
+jax.config.update("jax_enable_x64", True)
+import numpy as np
+from eqsym._meanfield import MeanField
+mean_field = MeanField.load(sys.argv[1])
+x = jax.numpy.asarray(np.load(sys.argv[2]))
+np.savez(sys.argv[3], *mean_field.orbitals(x))
+"""
+
+
+def test_load_without_pyscf(twisted, tmp_path):
+    x = _configuration(twisted.crystal)
+    twisted.save(tmp_path / "a.npz")
+    np.save(tmp_path / "x.npy", x)
+    paths = [str(tmp_path / name) for name in ("a.npz", "x.npy", "y.npz")]
+    subprocess.run([sys.executable, "-c", _LOAD, *paths], check=True)
+    with np.load(paths[2]) as found:
+        for a, b in zip(found.values(), twisted.orbitals(x), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+_SOLVE = """
+import sys
+import eqsym as eqs
+from eqsym._meanfield import MeanField
+assert "pyscf" not in sys.modules
+crystal = eqs.Crystal([[3, 0, 0], [0, 4, 0], [0, 0, -5]], ["He"],
+                      positions=[[0, 0, 0]], unit="bohr", supercell=[2, 1, 1])
+MeanField.solve(crystal, basis="sto-3g")
+"""
+
+
+def test_solve_is_silent_and_tidy(tmp_path):
+    environment = {**os.environ, "PYSCF_TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _SOLVE],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert os.listdir(tmp_path) == []
+
+
+def test_damaged_files(twisted, tmp_path):
+    path = tmp_path / "a.npz"
+    twisted.save(path)
+    content = path.read_bytes()
+    foreign = tmp_path / "foreign.npz"
+    np.savez(foreign, x=np.zeros(3))
+    damaged = [
+        content[: len(content) // 2],
+        content[:-7],
+        b"",
+        b"not an archive",
+        content[:2000] + bytes(100) + content[2100:],
+        foreign.read_bytes(),
+    ]
+    for number, data in enumerate(damaged):
+        broken = tmp_path / f"broken{number}.npz"
+        broken.write_bytes(data)
+        with pytest.raises(ValueError, match=f"`path`: .*broken{number}.npz"):
+            MeanField.load(broken)
+    with pytest.raises(FileNotFoundError):
+        MeanField.load(tmp_path / "nothing.npz")
+
+
+def test_degenerate_levels(caplog):
+    # Four k-points on a ring, two orbitals: k = 1/4 and -1/4 are degenerate.
+    crystal = eqs.Crystal.hydrogen_chain(
+        spacing=2.0, vacuum=8.0, atoms=1, unit="bohr", supercell=[4, 1, 1]
+    )
+    with caplog.at_level(logging.WARNING, logger="eqsym"):
+        MeanField.solve(crystal, basis="sto-3g")
+    assert "degenerate" in caplog.text
+
+
+def test_closed_shell_does_not_warn(caplog):
+    with caplog.at_level(logging.WARNING, logger="eqsym"):
+        MeanField.solve(_hydrogen(supercell=_CHECKERBOARD), basis="sto-3g")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "kwargs, error, message",
+    [
+        ({"exp_to_discard": None}, ValueError, "`exp_to_discard` None is linearly"),
+        ({"basis": "nonsense"}, ValueError, "`basis` must be .* got 'nonsense'"),
+        ({"basis": {"Li": "sto-3g"}}, ValueError, "`basis` must be .*'H'"),
+        ({"basis": "sto-3g", "exp_to_discard": 5.0}, ValueError, "leaves 1 functions"),
+        ({"basis": "sto-3g", "max_cycles": 1}, RuntimeError, "did not converge in 1"),
+    ],
+)
+def test_errors(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        MeanField.solve(_lih(), **kwargs)
