@@ -54,8 +54,8 @@ from ._symmetrize import (
     AbstractSymmetrizer as AbstractSymmetrizer,
     GroupAverage as GroupAverage,
     Orbit as Orbit,
-    symmetry_ratio as symmetry_ratio,
     Symmetrized as Symmetrized,
+    symmetry_ratio as symmetry_ratio,
 )
 from ._types import (
     AbstractFixed as AbstractFixed,

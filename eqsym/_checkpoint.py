@@ -158,7 +158,9 @@ def _fill(like: PyTree, arrays: dict[str, Any]) -> PyTree:
                 arrays[name], impl=jax.random.key_impl(leaf)
             )
             return jax.device_put(data, leaf.sharding)
-        return np.asarray(arrays[name]) if isinstance(leaf, np.ndarray) else arrays[name]
+        return (
+            np.asarray(arrays[name]) if isinstance(leaf, np.ndarray) else arrays[name]
+        )
 
     dynamic, static = eqx.partition(like, eqx.is_array)
     values = [value(name, leaf) for name, leaf in _named(like)]

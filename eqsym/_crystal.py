@@ -109,7 +109,9 @@ class Lattice(AbstractFixed):
         """Bohr to fractional coordinates."""
         return cart @ self.reciprocal.T / (2 * np.pi)
 
-    def wrap(self, cart: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
+    def wrap(
+        self, cart: Float[np.ndarray, "*batch 3"]
+    ) -> Float[np.ndarray, "*batch 3"]:
         """Moves points, in Bohr, into the cell by lattice vectors."""
         frac = self.to_fractional(cart)
         return self.to_cartesian(frac - np.floor(frac + 1e-9))
@@ -309,9 +311,7 @@ class Crystal(AbstractFixed):
             [`eqsym.Crystal`][].
         """
         frac = [[0, 0, 0], [0.5, 0.5, 0.5]]
-        return cls(
-            _fcc(a), (cation, anion), frac_positions=frac, unit=unit, **kwargs
-        )
+        return cls(_fcc(a), (cation, anion), frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
     def zinc_blende(
@@ -326,9 +326,7 @@ class Crystal(AbstractFixed):
         - `kwargs`: as for [`eqsym.Crystal`][].
         """
         frac = [[0, 0, 0], [0.25, 0.25, 0.25]]
-        return cls(
-            _fcc(a), (cation, anion), frac_positions=frac, unit=unit, **kwargs
-        )
+        return cls(_fcc(a), (cation, anion), frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
     def diamond(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
@@ -426,7 +424,9 @@ class Crystal(AbstractFixed):
                 "`cell` must be all-electron, got one with a pseudopotential. Build it "
                 "without `pseudo` and `ecp`."
             )
-        cells = int(round(abs(np.linalg.det(_supercell_matrix(kwargs.get("supercell", 1))))))
+        cells = int(
+            round(abs(np.linalg.det(_supercell_matrix(kwargs.get("supercell", 1)))))
+        )
         kwargs = {"charge": cells * cell.charge, "spin": cells * cell.spin} | kwargs
         return cls(
             cell.lattice_vectors(),
@@ -488,9 +488,7 @@ def _cosets(matrix: np.ndarray, inverse: np.ndarray) -> Float[np.ndarray, "cells
     """Integer vectors n with `n @ inverse` in the unit cube: one of each class modulo
     the rows of `matrix`; 0 first."""
     corners = np.array(list(itertools.product((0, 1), repeat=3))) @ matrix
-    ranges = [
-        range(low, high + 1) for low, high in zip(corners.min(0), corners.max(0))
-    ]
+    ranges = [range(low, high + 1) for low, high in zip(corners.min(0), corners.max(0))]
     points = np.array(list(itertools.product(*ranges)), dtype=np.float64)
     frac = points @ inverse
     inside = np.all((frac > -1e-9) & (frac < 1 - 1e-9), axis=1)

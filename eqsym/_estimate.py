@@ -80,7 +80,8 @@ def table(rows: dict[str, Evaluation]) -> str:
 
 
 def jackknife(
-    moments: Complex[np.ndarray, "chains moments"] | Float[np.ndarray, "chains moments"],
+    moments: Complex[np.ndarray, "chains moments"]
+    | Float[np.ndarray, "chains moments"],
     function: Callable[[np.ndarray], np.ndarray],
 ) -> list[Estimate]:
     """Functions of means, with jackknife errors over independent chains.

@@ -94,7 +94,10 @@ def evaluate(
     def results(means: np.ndarray) -> np.ndarray:
         kinetic, potential, square, ratio, ratio_square = np.moveaxis(means, -1, 0)
         variance = square.real - np.abs(kinetic + potential) ** 2
-        kinetic, potential = kinetic + reference.kinetic, potential + reference.potential
+        kinetic, potential = (
+            kinetic + reference.kinetic,
+            potential + reference.potential,
+        )
         symmetry = ratio_square.real - np.abs(ratio) ** 2
         return np.stack(
             [*_per_cell(kinetic, potential, variance, cells), symmetry], axis=-1

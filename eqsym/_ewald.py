@@ -15,7 +15,7 @@ from ._types import AbstractFixed, Electrons
 
 # Cost of one term of the real-space sum in units of one of the reciprocal sum, measured
 # on one CPU core: erfc and a division against a complex multiply-add.
-_SHORT_COST = 4.0
+_SHORT_COST = 3.0
 # Truncation error of energies that are computed once, in Hartree.
 _FINE = 1e-11
 
@@ -70,8 +70,8 @@ class Ewald(AbstractFixed):
         """
         if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
             raise ValueError(
-                f"`alpha` must be a positive number in inverse Bohr, got {alpha}. Leave "
-                "it out to have it chosen."
+                f"`alpha` must be a positive number in inverse Bohr, got {alpha}. "
+                "Leave it out to have it chosen."
             )
         if not 0 < precision < 1:
             raise ValueError(
@@ -106,7 +106,7 @@ class Ewald(AbstractFixed):
         self.charges = charges
         self.columns = sums.columns
         self.weights = sums.weights
-        self.nuclear_factor = np.stack([factor.real, factor.imag])
+        self.nuclear_factor = np.stack([np.real(factor), np.imag(factor)])
         self.alpha = sums.alpha
         self.nuclear_energy = nuclear
         self.constant = float(
@@ -311,7 +311,8 @@ class _Sums:
         self.images = images[np.argsort(_lengths(images), kind="stable")]
 
         numbers = numbers[(length <= long[best]) & (numbers[:, 0] >= 0)].astype(int)
-        self.reach = tuple(int(n) for n in np.max(np.abs(numbers), axis=0))
+        n1, n2, n3 = (int(n) for n in np.max(np.abs(numbers), axis=0))
+        self.reach = (n1, n2, n3)
         columns = np.unique(numbers[:, 1:], axis=0)
         rows = np.arange(self.reach[0] + 1)
         grid = np.concatenate(
@@ -427,10 +428,9 @@ def _cutoffs(
     wave = 2 * alpha * scale
     density = _point_density(cell.reciprocal, wave) + 2 * scale / alpha
     long = density / wave**2 * 4 * np.pi * alpha / (cell.volume * scale) * decay
-    return tuple(
-        (cutoff[np.argmax(tail < error, axis=0), np.arange(len(alpha))])
-        for cutoff, tail in ((radius, short), (wave, long))
-    )
+    first = np.argmax(short < error, axis=0), np.argmax(long < error, axis=0)
+    each = np.arange(len(alpha))
+    return radius[first[0], each], wave[first[1], each]
 
 
 def _grid(

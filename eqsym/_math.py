@@ -14,9 +14,7 @@ from ._types import LogPsi
 _EXPAND = 4
 
 
-def log_sum(
-    terms: LogPsi, weights: Inexact[Array, " terms"] | None = None
-) -> LogPsi:
+def log_sum(terms: LogPsi, weights: Inexact[Array, " terms"] | None = None) -> LogPsi:
     """`sum_m weights_m sign_m exp(log_m)` over the last axis, without overflow.
 
     Terms that are exactly 0 (`log = -inf`) are allowed; where all are, so is the sum.

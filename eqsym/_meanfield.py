@@ -364,7 +364,9 @@ def _crystal_cell(
     from pyscf.lib.exceptions import BasisNotFoundError
 
     elements = sorted(set(crystal.species))
-    atoms = list(zip(crystal.species, crystal.positions.tolist(), strict=True))
+    # Around atoms outside of its cell, PySCF sums too few images.
+    positions = Lattice(_right_handed(crystal.lattice)).wrap(crystal.positions)
+    atoms = list(zip(crystal.species, positions.tolist(), strict=True))
     try:
         if isinstance(basis, dict) and not set(elements) <= set(basis):
             # PySCF would go on without functions on these atoms.

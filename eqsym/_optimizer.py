@@ -107,7 +107,9 @@ class Spring(AbstractOptimizer[SpringState]):
             raise ValueError(f"`momentum` must be in [0, 1), got {self.momentum}.")
         for name in ("damping", "norm_bound"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+                raise ValueError(
+                    f"`{name}` must be positive, got {getattr(self, name)}."
+                )
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
 
@@ -175,9 +177,13 @@ class Optax(AbstractOptimizer[optax.OptState]):
 def _solve(
     gram: Float[Array, "rows rows"], damping: float, zeta: Inexact[Array, " walkers"]
 ) -> Inexact[Array, " walkers"]:
-    stacked = jnp.concatenate([zeta.real, zeta.imag]) if jnp.iscomplexobj(zeta) else zeta
+    stacked = (
+        jnp.concatenate([zeta.real, zeta.imag]) if jnp.iscomplexobj(zeta) else zeta
+    )
     shift = damping + jnp.finfo(gram.dtype).eps * jnp.trace(gram)
-    factor = jax.scipy.linalg.cho_factor(gram + shift * jnp.eye(len(gram), dtype=gram.dtype))
+    factor = jax.scipy.linalg.cho_factor(
+        gram + shift * jnp.eye(len(gram), dtype=gram.dtype)
+    )
     solution = jax.scipy.linalg.cho_solve(factor, stacked)
     if jnp.iscomplexobj(zeta):
         return jax.lax.complex(*jnp.split(solution, 2))
@@ -189,7 +195,9 @@ def _rate(schedule: Schedule, count: Int[Array, ""]) -> Any:
 
 
 def _scale(factor: Any, tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.asarray(factor).astype(leaf.dtype) * leaf, tree)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(factor).astype(leaf.dtype) * leaf, tree
+    )
 
 
 def _norm(tree: PyTree) -> Float[Array, ""]:

@@ -91,9 +91,7 @@ class Scores(eqx.Module):
         parameters, rest = partition(self.wavefunction)
 
         def amplitudes(parameters):
-            return jax.vmap(_rows, (None, 0))(
-                combine(parameters, rest), self.walkers
-            )
+            return jax.vmap(_rows, (None, 0))(combine(parameters, rest), self.walkers)
 
         _, rows = jax.jvp(amplitudes, (parameters,), (direction,))
         return _from_rows(self._normalise(rows))
@@ -112,9 +110,7 @@ class Scores(eqx.Module):
         parameters, rest = partition(self.wavefunction)
 
         def amplitudes(parameters):
-            return jax.vmap(_rows, (None, 0))(
-                combine(parameters, rest), self.walkers
-            )
+            return jax.vmap(_rows, (None, 0))(combine(parameters, rest), self.walkers)
 
         rows, pullback = jax.vjp(amplitudes, parameters)
         (gradient,) = pullback(
@@ -213,7 +209,9 @@ def _split_linears(
         outputs, inputs = node.weight.shape
         rows, weights = walkers * components, outputs * inputs
         by_gradients = rows * weights * (node.rows + rows)
-        by_taps = (walkers * node.rows) ** 2 * inputs + (rows * node.rows) ** 2 * outputs
+        by_taps = (walkers * node.rows) ** 2 * inputs + (
+            rows * node.rows
+        ) ** 2 * outputs
         if by_gradients <= by_taps:
             return node
         wide.append(node)
@@ -244,7 +242,8 @@ def _merge(
 def _empty_tap(linear: Linear, dtype) -> _Tap:
     outputs, inputs = linear.weight.shape
     return _Tap(
-        jnp.zeros((linear.rows, inputs), dtype), jnp.zeros((linear.rows, outputs), dtype)
+        jnp.zeros((linear.rows, inputs), dtype),
+        jnp.zeros((linear.rows, outputs), dtype),
     )
 
 

@@ -47,8 +47,8 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Puts all arrays of a PyTree on every device of a mesh."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(
-        lambda leaf: jax.device_put(leaf, everywhere)
-        if isinstance(leaf, jax.Array)
-        else leaf,
+        lambda leaf: (
+            jax.device_put(leaf, everywhere) if isinstance(leaf, jax.Array) else leaf
+        ),
         tree,
     )

@@ -317,7 +317,9 @@ class SolidNet(AbstractWavefunction):
         for layer in self.layers:
             h, g = layer(h, g, spins)
 
-        empty = jnp.zeros((self.determinants, 0, n if self.full_determinant else 0), dtype)
+        empty = jnp.zeros(
+            (self.determinants, 0, n if self.full_determinant else 0), dtype
+        )
         if not self.real:
             empty = jax.lax.complex(empty, empty)
         blocks = [
