@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 import eqsym as eqs
+from eqsym._math import chunked_vmap
 
 
 CRYSTALS = {
@@ -56,7 +57,8 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", options.devices)
 
     crystal = CRYSTALS[options.system]()
-    gamma = eqs.Occupation(tuple(np.zeros((n, 3)) for n in crystal.electrons))
+    n_up, n_down = crystal.electrons
+    gamma = eqs.Occupation((np.zeros((n_up, 3)), np.zeros((n_down, 3))))
     key = jax.random.key(0)
     one, two = (int(width) for width in options.widths.split(","))
     wavefunction = eqs.SolidNet(
@@ -78,8 +80,12 @@ def main() -> None:
     walkers = state.sampler.walkers
     residual = walkers[:, 0, 0] + (0j if options.complex else 0.0)
 
-    def local_energies(kinetic, wavefunction, walkers):
-        return jax.vmap(lambda electrons: kinetic(wavefunction, electrons))(walkers)
+    def kinetic_energies(wavefunction, walkers):
+        return chunked_vmap(
+            lambda electrons: hamiltonian.kinetic(wavefunction, electrons),
+            walkers,
+            options.chunk,
+        )
 
     parts = {
         "amplitudes, one pass": (
@@ -88,7 +94,7 @@ def main() -> None:
         ),
         "sampling": (sampler.step, (wavefunction, state.sampler)),
         "kinetic energy": (
-            lambda w, x: local_energies(hamiltonian.kinetic, w, x),
+            kinetic_energies,
             (wavefunction, walkers),
         ),
         "Ewald sums": (lambda x: jax.vmap(hamiltonian.ewald)(x), (walkers,)),

@@ -35,6 +35,12 @@ from ._optimizer import (
     Spring as Spring,
     SpringState as SpringState,
 )
+from ._plot import (
+    plot_scans as plot_scans,
+    plot_training as plot_training,
+    translation_scan as translation_scan,
+    TranslationScan as TranslationScan,
+)
 from ._pretrain import Pretraining as Pretraining
 from ._run import run as run, RunResult as RunResult
 from ._sampler import (

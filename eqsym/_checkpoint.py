@@ -8,6 +8,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -99,7 +100,9 @@ def describe(tree: PyTree) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def walk(path: str, node: Any) -> None:
-        if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        if eqx.is_array(node):
+            found[path] = f"{node.dtype}{list(node.shape)}"
+        elif dataclasses.is_dataclass(node) and not isinstance(node, type):
             found[path] = type(node).__qualname__
             for field in dataclasses.fields(node):
                 walk(f"{path}.{field.name}", getattr(node, field.name))
@@ -109,8 +112,6 @@ def describe(tree: PyTree) -> dict[str, str]:
         elif isinstance(node, (tuple, list)):
             for i, value in enumerate(node):
                 walk(f"{path}[{i}]", value)
-        elif eqx.is_array(node):
-            found[path] = f"{node.dtype}{list(node.shape)}"
         elif callable(node):
             found[path] = getattr(node, "__qualname__", type(node).__qualname__)
         else:
@@ -130,7 +131,7 @@ def _manager(folder: str | os.PathLike):
 
 
 def _is_key(leaf: Any) -> bool:
-    return eqx.is_array(leaf) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _named(tree: PyTree) -> list[tuple[str, Any]]:
@@ -170,10 +171,11 @@ def _fill(like: PyTree, arrays: dict[str, Any]) -> PyTree:
 
 def _compare(place: Path, saved: dict[str, str], expected: dict[str, str]) -> None:
     names = sorted(saved.keys() | expected.keys())
+    found = [(n, saved.get(n, "nothing"), expected.get(n, "nothing")) for n in names]
     lines = [
-        f"  {name}: saved {saved.get(name, 'nothing')}, here {expected.get(name, 'nothing')}"
-        for name in names
-        if saved.get(name) != expected.get(name)
+        f"  {name}: saved {there}, here {here}"
+        for name, there, here in found
+        if there != here
     ]
     if lines:
         more = "" if len(lines) <= 12 else f"\n  and {len(lines) - 12} more"

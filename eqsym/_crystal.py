@@ -18,7 +18,7 @@ _BOHR_PER_ANGSTROM = 1 / 0.529177210903
 # Nuclei closer than this (Bohr) are not matter: the shortest bond, H2, has 1.4.
 _CLOSEST_NUCLEI = 0.5
 # H to Og, so that a crystal needs neither PySCF nor ASE.
-_SYMBOLS = (
+_SYMBOLS: Sequence[str] = (
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn "
     "Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce "
     "Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At "
@@ -204,16 +204,16 @@ class Crystal(AbstractFixed):
             raise ValueError("`positions` must be finite numbers.")
         if self.twist.shape != (3,) or not np.all(np.isfinite(self.twist)):
             raise ValueError(
-                "`twist` must be three numbers, fractions of the supercell's reciprocal "
-                f"vectors, got {self.twist.tolist()}."
+                "`twist` must be three numbers, fractions of the supercell's "
+                f"reciprocal vectors, got {self.twist.tolist()}."
             )
         distance, i, j = self._closest_pair()
         if distance < _CLOSEST_NUCLEI:
             raise ValueError(
                 f"`positions`: nuclei {i} ({self.species[i]}) and {j} "
                 f"({self.species[j]}) or their periodic images are {distance:.3g} Bohr "
-                f"apart, expected at least {_CLOSEST_NUCLEI}. Either two nuclei overlap "
-                "or `unit` is not the unit of the numbers given."
+                f"apart, expected at least {_CLOSEST_NUCLEI}. Either two nuclei "
+                "overlap or `unit` is not the unit of the numbers given."
             )
 
     def _closest_pair(self) -> tuple[float, int, int]:
@@ -246,7 +246,7 @@ class Crystal(AbstractFixed):
         return np.array(self._twist, dtype=np.float64)
 
     @property
-    def atomic_numbers(self) -> Int[np.ndarray, "atoms"]:
+    def atomic_numbers(self) -> Int[np.ndarray, " atoms"]:
         """Nuclear charges of the primitive cell."""
         return np.array([_SYMBOLS.index(symbol) + 1 for symbol in self.species])
 
@@ -293,7 +293,7 @@ class Crystal(AbstractFixed):
         return shifted.reshape(-1, 3)
 
     @property
-    def supercell_charges(self) -> Int[np.ndarray, "nuclei"]:
+    def supercell_charges(self) -> Int[np.ndarray, " nuclei"]:
         """Nuclear charges in the order of `supercell_positions`."""
         return np.tile(self.atomic_numbers, self.cells)
 
@@ -488,7 +488,8 @@ def _cosets(matrix: np.ndarray, inverse: np.ndarray) -> Float[np.ndarray, "cells
     """Integer vectors n with `n @ inverse` in the unit cube: one of each class modulo
     the rows of `matrix`; 0 first."""
     corners = np.array(list(itertools.product((0, 1), repeat=3))) @ matrix
-    ranges = [range(low, high + 1) for low, high in zip(corners.min(0), corners.max(0))]
+    lowest, highest = corners.min(axis=0), corners.max(axis=0)
+    ranges = [range(a, b + 1) for a, b in zip(lowest, highest, strict=True)]
     points = np.array(list(itertools.product(*ranges)), dtype=np.float64)
     frac = points @ inverse
     inside = np.all((frac > -1e-9) & (frac < 1 - 1e-9), axis=1)

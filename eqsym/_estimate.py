@@ -86,15 +86,15 @@ def jackknife(
 ) -> list[Estimate]:
     """Functions of means, with jackknife errors over independent chains.
 
-    One chain of one walker is one block, so that the autocorrelation of a chain, however
-    long, is accounted for. Bias is of the order of one over the number of chains and is
-    removed to first order.
+    One chain of one walker is one block, so that the autocorrelation of a chain,
+    however long, is accounted for. Bias is of the order of one over the number of
+    chains and is removed to first order.
 
     **Arguments:**
 
     - `moments`: for every chain the means of some quantities.
-    - `function`: maps means, (moments,) or (many, moments) along the last axis, to real
-        numbers, (results,) or (many, results).
+    - `function`: maps many sets of means, (many, moments), to as many sets of real
+        numbers, (many, results).
 
     **Returns:**
 
@@ -107,7 +107,7 @@ def jackknife(
         raise ValueError(
             f"An error bar needs at least 2 walkers (independent chains), got {chains}."
         )
-    whole = function(np.mean(moments, axis=0))
+    (whole,) = function(np.mean(moments, axis=0, keepdims=True))
     without = function((np.sum(moments, axis=0)[None] - moments) / (chains - 1))
     centre = np.mean(without, axis=0)
     error = np.sqrt((chains - 1) * np.mean((without - centre) ** 2, axis=0))

@@ -105,7 +105,7 @@ def evaluate(
 
     *parts, symmetry = jackknife(moments, results)
     measured = None if symmetrizer is None else symmetry
-    return Evaluation(*parts, measured, *_counted(counts, steps))
+    return _evaluation(parts, measured, counts, steps)
 
 
 class PostHoc(eqx.Module):
@@ -137,8 +137,9 @@ class PostHoc(eqx.Module):
     def __str__(self) -> str:
         return (
             f"{table({'OG': self.plain, 'PA': self.averaged})}\n"
-            f"PA - OG = {self.difference} Ha per cell, from the same {self.plain.samples}"
-            f" walkers\nsymmetric weight |Pf|^2/|f|^2 = {self.weight}"
+            f"PA - OG = {self.difference} Ha per cell, from the same "
+            f"{self.plain.samples} samples\n"
+            f"symmetric weight |Pf|^2/|f|^2 = {self.weight}"
         )
 
 
@@ -265,10 +266,9 @@ def post_hoc(
         return np.stack([*plain, *averaged, *others], axis=-1)
 
     found = jackknife(moments, results)
-    count, invalid = _counted(counts, steps)
     return PostHoc(
-        plain=Evaluation(*found[:5], found[10], count, invalid),
-        averaged=Evaluation(*found[5:10], Estimate(0.0, 0.0), count, invalid),
+        plain=_evaluation(found[:5], found[10], counts, steps),
+        averaged=_evaluation(found[5:10], Estimate(0.0, 0.0), counts, steps),
         difference=found[11],
         weight=found[12],
     )
@@ -279,13 +279,29 @@ def _per_cell(
 ) -> list[np.ndarray]:
     """Energy, variance, kinetic, potential and imaginary part per primitive cell."""
     energy = (kinetic + potential) / cells
-    parts = [kinetic.real / cells, potential.real / cells]
-    return [energy.real, variance / cells**2, *parts, energy.imag]
+    parts = [np.real(kinetic) / cells, np.real(potential) / cells]
+    return [np.real(energy), variance / cells**2, *parts, np.imag(energy)]
 
 
-def _counted(counts: np.ndarray, steps: int) -> tuple[int, int]:
-    """Samples used, and samples left out because they were not finite."""
-    return int(counts.sum()), steps * len(counts) - int(counts.sum())
+def _evaluation(
+    parts: list[Estimate],
+    symmetry: Estimate | None,
+    counts: Int[np.ndarray, " walkers"],
+    steps: int,
+) -> Evaluation:
+    """From estimates in the order of `_per_cell`, and the samples of each walker that
+    were finite out of `steps`."""
+    energy, variance, kinetic, potential, imaginary = parts
+    return Evaluation(
+        energy=energy,
+        variance=variance,
+        kinetic=kinetic,
+        potential=potential,
+        imaginary=imaginary,
+        symmetry=symmetry,
+        samples=int(counts.sum()),
+        invalid=steps * len(counts) - int(counts.sum()),
+    )
 
 
 def _normalised(
@@ -383,7 +399,7 @@ def _sampled(
     def measure(walkers, key, reference):
         keys = jax.random.split(key, walkers.shape[0])
         return chunked_vmap(
-            lambda pair: sample(*pair, reference), (walkers, keys), chunk
+            lambda pair: sample(pair[0], pair[1], reference), (walkers, keys), chunk
         )
 
     counts = np.zeros(len(walkers), int)

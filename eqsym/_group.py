@@ -171,7 +171,11 @@ class SpaceGroup(AbstractFixed):
         **Raises:** `ValueError` where spglib finds no group within `symprec`.
         """
         frac = crystal.lattice.to_fractional(crystal.positions)
-        cell = (crystal.lattice.vectors, frac, crystal.atomic_numbers)
+        cell = (
+            crystal.lattice.vectors.tolist(),
+            frac.tolist(),
+            crystal.atomic_numbers.tolist(),
+        )
         cause = None
         try:
             with warnings.catch_warnings():

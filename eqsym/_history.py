@@ -44,8 +44,8 @@ class History:
         if tuple(header) != self._columns:
             raise ValueError(
                 f"The history {self._path} has the columns {header}, expected "
-                f"{list(self._columns)}. It is not of this kind of run: use another run "
-                "folder."
+                f"{list(self._columns)}. It is not of this kind of run: use another "
+                "run folder."
             )
         return [row for row in rows if len(row) == len(self._columns)]
 

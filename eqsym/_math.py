@@ -128,9 +128,19 @@ def safe_sqrt(square: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
 def chunked_vmap(
     function: Callable[[PyTree], PyTree], arguments: PyTree, chunk: int | None
 ) -> PyTree:
-    """`jax.vmap(function)(arguments)`, `chunk` elements of the leading axis at a time;
-    all at once for `None`."""
+    """`jax.vmap(function)(arguments)`, at most `chunk` elements of the leading axis at
+    a time: the largest divisor of its length that is not more. All at once for `None`.
+    """
     size = jax.tree.leaves(arguments)[0].shape[0]
     if chunk is None or chunk >= size:
         return jax.vmap(function)(arguments)
-    return jax.lax.map(function, arguments, batch_size=chunk)
+    chunk = next(n for n in range(chunk, 0, -1) if size % n == 0)
+    # Strided: where the leading axis is spread over devices, so is every chunk.
+    split = jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(chunk, size // chunk, *x.shape[1:]), 0, 1),
+        arguments,
+    )
+    mapped = jax.lax.map(jax.vmap(function), split)
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x, 0, 1).reshape(size, *x.shape[2:]), mapped
+    )

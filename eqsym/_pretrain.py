@@ -1,4 +1,4 @@
-"""A start near the mean field: orbitals of a network fitted to those of a mean field."""
+"""A start near the mean field: a network's orbitals fitted to those of one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -122,11 +122,12 @@ def _loss(parameters, rest, mean_field: MeanField, walkers: Walkers):
                 jnp.concatenate([up, across], axis=1),
                 jnp.concatenate([across.T, down], axis=1),
             )
-        return sum(
+        squares = [
             _mean_square(rows, target)
             for rows, target in zip(found, (up, down), strict=True)
             if target.size
-        )
+        ]
+        return jnp.sum(jnp.stack(squares))
 
     return jnp.mean(jax.vmap(one)(walkers))
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from ._ansatz import AbstractWavefunction
+from ._ansatz import AbstractWavefunction, SolidNet
 from ._checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint
 from ._history import History
 from ._pretrain import Pretraining
@@ -90,8 +90,9 @@ def run(
     The last state and the history, [`eqsym.RunResult`][].
 
     **Raises:** `ValueError` for less than one step or walker, walkers of the wrong
-    shape or number, and checkpoints that are damaged or of another model; `OSError` for
-    a folder that cannot be written. All before anything is computed.
+    shape or number, pretraining of anything but a [`eqsym.SolidNet`][], and checkpoints
+    that are damaged or of another model; `OSError` for a folder that cannot be written.
+    All before anything is computed.
     """
     for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every)):
         if value < 1:
@@ -165,6 +166,12 @@ def _pretrained(
     key: Key,
     progress: bool | None,
 ) -> tuple[AbstractWavefunction, Walkers]:
+    if not isinstance(wavefunction, SolidNet):
+        raise ValueError(
+            "`pretraining` fits the orbitals of a `SolidNet`, got the wave function "
+            f"`{type(wavefunction).__name__}`. Leave `pretraining` out, or call it on "
+            "the network inside and start from its result."
+        )
     with _bar("Pretraining", pretraining.steps, 0, progress) as bar:
 
         def show(step: int, loss: float) -> None:

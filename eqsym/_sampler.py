@@ -170,8 +170,8 @@ def check_walkers(crystal: Crystal, walkers: Walkers) -> None:
     n = sum(crystal.electrons)
     if walkers.ndim != 3 or walkers.shape[0] < 1 or walkers.shape[1:] != (n, 3):
         raise ValueError(
-            f"`walkers` must have shape (walkers, {n}, 3) with at least one walker, for "
-            f"{crystal.electrons[0]} spin-up and {crystal.electrons[1]} spin-down "
+            f"`walkers` must have shape (walkers, {n}, 3) with at least one walker, "
+            f"for {crystal.electrons[0]} spin-up and {crystal.electrons[1]} spin-down "
             f"electrons, got {tuple(walkers.shape)}."
         )
 
@@ -219,7 +219,7 @@ def _sites(crystal: Crystal) -> np.ndarray:
     """The nucleus of every electron, spin-up electrons first."""
     charges = crystal.supercell_charges
     n_up, n_down = crystal.electrons
-    # Missing electrons are taken from, surplus ones given to, one nucleus after another.
+    # Missing electrons are taken from one nucleus after another, surplus ones given.
     counts = charges.copy()
     step = 1 if sum(crystal.electrons) > counts.sum() else -1
     nucleus = 0

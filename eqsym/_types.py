@@ -1,4 +1,4 @@
-"""Shared array types, the amplitude of a wave function, and the parameter/data split."""
+"""Array types, the amplitude of a wave function, the split of parameters and data."""
 
 from typing import TypeAlias
 

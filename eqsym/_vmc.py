@@ -1,4 +1,4 @@
-"""Variational Monte Carlo: one training step from sampler, Hamiltonian and optimizer."""
+"""Variational Monte Carlo: a training step of sampler, Hamiltonian and optimizer."""
 
 from typing import Any
 

@@ -5,6 +5,7 @@ import os
 
 import hypothesis
 import jax
+import pytest
 
 
 jax.config.update("jax_enable_x64", True)
@@ -14,3 +15,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session")
+def lih():
+    """The mean field of lithium hydride: seconds of work, so once for all tests."""
+    import eqsym as eqs
+
+    return eqs.MeanField.solve(
+        eqs.Crystal.rock_salt("Li", "H", a=4.02, unit="angstrom")
+    )

@@ -1,7 +1,7 @@
 """Periodic stand-ins for a displacement vector and its length."""
 
 import abc
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ class TriFeatures(AbstractFeatures):
     Lett. 130, 036401 (2023).
     """
 
-    size = 6
+    size: ClassVar[int] = 6
 
     def __call__(
         self, lattice: Lattice, displacement: Float[Array, "*batch 3"]
@@ -75,7 +75,7 @@ class NuFeatures(AbstractFeatures):
     $\sum_l g_l a_l$. Li, Li, Chen, Nat. Commun. 13, 7895 (2022).
     """
 
-    size = 3
+    size: ClassVar[int] = 3
 
     def __call__(
         self, lattice: Lattice, displacement: Float[Array, "*batch 3"]

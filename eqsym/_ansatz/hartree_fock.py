@@ -17,6 +17,13 @@ class HartreeFock(AbstractWavefunction):
 
     mean_field: MeanField
 
+    def __init__(self, mean_field: MeanField):
+        """**Arguments:**
+
+        - `mean_field`: whose orbitals to take.
+        """
+        self.mean_field = mean_field
+
     @property
     def crystal(self) -> Crystal:
         """The crystal of the mean field."""

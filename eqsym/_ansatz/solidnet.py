@@ -95,7 +95,7 @@ def _residual(
 
 class Orbitals(eqx.Module):
     """The orbitals that electrons of one spin can occupy, for all determinants: linear
-    in the last features, with isotropic envelopes around the nuclei and Bloch phases."""
+    in the last features, with isotropic envelopes around nuclei and Bloch phases."""
 
     real_part: Linear
     imaginary_part: Linear | None
@@ -207,7 +207,8 @@ class SolidNet(AbstractWavefunction):
         """**Arguments:**
 
         - `crystal`: where the electrons live.
-        - `occupation`: the occupied k-points, of a [`eqsym.MeanField`][] of the crystal.
+        - `occupation`: the occupied k-points, of a mean field of the crystal, see
+            [`eqsym.MeanField`][].
         - `widths`: for every layer the features per electron and per pair.
         - `determinants`: number of determinants.
         - `full_determinant`: one determinant over both spins (`True`) or the product of
@@ -236,8 +237,8 @@ class SolidNet(AbstractWavefunction):
         can_be_real = _time_reversal_invariant(crystal, occupation)
         if real and not can_be_real:
             raise ValueError(
-                "`real` must be False: the twist or an occupied k-point is not invariant "
-                "under time reversal (2 k is not a reciprocal lattice vector)."
+                "`real` must be False: the twist or an occupied k-point is not "
+                "invariant under time reversal (2 k is no reciprocal lattice vector)."
             )
         self.crystal = crystal
         self.occupation = occupation

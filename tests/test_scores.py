@@ -1,0 +1,146 @@
+"""The score matrix as an operator, against the matrix written down."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import eqsym as eqs
+from eqsym._scores import _split_linears
+
+
+_WALKERS = 6
+_CASES = ("real", "complex", "factored", "one spin", "symmetrized")
+
+
+def _crystal(**kwargs):
+    lattice = [[3.0, 0.2, 0.0], [0.0, 3.4, 0.3], [0.4, 0.0, 3.8]]
+    return eqs.Crystal(lattice, ["H"], positions=[[0.1, 0.2, 0.3]], unit="bohr", **kwargs)
+
+
+def _network(crystal, **kwargs):
+    k = crystal.frac_kpoints @ crystal.lattice.reciprocal
+    up, dn = crystal.electrons
+    occupation = eqs.Occupation((k[np.arange(up) % len(k)], k[np.arange(dn) % len(k)]))
+    # The first pair layer is so narrow, and the electrons' layers so wide, that both
+    # ways to the Gram matrix are taken.
+    return eqs.SolidNet(
+        crystal,
+        occupation,
+        widths=((40, 3), (40, 3)),
+        determinants=2,
+        key=jax.random.key(0),
+        **kwargs,
+    )
+
+
+@functools.cache
+def _case(name):
+    if name == "one spin":
+        wavefunction = _network(_crystal(supercell=(2, 1, 1), spin=2))
+    elif name == "complex":
+        wavefunction = _network(_crystal(supercell=(3, 1, 1), twist=(0.1, 0.2, 0.3)))
+    elif name == "factored":
+        wavefunction = _network(_crystal(supercell=(3, 1, 1)), full_determinant=False)
+    elif name == "symmetrized":
+        crystal = _crystal(supercell=(2, 1, 1))
+        turns = np.array([np.eye(3), -np.eye(3)]).astype(int)
+        about = 2 * crystal.lattice.to_fractional(crystal.positions[0])
+        group = eqs.SpaceGroup(crystal, turns, np.stack([0 * about, about]))
+        wavefunction = eqs.Symmetrized(_network(crystal), eqs.GroupAverage(group))
+    else:
+        wavefunction = _network(_crystal(supercell=(2, 1, 1)), real=True)
+    rng = np.random.default_rng(1)
+    crystal = wavefunction.crystal
+    frac = rng.uniform(size=(_WALKERS, sum(crystal.electrons), 3))
+    walkers = jnp.asarray(crystal.supercell.to_cartesian(frac))
+    return eqs.Scores(wavefunction, walkers)
+
+
+@functools.cache
+def _dense(name):
+    """The matrix, (rows, parameters), real parts of all walkers first, from its
+    definition."""
+    scores = _case(name)
+    parameters, rest = eqs.partition(scores.wavefunction)
+    flat, unravel = jax.flatten_util.ravel_pytree(parameters)
+
+    def rows(flat):
+        psi = jax.vmap(eqs.combine(unravel(flat), rest))(scores.walkers)
+        return jnp.stack([psi.log] if psi.is_real else [psi.log, psi.phase])
+
+    jacobian = np.asarray(jax.jit(jax.jacrev(rows))(flat))
+    centred = jacobian - np.mean(jacobian, axis=1, keepdims=True)
+    return centred.reshape(-1, flat.size) / np.sqrt(_WALKERS), unravel
+
+
+def _stacked(values):
+    return np.concatenate([values.real, values.imag][: 1 + np.iscomplexobj(values)])
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_apply(name):
+    scores, (dense, unravel) = _case(name), _dense(name)
+    direction = np.random.default_rng(2).normal(size=dense.shape[1])
+    found = eqx.filter_jit(eqs.Scores.apply)(scores, unravel(jnp.asarray(direction)))
+    assert scores.is_real == (not jnp.iscomplexobj(found))
+    np.testing.assert_allclose(_stacked(np.asarray(found)), dense @ direction)
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_transpose(name):
+    scores, (dense, _) = _case(name), _dense(name)
+    rng = np.random.default_rng(3)
+    residual = rng.normal(size=_WALKERS)
+    if not scores.is_real:
+        residual = residual + 1j * rng.normal(size=_WALKERS)
+    found = eqx.filter_jit(eqs.Scores.transpose)(scores, jnp.asarray(residual))
+    assert jax.tree.structure(found) == jax.tree.structure(scores.parameters)
+    flat = jax.flatten_util.ravel_pytree(found)[0]
+    np.testing.assert_allclose(flat, dense.T @ _stacked(residual), atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize("name", _CASES)
+def test_gram(name, chunk):
+    scores, (dense, _) = _case(name), _dense(name)
+    found = np.asarray(eqx.filter_jit(eqs.Scores.gram)(scores, chunk))
+    close = functools.partial(
+        np.testing.assert_allclose, rtol=0, atol=1e-12 * np.max(dense**2) * _WALKERS
+    )
+    close(found, dense @ dense.T)
+    # What the definition promises: no component along the mean of either part.
+    close(np.sum(found.reshape(-1, _WALKERS, len(found)), axis=1), 0)
+
+
+@pytest.mark.parametrize("name", ["real", "complex"])
+def test_both_kinds_of_layers_are_tested(name):
+    scores = _case(name)
+    wide, narrow, _ = _split_linears(scores.wavefunction, _WALKERS, 2 - scores.is_real)
+    kept = [
+        node
+        for node in jax.tree.leaves(
+            narrow, is_leaf=lambda node: isinstance(node, eqs.Linear)
+        )
+        if isinstance(node, eqs.Linear) and node.weight is not None
+    ]
+    assert any(linear.bias is not None for linear in wide)
+    assert any(linear.bias is None for linear in wide)
+    assert kept
+
+
+def test_single_precision():
+    scores, (dense, _) = _case("complex"), _dense("complex")
+    parameters, rest = eqs.partition(scores.wavefunction)
+    parameters = jax.tree.map(lambda x: x.astype(jnp.float32), parameters)
+    single = eqs.Scores(
+        eqs.combine(parameters, rest), scores.walkers.astype(jnp.float32)
+    )
+    found = eqx.filter_jit(eqs.Scores.gram)(single)
+    assert found.dtype == jnp.float32
+    expected = dense @ dense.T
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.max(expected))
