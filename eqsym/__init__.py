@@ -3,6 +3,7 @@
 from ._ansatz import (
     AbstractFeatures as AbstractFeatures,
     AbstractWavefunction as AbstractWavefunction,
+    Displacement as Displacement,
     HartreeFock as HartreeFock,
     Linear as Linear,
     NuFeatures as NuFeatures,

@@ -125,6 +125,8 @@ def _with_error(mean: float, error: float) -> str:
     if digits > 8:
         return f"{mean:.2e}({error:.0e})"
     scaled = round(error * 10**digits)
+    if scaled == 100 and digits > 0:
+        digits, scaled = digits - 1, 10
     return f"{mean:.{digits}f}({scaled})"
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ class History:
             )
         os.replace(temporary, self._path)
 
-    def append(self, row: dict[str, float]) -> None:
+    def append(self, row: Mapping[str, float | int]) -> None:
         """Adds a row, in full precision."""
         values = [repr(row[name]) for name in self._columns]
         self._rows.append(values)

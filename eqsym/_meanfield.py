@@ -119,6 +119,7 @@ class MeanField(AbstractFixed):
         basis: str | dict[str, str] = "cc-pvdz",
         exp_to_discard: float | None = 0.1,
         max_cycles: int = 100,
+        path: str | os.PathLike | None = None,
     ) -> "MeanField":
         """Solves the Hartree-Fock equations with PySCF: restricted for as many spin-up
         as spin-down electrons, unrestricted otherwise; all electrons; Coulomb integrals
@@ -133,6 +134,8 @@ class MeanField(AbstractFixed):
             square Bohr) are left out. They are made for free atoms; in a crystal they
             overlap until they are linearly dependent. `None` keeps all.
         - `max_cycles`: bound on the self-consistency iterations.
+        - `path`: a file to keep the result in. If it exists it is read instead, and
+            the basis is not looked at.
 
         **Returns:**
 
@@ -140,15 +143,27 @@ class MeanField(AbstractFixed):
         negative modulo reciprocal lattice vectors.
 
         **Raises:** `ValueError` for a basis that is unknown, too small, or linearly
-        dependent in this crystal; `RuntimeError` where the iteration does not converge.
+        dependent in this crystal, and for a file that holds the mean field of another
+        crystal; `RuntimeError` where the iteration does not converge.
         """
+        if path is not None and os.path.exists(path):
+            stored = cls.load(path)
+            if stored.crystal != crystal:
+                raise ValueError(
+                    f"`path` {os.fspath(path)!r} holds the mean field of another "
+                    f"crystal, {stored.crystal}, expected {crystal}. Name another file."
+                )
+            return stored
         solution = hartree_fock(crystal, basis, exp_to_discard, max_cycles)
         up, down = (
             tuple(_GaussianSum(**vars(gaussians)) for gaussians in orbitals.gaussians)
             for orbitals in (solution.up, solution.down)
         )
         kpoints = (solution.up.kpoints, solution.down.kpoints)
-        return cls(crystal, Occupation(kpoints), solution.energy, (up, down))
+        solved = cls(crystal, Occupation(kpoints), solution.energy, (up, down))
+        if path is not None:
+            solved.save(path)
+        return solved
 
     def orbitals(
         self, electrons: Electrons

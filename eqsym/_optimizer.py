@@ -170,8 +170,9 @@ class Optax(AbstractOptimizer[optax.OptState]):
         state: optax.OptState,
     ) -> tuple[PyTree[Float[Array, "..."]], optax.OptState]:
         gradient = _scale(2.0, scores.transpose(residual))
-        updates, state = self.transformation.update(gradient, state, scores.parameters)
-        return updates, state
+        # optax relies on promotions that users may have forbidden.
+        with jax.numpy_dtype_promotion("standard"):
+            return self.transformation.update(gradient, state, scores.parameters)
 
 
 def _solve(
@@ -191,7 +192,10 @@ def _solve(
 
 
 def _rate(schedule: Schedule, count: Int[Array, ""]) -> Any:
-    return schedule(count) if callable(schedule) else schedule
+    if not callable(schedule):
+        return schedule
+    with jax.numpy_dtype_promotion("standard"):
+        return schedule(count)
 
 
 def _scale(factor: Any, tree: PyTree) -> PyTree:
@@ -201,4 +205,4 @@ def _scale(factor: Any, tree: PyTree) -> PyTree:
 
 
 def _norm(tree: PyTree) -> Float[Array, ""]:
-    return optax.global_norm(tree)
+    return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))

@@ -77,7 +77,7 @@ def plot_scans(scans: dict[str, TranslationScan]) -> "Figure":
 
     A matplotlib figure; save it with `savefig`.
     """
-    figure, axes = _figure(1, len(scans), (4.2 * len(scans) + 0.8, 4.2))
+    figure, axes = _figure(1, len(scans), (4.2 * len(scans) + 0.8, 4.8))
     finite = np.concatenate(
         [s.log_density[np.isfinite(s.log_density)] for s in scans.values()]
     )
@@ -118,10 +118,10 @@ def plot_training(
 
     A matplotlib figure; save it with `savefig`.
     """
-    figure, axes = _figure(3, 1, (7, 7.5), sharex=True)
+    figure, axes = _figure(3, 1, (7.0, 7.5), sharex=True)
     energy_axis, variance_axis, acceptance_axis = axes.flat
     steps, energy = history["step"], history["energy"]
-    window = min(window, len(steps))
+    window = max(1, min(window, len(steps) // 4))
     centres, mean, deviation = _moving(steps, energy, window)
 
     energy_axis.plot(steps, energy, ".", ms=2, alpha=0.35, label="step")

@@ -99,7 +99,9 @@ class Pretraining(eqx.Module):
             loss, gradient = jax.value_and_grad(_loss)(
                 parameters, rest, self.mean_field, sampler.walkers
             )
-            updates, state = self.optimizer.update(gradient, state, parameters)
+            # optax relies on promotions that users may have forbidden.
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = self.optimizer.update(gradient, state, parameters)
             return optax.apply_updates(parameters, updates), sampler, state, loss
 
         sampler = self.sampler.init(target, walkers, key=key)

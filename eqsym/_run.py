@@ -122,7 +122,6 @@ def run(
     )
     if checkpoints is not None and found is None:
         save_checkpoint(checkpoints, start, state)
-        found = start
 
     step = eqx.filter_jit(vmc.step)
     before = _last(history.columns()["seconds"]) - time.monotonic()
@@ -139,7 +138,6 @@ def run(
                 state = following
                 if checkpoints is not None and i % checkpoint_every == 0:
                     save_checkpoint(checkpoints, i, state)
-                    found = i
                 bar.set_postfix_str(
                     f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
                     f"acceptance {row['acceptance']:.2f}",
@@ -147,7 +145,8 @@ def run(
                 )
                 bar.update()
     finally:
-        if checkpoints is not None and found != int(state.step):
+        # Asked of the folder: an interrupt can come just after a checkpoint was written.
+        if checkpoints is not None and latest_checkpoint(checkpoints) != int(state.step):
             save_checkpoint(checkpoints, int(state.step), state)
     return RunResult(state, history.columns())
 

@@ -88,12 +88,7 @@ class Scores(eqx.Module):
 
         One number per walker, complex for a complex wave function.
         """
-        parameters, rest = partition(self.wavefunction)
-
-        def amplitudes(parameters):
-            return jax.vmap(_rows, (None, 0))(combine(parameters, rest), self.walkers)
-
-        _, rows = jax.jvp(amplitudes, (parameters,), (direction,))
+        _, rows = jax.jvp(self._rows, (self.parameters,), (direction,))
         return _from_rows(self._normalise(rows))
 
     def transpose(self, residual: Inexact[Array, " walkers"]) -> PyTree:
@@ -107,12 +102,7 @@ class Scores(eqx.Module):
 
         A tree like `parameters`.
         """
-        parameters, rest = partition(self.wavefunction)
-
-        def amplitudes(parameters):
-            return jax.vmap(_rows, (None, 0))(combine(parameters, rest), self.walkers)
-
-        rows, pullback = jax.vjp(amplitudes, parameters)
+        rows, pullback = jax.vjp(self._rows, self.parameters)
         (gradient,) = pullback(
             self._normalise(_to_rows(residual, rows.shape[1])).astype(rows.dtype)
         )
@@ -147,7 +137,7 @@ class Scores(eqx.Module):
 
             def amplitude(args):
                 taps, narrow = args
-                return _rows(_merge(wide, taps, narrow, rest), electrons)
+                return _components(_merge(wide, taps, narrow, rest), electrons)
 
             return jax.jacrev(amplitude)((taps, narrow))
 
@@ -167,13 +157,19 @@ class Scores(eqx.Module):
         total = total - jnp.mean(total, axis=3, keepdims=True)
         return total.reshape(components * size, components * size) / size
 
+    def _rows(
+        self, parameters: PyTree[Float[Array, "..."]]
+    ) -> Float[Array, "walkers components"]:
+        wavefunction = combine(parameters, partition(self.wavefunction)[1])
+        return jax.vmap(_components, (None, 0))(wavefunction, self.walkers)
+
     def _normalise(
         self, rows: Float[Array, "walkers components"]
     ) -> Float[Array, "walkers components"]:
         return (rows - jnp.mean(rows, axis=0, keepdims=True)) * rows.shape[0] ** -0.5
 
 
-def _rows(
+def _components(
     wavefunction: AbstractWavefunction, electrons: Electrons
 ) -> Float[Array, " components"]:
     value = wavefunction(electrons)
@@ -217,7 +213,13 @@ def _split_linears(
         wide.append(node)
         return _Slot(len(wide) - 1)
 
-    slotted = jax.tree.map(take, wavefunction, is_leaf=_is_linear)
+    def is_leaf(node):
+        # A wave function inside of another one may be evaluated at many images of a
+        # configuration: there a layer is not applied once, and is left as it is.
+        inner = isinstance(node, AbstractWavefunction) and node is not wavefunction
+        return inner or _is_linear(node)
+
+    slotted = jax.tree.map(take, wavefunction, is_leaf=is_leaf)
     narrow, rest = partition(slotted)
     return wide, narrow, rest
 

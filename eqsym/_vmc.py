@@ -171,15 +171,15 @@ def _residual(
     valid = jnp.isfinite(energies)
     centre = jnp.nanmedian(jnp.where(valid, energies, jnp.nan))
     deviation = jnp.where(valid, energies - centre, 0.0)
-    bound = clip * jnp.sum(jnp.abs(deviation)) / jnp.maximum(jnp.sum(valid), 1)
+    bound = clip * _mean(jnp.abs(deviation), valid)
     limited = jnp.clip(deviation, -bound, bound)
     centred = jnp.where(valid, limited - _mean(limited, valid), 0.0)
     return centred * len(centred) ** -0.5, _mean(jnp.abs(deviation) > bound, valid)
 
 
 def _mean(values: Array, valid: Array) -> Float[Array, ""]:
-    kept = jnp.where(valid, values, jnp.zeros_like(values))
-    return jnp.sum(kept) / jnp.maximum(jnp.sum(valid), 1)
+    total = jnp.sum(jnp.where(valid, values, jnp.zeros_like(values)))
+    return total / jnp.maximum(jnp.sum(valid), 1).astype(total.dtype)
 
 
 def _statistics(
@@ -193,7 +193,7 @@ def _statistics(
     mean = _mean(total.real, valid)
     return Statistics(
         energy=mean,
-        variance=_mean(jnp.abs(total - mean) ** 2, valid),
+        variance=_mean(jnp.abs(total - mean.astype(total.dtype)) ** 2, valid),
         imaginary=_mean(total.imag, valid),
         kinetic=_mean(energies.kinetic.real / cells, valid),
         potential=_mean(energies.potential / cells, valid),

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import eqsym as eqs
 
@@ -27,7 +26,7 @@ SEED = 0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--path", type=Path, default=Path("runs/lih"))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--pretraining-steps", type=int, default=PRETRAINING_STEPS)
@@ -40,21 +39,17 @@ def main() -> None:
 
     crystal = eqs.Crystal.rock_salt("Li", "H", a=LATTICE_CONSTANT, unit="angstrom")
     options.path.mkdir(parents=True, exist_ok=True)
-    stored = options.path / "mean_field.npz"
-    if stored.exists():
-        mean_field = eqs.MeanField.load(stored)
-    else:
-        mean_field = eqs.MeanField.solve(crystal, basis="cc-pvdz")
-        mean_field.save(stored)
+    mean_field = eqs.MeanField.solve(
+        crystal, basis="cc-pvdz", path=options.path / "mean_field.npz"
+    )
     print(f"Mean field: {mean_field.energy:.5f} Ha per cell")
 
     key, evaluation_key = jax.random.split(jax.random.key(SEED))
     wavefunction = eqs.SolidNet(crystal, mean_field.occupation, key=key)
-    learning_rate = optax.exponential_decay(0.1, options.steps // 2, 0.3)
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
         eqs.Metropolis(moves=20),
-        eqs.Spring(learning_rate, norm_bound=0.03),
+        eqs.Spring(lambda step: 0.1 / (1 + step / 500), norm_bound=0.01),
         chunk=64,
     )
     result = eqs.run(

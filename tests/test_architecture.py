@@ -14,8 +14,9 @@ import sys
 import types
 
 import equinox as eqx
-import eqsym
 import pytest
+
+import eqsym
 
 
 _ROOT = pathlib.Path(__file__).parent.parent

@@ -1,6 +1,7 @@
 from .base import AbstractWavefunction as AbstractWavefunction
 from .features import (
     AbstractFeatures as AbstractFeatures,
+    Displacement as Displacement,
     NuFeatures as NuFeatures,
     TriFeatures as TriFeatures,
 )

@@ -13,7 +13,11 @@ from .._math import safe_sqrt
 
 
 class Displacement(NamedTuple):
-    """A periodic displacement: `distance` (*batch) and `vector` (*batch, dim)."""
+    """A periodic displacement in Bohr, of [`eqsym.AbstractFeatures`][].
+
+    - `distance`: stands in for the length, (*batch).
+    - `vector`: stands in for the vector, (*batch, dim).
+    """
 
     distance: Float[Array, "*batch"]
     vector: Float[Array, "*batch dim"]

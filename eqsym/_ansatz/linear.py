@@ -11,8 +11,9 @@ from .._types import Key
 class Linear(eqx.Module):
     """`x -> x W^T + b`, applied once per configuration to a matrix of `rows` rows.
 
-    The number of rows is what [`eqsym.Scores`][] needs to know in order to find inner
-    products of weight gradients without forming them.
+    That it is applied once, and to how many rows, is what [`eqsym.Scores`][] relies on
+    to find inner products of weight gradients without forming them: use a layer of your
+    own for weights that are applied more often.
     """
 
     weight: Float[Array, "out in"]

@@ -1,0 +1,186 @@
+"""Checkpoints and histories on disk."""
+
+import gc
+import shutil
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array
+
+import eqsym as eqs
+from eqsym._checkpoint import describe
+from eqsym._history import History
+from toys import hydrogen, waves
+
+
+class State(eqx.Module):
+    wavefunction: eqs.AbstractWavefunction
+    key: Array
+    numbers: dict
+    table: np.ndarray
+    count: Array
+    name: str = eqx.field(static=True)
+
+
+def _state(seed=0, **change):
+    rng = np.random.default_rng(seed)
+    values = dict(
+        wavefunction=waves(a=rng.normal(size=3)),
+        key=jax.random.key(seed),
+        numbers={"x": (jnp.asarray(rng.normal(size=200), jnp.float32), None)},
+        table=rng.normal(size=300),
+        count=jnp.asarray(seed),
+        name="a",
+    )
+    return State(**(values | change))
+
+
+def _equal(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert type(a) is type(b)
+        if eqx.is_array(a) and jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+        assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
+
+
+def test_round_trip(tmp_path):
+    state = _state(3)
+    eqs.save_checkpoint(tmp_path, 7, state)
+    like = eqx.tree_at(lambda s: s.table, _state(4), state.table)
+    found = eqs.restore_checkpoint(tmp_path, 7, like)
+    _equal(found, state)
+    one, other = (jax.random.normal(s.key, (3,)) for s in (found, state))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_latest(tmp_path):
+    assert eqs.latest_checkpoint(tmp_path / "nowhere") is None
+    (tmp_path / "empty").mkdir()
+    assert eqs.latest_checkpoint(tmp_path / "empty") is None
+    for step in (0, 3, 12):
+        eqs.save_checkpoint(tmp_path / "some", step, _state(step))
+    assert eqs.latest_checkpoint(tmp_path / "some") == 12
+    kept = sorted(p.name for p in (tmp_path / "some").iterdir() if p.name.isdigit())
+    assert kept == ["12", "3"]
+
+
+def test_unfinished_checkpoint_is_none(tmp_path):
+    """As a kill while writing leaves it: a folder with a temporary name."""
+    eqs.save_checkpoint(tmp_path, 1, _state(1))
+    eqs.save_checkpoint(tmp_path, 2, _state(2))
+    (tmp_path / "2").rename(tmp_path / "2.orbax-checkpoint-tmp")
+    assert eqs.latest_checkpoint(tmp_path) == 1
+    _equal(eqs.restore_checkpoint(tmp_path, 1, _state(1)), _state(1))
+
+
+# Of coroutines of orbax that nobody waits for any more.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_truncated_files(tmp_path):
+    """Each file cut to half, to nothing, and missing: an error that names the folder,
+    or, for what no number depends on, the right state."""
+    state = _state(1)
+    eqs.save_checkpoint(tmp_path / "good", 5, state)
+    files = [
+        p.relative_to(tmp_path / "good")
+        for p in (tmp_path / "good").rglob("*")
+        if p.is_file() and p.stat().st_size > 0
+    ]
+    noticed = 0
+    for i, name in enumerate(files):
+        for share in (0.5, 0.0, None):
+            bad = tmp_path / f"bad{i}{share}"
+            shutil.copytree(tmp_path / "good", bad)
+            content = (bad / name).read_bytes()
+            if share is None:
+                (bad / name).unlink()
+            else:
+                (bad / name).write_bytes(content[: int(share * len(content))])
+            try:
+                found = eqs.restore_checkpoint(bad, 5, state)
+            except ValueError as error:
+                assert str(bad / "5") in str(error)
+                assert "truncated or damaged" in str(error)
+                noticed += 1
+            else:
+                _equal(found, state)
+            shutil.rmtree(bad)
+    assert noticed >= 3
+    gc.collect()
+
+
+def test_missing_checkpoint(tmp_path):
+    eqs.save_checkpoint(tmp_path, 5, _state(1))
+    with pytest.raises(ValueError, match="4 is truncated or damaged"):
+        eqs.restore_checkpoint(tmp_path, 4, _state(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (dict(name="b"), "state.name: saved 'a', here 'b'"),
+        (dict(count=jnp.zeros(2, int)), r"state.count: saved int64\[\], here int64\[2\]"),
+        (dict(numbers={"y": 1}), r"state.numbers\['x'\]"),
+        (
+            dict(wavefunction=waves(hydrogen(twist=(0.5, 0, 0)))),
+            "state.wavefunction.crystal._twist",
+        ),
+    ],
+)
+def test_another_model(tmp_path, change, field):
+    eqs.save_checkpoint(tmp_path, 5, _state(1))
+    with pytest.raises(ValueError, match=field) as caught:
+        eqs.restore_checkpoint(tmp_path, 5, _state(1, **change))
+    assert str(tmp_path / "5") in str(caught.value)
+    assert "count" not in str(caught.value) or "count" in change
+
+
+def test_description_has_no_values():
+    assert describe(_state(0)) == describe(
+        eqx.tree_at(lambda s: s.key, _state(9), jax.random.key(3))
+    )
+
+
+_COLUMNS = ("step", "energy")
+
+
+def _history(path, steps):
+    return History(path, _COLUMNS, steps=steps)
+
+
+def test_history_keeps_every_bit(tmp_path):
+    values = [-1 / 3, 1e-300, np.nan, np.inf, 7.0]
+    for path in (None, tmp_path / "history.csv"):
+        history = _history(path, 0)
+        for i, value in enumerate(values):
+            history.append({"step": i + 1, "energy": value})
+        np.testing.assert_array_equal(history.columns()["energy"], values)
+    again = _history(tmp_path / "history.csv", 4).columns()
+    np.testing.assert_array_equal(again["energy"], values[:4])
+    np.testing.assert_array_equal(again["step"], [1, 2, 3, 4])
+
+
+def test_history_of_nothing():
+    assert _history(None, 0).columns()["energy"].shape == (0,)
+
+
+@pytest.mark.parametrize("cut", ["3,-0.", "3", "3,-0.25"])
+def test_history_with_a_cut_line(tmp_path, cut):
+    """Also where what is left of the line looks complete."""
+    path = tmp_path / "history.csv"
+    path.write_text(f"step,energy\n1,-0.5\n2,-0.25\n{cut}")
+    history = _history(path, 10)
+    np.testing.assert_array_equal(history.columns()["energy"], [-0.5, -0.25])
+    history.append({"step": 3, "energy": -0.125})
+    assert path.read_text() == "step,energy\n1,-0.5\n2,-0.25\n3,-0.125\n"
+
+
+@pytest.mark.parametrize("text", ["step,other\n1,2\n", "\n"])
+def test_history_of_something_else(tmp_path, text):
+    (tmp_path / "history.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"history.csv has the columns .*energy"):
+        _history(tmp_path / "history.csv", 1)

@@ -1,0 +1,54 @@
+"""The examples, at toy size, as a user would run them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TOY = (
+    "--steps 6 --pretraining-steps 4 --walkers 16 --evaluation-steps 2 --path run"
+).split()
+
+
+def _run(folder: Path, name: str, *arguments: str) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *TOY, *arguments]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lih.py", "graphene.py"])
+def test_example_writes_its_table_and_its_run_folder(tmp_path, name):
+    printed = _run(tmp_path, name)
+    assert "PA - OG" in printed
+    for file in ("training.png", "scan.png"):
+        assert (tmp_path / "run" / file).read_bytes().startswith(b"\x89PNG")
+    history = np.genfromtxt(
+        tmp_path / "run" / "history.csv", delimiter=",", names=True
+    )
+    assert list(history["step"]) == list(range(1, 7))
+    assert np.all(np.isfinite(history["energy"]))
+
+    if name == "lih.py":
+        report = json.loads((tmp_path / "run" / "post_hoc.json").read_text())
+        assert report["averaged"]["symmetry"]["mean"] == 0
+        # Run again, and further: it goes on where it was.
+        _run(tmp_path, name, "--steps", "8")
+        longer = np.genfromtxt(
+            tmp_path / "run" / "history.csv", delimiter=",", names=True
+        )
+        assert list(longer["step"]) == list(range(1, 9))
+        assert list(longer["energy"][:6]) == list(history["energy"])

@@ -1,0 +1,200 @@
+"""Training runs: resuming, interrupting, what is refused before anything is computed."""
+
+import os
+import shutil
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+import pytest
+
+import eqsym as eqs
+import eqsym._run as run_module
+from toys import hydrogen, Lattice, walkers, waves
+
+
+_CRYSTAL = hydrogen()
+
+
+def _run(path, steps, *, optimizer=None, wavefunction=None, **kwargs):
+    vmc = eqs.VMC(
+        Lattice(_CRYSTAL),
+        eqs.Metropolis(2),
+        eqs.Spring(0.1) if optimizer is None else optimizer,
+    )
+    kwargs = {"walkers": 6, "checkpoint_every": 3, "burn_in": 1} | kwargs
+    return eqs.run(
+        vmc,
+        waves(c=(0.1, 0.2, 0.3)) if wavefunction is None else wavefunction,
+        steps=steps,
+        key=jax.random.key(5),
+        path=path,
+        progress=False,
+        **kwargs,
+    )
+
+
+def _numbers(tree):
+    return [
+        jax.random.key_data(x)
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        else x
+        for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    ]
+
+
+def _same(one, other):
+    """Bit for bit: wave function, walkers, width, key, optimizer, history."""
+    assert jax.tree.structure(one.state) == jax.tree.structure(other.state)
+    for a, b in zip(_numbers(one.state), _numbers(other.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert one.history.keys() == other.history.keys()
+    for name in one.history.keys() - {"seconds"}:
+        np.testing.assert_array_equal(one.history[name], other.history[name])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Eight steps without interruption, and their folder."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    return _run(path, 8), path
+
+
+def test_history_and_state(whole):
+    result, path = whole
+    assert int(result.state.step) == 8
+    np.testing.assert_array_equal(result.history["step"], np.arange(1, 9))
+    assert np.all(np.diff(result.history["seconds"]) >= 0)
+    assert result.walkers.shape == (6, 1, 3)
+    assert result.wavefunction is result.state.wavefunction
+    rows = np.genfromtxt(path / "history.csv", delimiter=",", names=True)
+    for name, values in result.history.items():
+        np.testing.assert_array_equal(rows[name], values)
+    assert eqs.latest_checkpoint(path / "checkpoints") == 8
+
+
+def test_without_a_folder(whole):
+    _same(_run(None, 8), whole[0])
+
+
+@pytest.mark.parametrize("optimizer", [None, eqs.Optax(optax.adam(1e-2))])
+def test_prolonged_is_bit_for_bit_the_whole(tmp_path, whole, optimizer):
+    # Between two checkpoints, so that the last state is saved out of turn.
+    _run(tmp_path, 5, optimizer=optimizer)
+    resumed = _run(tmp_path, 8, optimizer=optimizer)
+    expected = whole[0] if optimizer is None else _run(None, 8, optimizer=optimizer)
+    _same(resumed, expected)
+
+
+def test_finished_run_does_nothing_more(tmp_path, whole):
+    shutil.copytree(whole[1], tmp_path / "run")
+    before = (tmp_path / "run" / "history.csv").read_text()
+    _same(_run(tmp_path / "run", 8), whole[0])
+    assert (tmp_path / "run" / "history.csv").read_text() == before
+
+
+class _Interrupt:
+    """Stands in for a function: Ctrl-C in its n-th call, before or after it did its
+    work."""
+
+    def __init__(self, function, call, after):
+        self.function, self.left, self.after = function, call, after
+
+    def __call__(self, *args, **kwargs):
+        self.left -= 1
+        if self.left == 0 and not self.after:
+            raise KeyboardInterrupt
+        result = self.function(*args, **kwargs)
+        if self.left == 0 and self.after:
+            raise KeyboardInterrupt
+        return result
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("where", "call"),
+    # The fifth row of the history; the checkpoint at the start and that of step 3.
+    [("append", 5), ("save_checkpoint", 1), ("save_checkpoint", 2)],
+)
+def test_interrupted_run_goes_on(tmp_path, whole, monkeypatch, where, call, after):
+    with monkeypatch.context() as patch:
+        owner = run_module.History if where == "append" else run_module
+        interrupt = _Interrupt(getattr(owner, where), call, after)
+        stand_in = interrupt if owner is run_module else lambda *a: interrupt(*a)
+        patch.setattr(owner, where, stand_in)
+        with pytest.raises(KeyboardInterrupt):
+            _run(tmp_path, 8)
+    if where == "append":
+        # Saved on the way out, not only every third step.
+        assert eqs.latest_checkpoint(tmp_path / "checkpoints") == 4
+    _same(_run(tmp_path, 8), whole[0])
+
+
+def test_killed_run_goes_on(tmp_path, whole):
+    """Killed after step 7, in the middle of a row: no checkpoint was saved on the way
+    out."""
+    shutil.copytree(whole[1], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
+    history = tmp_path / "run" / "history.csv"
+    lines = history.read_text().splitlines(keepends=True)
+    history.write_text("".join(lines[:8]) + lines[8][:11])
+    assert eqs.latest_checkpoint(tmp_path / "run" / "checkpoints") == 6
+    _same(_run(tmp_path / "run", 8), whole[0])
+
+
+def test_walkers_and_key_decide(whole):
+    given = walkers(_CRYSTAL, 6)
+    first, again = (_run(None, 2, walkers=given) for _ in range(2))
+    _same(first, again)
+    assert not np.any(first.history["energy"] == whole[0].history["energy"][:2])
+
+
+def test_shows_progress(capsys):
+    _run(None, 1)
+    assert capsys.readouterr().err == ""
+
+
+def test_checkpoint_of_another_model(tmp_path, whole):
+    shutil.copytree(whole[1], tmp_path / "run")
+    other = waves(b=(0.1, 0.2, 0.3))
+    with pytest.raises(ValueError) as caught:
+        _run(tmp_path / "run", 9, wavefunction=other)
+    message = str(caught.value)
+    assert str(tmp_path / "run" / "checkpoints" / "8") in message
+    assert "state.wavefunction.b: saved None, here float64[3]" in message
+    assert "state.wavefunction.c: saved float64[3], here None" in message
+    with pytest.raises(ValueError, match=r"walkers: saved float64\[6, 1, 3\], here"):
+        _run(tmp_path / "run", 9, walkers=7)
+    with pytest.raises(ValueError, match="state.optimizer"):
+        _run(tmp_path / "run", 9, optimizer=eqs.Optax(optax.adam(1e-2)))
+    # Nothing was changed.
+    _same(_run(tmp_path / "run", 8), whole[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(steps=0), "`steps` must be at least 1, got 0"),
+        (dict(walkers=0), "at least 1 walker, got 0"),
+        (dict(checkpoint_every=0), "`checkpoint_every` must be at least 1, got 0"),
+        (dict(walkers=walkers(hydrogen(supercell=(2, 1, 1)), 3)), "`walkers` must have"),
+        (dict(wavefunction=waves(hydrogen(spin=-1))), "must have the same crystal"),
+    ],
+)
+def test_errors(tmp_path, change, message):
+    steps = change.pop("steps", 2) if "steps" in change else 2
+    with pytest.raises(ValueError, match=message):
+        _run(tmp_path / "run", steps, **change)
+    assert not (tmp_path / "run" / "history.csv").exists()
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OSError, match="`path` must be a folder that can be written"):
+            _run(path, 2)
+    if os.geteuid() != 0:
+        (tmp_path / "locked").mkdir(mode=0o500)
+        with pytest.raises(OSError, match="`path` must be a folder"):
+            _run(tmp_path / "locked", 2)

@@ -1,0 +1,72 @@
+"""A wave function and a Hamiltonian so simple that everything about them is known."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+import eqsym as eqs
+
+
+def hydrogen(**kwargs) -> eqs.Crystal:
+    """One hydrogen atom, primitive cubic."""
+    return eqs.Crystal(
+        4.0 * np.eye(3), ["H"], frac_positions=[[0, 0, 0]], unit="bohr", **kwargs
+    )
+
+
+class Waves(eqs.AbstractWavefunction):
+    r"""$\exp \sum_{il} (a_l \cos w_{il} + c_l \sin w_{il} + i b_l \sin w_{il})$ with
+    $w_{il} = b_l \cdot r_i$ for the reciprocal vectors of the primitive cell. Electrons
+    are independent, and so are fractional coordinates. Real without b."""
+
+    crystal: eqs.Crystal
+    a: Float[Array, "3"]
+    b: Float[Array, "3"] | None = None
+    c: Float[Array, "3"] | None = None
+
+    def __call__(self, electrons):
+        reciprocal = jnp.asarray(self.crystal.lattice.reciprocal, electrons.dtype)
+        w = electrons @ reciprocal.T
+        log = jnp.sum(jnp.cos(w) @ self.a.astype(w.dtype))
+        if self.c is not None:
+            log += jnp.sum(jnp.sin(w) @ self.c.astype(w.dtype))
+        if self.b is None:
+            return eqs.LogPsi(jnp.ones((), w.dtype), log)
+        phase = jnp.sum(jnp.sin(w) @ self.b.astype(w.dtype))
+        return eqs.LogPsi(jax.lax.complex(jnp.cos(phase), jnp.sin(phase)), log)
+
+
+def waves(crystal=None, *, a=(0.5, 0.2, -0.3), b=None, c=None) -> Waves:
+    return Waves(
+        hydrogen() if crystal is None else crystal,
+        *(None if v is None else jnp.asarray(v, float) for v in (a, b, c)),
+    )
+
+
+class Lattice(eqs.AbstractHamiltonian):
+    """Electrons that do not interact, in the potential `-depth sum_l cos w_l`."""
+
+    crystal: eqs.Crystal
+    depth: float = 0.5
+    kinetic: eqs.AbstractKinetic = eqx.field(default_factory=eqs.HessianLaplacian)
+
+    def local_energy(self, wavefunction, electrons):
+        reciprocal = jnp.asarray(self.crystal.lattice.reciprocal, electrons.dtype)
+        potential = -self.depth * jnp.sum(jnp.cos(electrons @ reciprocal.T))
+        return eqs.LocalEnergy(self.kinetic(wavefunction, electrons), potential)
+
+
+def walkers(crystal, count, seed=0) -> Float[Array, "walkers electrons 3"]:
+    """Uniform in the supercell."""
+    frac = np.random.default_rng(seed).uniform(size=(count, sum(crystal.electrons), 3))
+    return jnp.asarray(crystal.supercell.to_cartesian(frac))
+
+
+def grid(crystal, points=16) -> Float[Array, "points 1 3"]:
+    """All places of one electron: the mean of what is smooth and periodic is its mean
+    over these, up to terms exponentially small in the number of points."""
+    axes = np.meshgrid(*[np.arange(points) / points] * 3, indexing="ij")
+    frac = np.stack(axes, axis=-1).reshape(-1, 1, 3)
+    return jnp.asarray(crystal.supercell.to_cartesian(frac))
