@@ -145,9 +145,10 @@ def run(
                 )
                 bar.update()
     finally:
-        # Asked of the folder: an interrupt can come just after a checkpoint was written.
-        if checkpoints is not None and latest_checkpoint(checkpoints) != int(state.step):
-            save_checkpoint(checkpoints, int(state.step), state)
+        # Asked of the folder: an interrupt can come just after a checkpoint was saved.
+        last = int(state.step)
+        if checkpoints is not None and latest_checkpoint(checkpoints) != last:
+            save_checkpoint(checkpoints, last, state)
     return RunResult(state, history.columns())
 
 

@@ -63,13 +63,13 @@ def main() -> None:
     mean_field = eqs.MeanField.solve(crystal, path=options.path / "mean_field.npz")
     print(f"Mean field: {mean_field.energy:.5f} Ha per cell")
 
-    key, evaluation_key = jax.random.split(jax.random.key(SEED))
+    network_key, key, evaluation_key = jax.random.split(jax.random.key(SEED), 3)
     wavefunction = eqs.SolidNet(
         crystal,
         mean_field.occupation,
         widths=preset.widths,
         determinants=preset.determinants,
-        key=key,
+        key=network_key,
     )
     # Does not depend on the number of steps: a prolonged run is the same run.
     vmc = eqs.VMC(

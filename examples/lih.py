@@ -44,8 +44,8 @@ def main() -> None:
     )
     print(f"Mean field: {mean_field.energy:.5f} Ha per cell")
 
-    key, evaluation_key = jax.random.split(jax.random.key(SEED))
-    wavefunction = eqs.SolidNet(crystal, mean_field.occupation, key=key)
+    network_key, key, evaluation_key = jax.random.split(jax.random.key(SEED), 3)
+    wavefunction = eqs.SolidNet(crystal, mean_field.occupation, key=network_key)
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
         eqs.Metropolis(moves=20),

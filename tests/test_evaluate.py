@@ -25,10 +25,10 @@ def _chains(rng, experiments, chains, steps, rho=0.9):
 
 
 def test_jackknife_covers_correlated_chains():
-    """2 standard errors of 20 chains cover the truth in 94 % of experiments (Student's t
-    with 19 degrees of freedom), for a mean and for a ratio of means. Among 2000
-    experiments that is 93.95 +- 0.5 %: 4 standard deviations either way are 0.01 % false
-    alarms. Errors that took all samples for independent would cover a third."""
+    """2 standard errors of 20 chains cover the truth in 94 % of experiments (Student's
+    t with 19 degrees of freedom), for a mean and for a ratio of means. Among 2000
+    experiments that is 93.95 +- 0.5 %: 4 standard deviations either way are 0.01 %
+    false alarms. Errors that took all samples for independent would cover a third."""
     rng = np.random.default_rng(0)
     means = _chains(rng, 2000, chains=20, steps=30) + np.array([1.0, 5.0])
 
@@ -92,8 +92,8 @@ def test_eigenstates_have_no_variance():
     assert (found.samples, found.invalid, found.symmetry) == (8, 0, None)
 
 
-# Without the symmetry of the cube, neither in the modulus nor in the phase. Complex: the
-# weight of the symmetric part is then no longer a ratio of positive functions.
+# Without the symmetry of the cube, neither in the modulus nor in the phase. Complex:
+# the weight of the symmetric part is then no longer a ratio of positive functions.
 _CASES = {
     "real": dict(a=(0.6, 0.2, -0.3), c=(0.2, 0.0, 0.4)),
     "complex": dict(a=(0.5, 0.2, -0.2), b=(0.3, -0.4, 0.2), c=(0.1, 0.2, 0.0)),

@@ -36,9 +36,7 @@ def test_example_writes_its_table_and_its_run_folder(tmp_path, name):
     assert "PA - OG" in printed
     for file in ("training.png", "scan.png"):
         assert (tmp_path / "run" / file).read_bytes().startswith(b"\x89PNG")
-    history = np.genfromtxt(
-        tmp_path / "run" / "history.csv", delimiter=",", names=True
-    )
+    history = np.genfromtxt(tmp_path / "run" / "history.csv", delimiter=",", names=True)
     assert list(history["step"]) == list(range(1, 7))
     assert np.all(np.isfinite(history["energy"]))
 

@@ -1,4 +1,4 @@
-"""Hartree-Fock determinants, sampled with the library's own Hamiltonian, have the energy
+"""Hartree-Fock determinants, sampled with the library's Hamiltonian, have the energy
 that PySCF found by integrals. Kinetic energy, Ewald sums, orbitals, k-points, twist and
 sampler all have to be right for that.
 
@@ -56,7 +56,9 @@ def test_lithium_hydride_precisely(lih):
 
 @pytest.mark.slow
 def test_graphene():
-    crystal = eqs.Crystal.graphene(a=2.4612, vacuum=50 * 0.529177210903, unit="angstrom")
+    crystal = eqs.Crystal.graphene(
+        a=2.4612, vacuum=50 * 0.529177210903, unit="angstrom"
+    )
     mean_field = eqs.MeanField.solve(crystal)
     assert abs(mean_field.energy - -75.59371) < 2e-5
     _check(mean_field, _sampled(mean_field, walkers=500, steps=400), error=3e-2)
@@ -102,7 +104,9 @@ _CRYSTALS = {
 def test_small_crystals(name, steps, error):
     crystal = _CRYSTALS[name]
     mean_field = eqs.MeanField.solve(crystal, basis="sto-3g")
-    psi = eqs.HartreeFock(mean_field)(eqs.initial_walkers(crystal, 1, key=jax.random.key(0))[0])
+    psi = eqs.HartreeFock(mean_field)(
+        eqs.initial_walkers(crystal, 1, key=jax.random.key(0))[0]
+    )
     assert psi.is_real == (name != "twisted")
     _check(mean_field, _sampled(mean_field, walkers=1000, steps=steps), error=error)
 

@@ -1,10 +1,11 @@
 """Figures: what is drawn is what was computed."""
 
-import eqsym as eqs
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import eqsym as eqs
 
 
 HISTORY = {

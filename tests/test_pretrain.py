@@ -70,8 +70,8 @@ def test_loss(twisted, full):
 
 @pytest.mark.parametrize("full", [True, False])
 def test_fits(real, full):
-    """The loss falls, and so does the distance of the amplitudes: the overlap of network
-    and determinant, over walkers of the latter, comes near 1."""
+    """The loss falls, and so does the distance of the amplitudes: the overlap of
+    network and determinant, over walkers of the latter, comes near 1."""
     network = _network(real, full_determinant=full)
     assert network.real
     losses = []
@@ -87,9 +87,8 @@ def test_fits(real, full):
     assert walkers.shape == (100, 2, 3)
 
     def overlap(network):
-        psi, target = (
-            eqx.filter_jit(jax.vmap(f))(walkers) for f in (network, eqs.HartreeFock(real))
-        )
+        values = eqx.filter_jit(lambda f: jax.vmap(f)(walkers))
+        psi, target = values(network), values(eqs.HartreeFock(real))
         log = psi.log - target.log
         ratio = np.asarray(psi.sign * target.sign * jnp.exp(log - jnp.max(log)))
         return np.mean(ratio) ** 2 / np.mean(ratio**2)
@@ -107,7 +106,9 @@ def test_no_steps(real):
 def test_errors(real, twisted):
     with pytest.raises(ValueError, match="`steps` must not be negative, got -1"):
         eqs.Pretraining(real, -1)
-    with pytest.raises(ValueError, match="must belong to the crystal of the mean field"):
+    with pytest.raises(
+        ValueError, match="must belong to the crystal of the mean field"
+    ):
         eqs.Pretraining(twisted, 1)(
             _network(real), _walkers(real.crystal), key=jax.random.key(0)
         )

@@ -1,4 +1,4 @@
-"""Training runs: resuming, interrupting, what is refused before anything is computed."""
+"""Training runs: resuming, interrupting, what is refused before any computation."""
 
 import os
 import shutil
@@ -178,7 +178,10 @@ def test_checkpoint_of_another_model(tmp_path, whole):
         (dict(steps=0), "`steps` must be at least 1, got 0"),
         (dict(walkers=0), "at least 1 walker, got 0"),
         (dict(checkpoint_every=0), "`checkpoint_every` must be at least 1, got 0"),
-        (dict(walkers=walkers(hydrogen(supercell=(2, 1, 1)), 3)), "`walkers` must have"),
+        (
+            dict(walkers=walkers(hydrogen(supercell=(2, 1, 1)), 3)),
+            "`walkers` must have",
+        ),
         (dict(wavefunction=waves(hydrogen(spin=-1))), "must have the same crystal"),
     ],
 )
@@ -192,7 +195,9 @@ def test_errors(tmp_path, change, message):
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(OSError, match="`path` must be a folder that can be written"):
+        with pytest.raises(
+            OSError, match="`path` must be a folder that can be written"
+        ):
             _run(path, 2)
     if os.geteuid() != 0:
         (tmp_path / "locked").mkdir(mode=0o500)

@@ -40,7 +40,10 @@ def test_distribution():
     sampler = eqs.Metropolis(20, width=0.5)
     start = 0.1 + 0 * walkers(_SKEWED, 3000)
     state = _run(
-        sampler, wavefunction, sampler.init(wavefunction, start, key=jax.random.key(1)), 20
+        sampler,
+        wavefunction,
+        sampler.init(wavefunction, start, key=jax.random.key(1)),
+        20,
     )
     frac = np.asarray(state.walkers) @ np.linalg.inv(_SKEWED.lattice.vectors)
     angles = 2 * np.pi * (frac - np.round(frac))
@@ -177,7 +180,9 @@ def test_every_nucleus_gets_its_electrons(species, supercell):
 def test_charged_and_polarised(charge, polarised):
     electrons = 4 - charge
     spin = electrons if polarised else None
-    crystal = eqs.Crystal.rock_salt("Li", "H", a=7.7, unit="bohr", charge=charge, spin=spin)
+    crystal = eqs.Crystal.rock_salt(
+        "Li", "H", a=7.7, unit="bohr", charge=charge, spin=spin
+    )
     counts = _counts(crystal)
     assert np.all(counts.sum(axis=2) == crystal.electrons)
     off = counts.sum(axis=1) - crystal.supercell_charges

@@ -19,7 +19,9 @@ _CASES = ("real", "complex", "factored", "one spin", "symmetrized")
 
 def _crystal(**kwargs):
     lattice = [[3.0, 0.2, 0.0], [0.0, 3.4, 0.3], [0.4, 0.0, 3.8]]
-    return eqs.Crystal(lattice, ["H"], positions=[[0.1, 0.2, 0.3]], unit="bohr", **kwargs)
+    return eqs.Crystal(
+        lattice, ["H"], positions=[[0.1, 0.2, 0.3]], unit="bohr", **kwargs
+    )
 
 
 def _network(crystal, **kwargs):

@@ -33,9 +33,7 @@ def _occupation(crystal):
 
 def _network(crystal, **kwargs):
     kwargs = {"widths": ((6, 4), (6, 4), (5, 4)), "determinants": 2} | kwargs
-    return eqs.SolidNet(
-        crystal, _occupation(crystal), key=jax.random.key(7), **kwargs
-    )
+    return eqs.SolidNet(crystal, _occupation(crystal), key=jax.random.key(7), **kwargs)
 
 
 _GENERAL = [[1, 1, 0], [0, 2, 1], [0, 0, 1]]
@@ -130,8 +128,8 @@ def test_spins_are_distinguishable():
     """Otherwise the exchange of any two electrons would give -1 by accident."""
     wavefunction = _case("real")
     electrons = _electrons(wavefunction.crystal, 0)
-    psi = wavefunction(electrons)
-    swapped = wavefunction(electrons[np.array([2, 1, 0, 3])])
+    psi = eqx.filter_jit(wavefunction)(electrons)
+    swapped = eqx.filter_jit(wavefunction)(electrons[np.array([2, 1, 0, 3])])
     assert abs(psi.log - swapped.log) > 1e-3
 
 
@@ -175,12 +173,12 @@ def test_sum_of_determinants():
         wavefunction = _network(crystal, full_determinant=full, determinants=3)
         assert wavefunction.determinants == 3
         electrons = _electrons(crystal, 5)
-        up, down = map(np.asarray, wavefunction.orbitals(electrons))
+        up, down = map(np.asarray, eqx.filter_jit(wavefunction.orbitals)(electrons))
         if full:
             expected = np.linalg.det(np.concatenate([up, down], axis=1))
         else:
             expected = np.linalg.det(up) * np.linalg.det(down)
-        psi = wavefunction(electrons)
+        psi = eqx.filter_jit(wavefunction)(electrons)
         found = np.asarray(psi.sign) * np.exp(np.asarray(psi.log))
         np.testing.assert_allclose(found, np.sum(expected), rtol=1e-11)
 
@@ -190,10 +188,7 @@ def _tri(vectors, r):
     w = 2 * np.pi * r @ np.linalg.inv(vectors)
     a = vectors / (2 * np.pi)
     square = sum(
-        (
-            np.sin(w[l]) * np.sin(w[m])
-            + (1 - np.cos(w[l])) * (1 - np.cos(w[m]))
-        )
+        (np.sin(w[l]) * np.sin(w[m]) + (1 - np.cos(w[l])) * (1 - np.cos(w[m])))
         * (a[l] @ a[m])
         for l, m in itertools.product(range(3), repeat=2)
     )
@@ -329,9 +324,9 @@ def test_finite_where_electrons_meet(features):
     wavefunction = _network(crystal, features=features)
     electrons = _electrons(crystal, 0)
     electrons = electrons.at[0].set(crystal.positions[0]).at[2].set(electrons[1])
-    value, gradient = eqx.filter_jit(
-        jax.value_and_grad(lambda x: wavefunction(x).log)
-    )(electrons)
+    value, gradient = eqx.filter_jit(jax.value_and_grad(lambda x: wavefunction(x).log))(
+        electrons
+    )
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
 
@@ -393,8 +388,8 @@ def test_keys():
 def test_single_precision():
     wavefunction = _case("complex, unequal")
     electrons = _electrons(wavefunction.crystal, 4)
-    exact = wavefunction(electrons)
-    psi = wavefunction(electrons.astype(jnp.float32))
+    exact = eqx.filter_jit(wavefunction)(electrons)
+    psi = eqx.filter_jit(wavefunction)(electrons.astype(jnp.float32))
     assert (psi.log.dtype, psi.sign.dtype) == (jnp.float32, jnp.complex64)
     np.testing.assert_allclose(psi.log, exact.log, atol=1e-3)
     np.testing.assert_allclose(psi.sign, exact.sign, atol=1e-3)

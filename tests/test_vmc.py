@@ -101,9 +101,7 @@ def test_step(is_complex, chunk):
     )
     assert int(following.step) == 1
     np.testing.assert_allclose(seen.energy, np.mean(total.real) / 2)
-    np.testing.assert_allclose(
-        seen.imaginary, np.mean(np.imag(total)) / 2, atol=1e-12
-    )
+    np.testing.assert_allclose(seen.imaginary, np.mean(np.imag(total)) / 2, atol=1e-12)
     np.testing.assert_allclose(seen.kinetic, np.mean(energies.kinetic.real) / 2)
     np.testing.assert_allclose(seen.potential, np.mean(energies.potential) / 2)
     variance = np.mean(np.abs(total - total.real.mean()) ** 2) / 4
