@@ -102,7 +102,7 @@ def main() -> None:
             lambda w, x, r, s: optimizer.step(eqs.Scores(w, x), r, s)[0],
             (wavefunction, walkers, residual, state.optimizer),
         ),
-        "whole iteration": (lambda s: vmc.step(s)[1], (state,)),
+        "whole iteration": (vmc.step, (state,)),
     }
     count = sum(leaf.size for leaf in jax.tree.leaves(eqs.partition(wavefunction)[0]))
     print(

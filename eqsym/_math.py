@@ -57,6 +57,7 @@ def sum_of_determinants(
         log = scale if log is None else log + scale
     assert value is not None and log is not None
     shift = jnp.max(jax.lax.stop_gradient(log))
+    shift = jnp.where(jnp.isfinite(shift), shift, 0.0)
     return rescaled(jnp.sum(_multiply(value, jnp.exp(log - shift))), shift)
 
 

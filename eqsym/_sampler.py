@@ -139,12 +139,15 @@ class Metropolis(AbstractSampler[MetropolisState]):
             accept = (ratio > threshold) | (jnp.isnan(log) & ~jnp.isnan(new))
             walkers = jnp.where(accept[:, None, None], proposal, walkers)
             log = jnp.where(accept, new, log)
-            return (walkers, log, accepted + jnp.mean(accept.astype(dtype))), None
+            return (walkers, log, accepted + accept.astype(dtype)), None
 
-        start = (state.walkers, amplitudes(state.walkers), jnp.zeros((), dtype))
+        log = amplitudes(state.walkers)
+        # Counted for every walker and averaged at the end: moves of walkers on different
+        # devices need nothing from each other.
+        start = (state.walkers, log, jnp.zeros_like(log))
         keys = jax.random.split(subkey, self.moves)
         (walkers, _, accepted), _ = jax.lax.scan(move, start, keys)
-        acceptance = accepted / self.moves
+        acceptance = jnp.mean(accepted) / self.moves
         width = state.width * jnp.exp(acceptance - self.target)
         # Wider than the cell is uniform already.
         largest = float(np.max(wavefunction.crystal.supercell.heights))

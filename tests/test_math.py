@@ -68,15 +68,9 @@ def test_some_determinants_vanish(n, is_complex):
     np.testing.assert_allclose(_plain(psi), np.linalg.det(m[1]), rtol=1e-12)
 
 
-_BY_LAPACK = pytest.mark.xfail(
-    strict=True, reason="real determinants larger than 4x4: -inf minus -inf is NaN"
-)
-
-
 @pytest.mark.parametrize(
     ("n", "is_complex"),
-    [(n, is_complex) for n in range(1, 7) for is_complex in {n > 4, True}]
-    + [pytest.param(n, False, marks=_BY_LAPACK) for n in (5, 6)],
+    [(n, is_complex) for n in range(1, 7) for is_complex in (False, True)],
 )
 def test_all_determinants_vanish(n, is_complex):
     m = jnp.zeros((2, n, n), complex if is_complex else float)
