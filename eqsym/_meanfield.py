@@ -30,7 +30,7 @@ class Occupation(AbstractFixed):
     where levels are nearly degenerate a second calculation may decide otherwise.
     """
 
-    kpoints: tuple[Float[np.ndarray, "up 3"], Float[np.ndarray, "down 3"]]
+    _kpoints: tuple[tuple[tuple[float, ...], ...], ...] = eqx.field(static=True)
 
     def __init__(self, kpoints: tuple[Any, Any]):
         """**Arguments:**
@@ -39,7 +39,13 @@ class Occupation(AbstractFixed):
             inverse Bohr.
         """
         up, down = (np.asarray(k, dtype=np.float64).reshape(-1, 3) for k in kpoints)
-        self.kpoints = (up, down)
+        self._kpoints = tuple(tuple(map(tuple, k.tolist())) for k in (up, down))
+
+    @property
+    def kpoints(self) -> tuple[Float[np.ndarray, "up 3"], Float[np.ndarray, "down 3"]]:
+        """Cartesian k-points in inverse Bohr, for spin up and for spin down."""
+        up, down = (np.array(k, dtype=np.float64).reshape(-1, 3) for k in self._kpoints)
+        return up, down
 
 
 class _GaussianSum(AbstractFixed):

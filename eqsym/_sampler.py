@@ -142,8 +142,8 @@ class Metropolis(AbstractSampler[MetropolisState]):
             return (walkers, log, accepted + accept.astype(dtype)), None
 
         log = amplitudes(state.walkers)
-        # Counted for every walker and averaged at the end: moves of walkers on different
-        # devices need nothing from each other.
+        # Counted walker by walker and averaged at the end: walkers on different devices
+        # need not meet before that.
         start = (state.walkers, log, jnp.zeros_like(log))
         keys = jax.random.split(subkey, self.moves)
         (walkers, _, accepted), _ = jax.lax.scan(move, start, keys)

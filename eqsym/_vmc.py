@@ -114,18 +114,24 @@ class VMC(eqx.Module):
 
         The state before the first step.
 
-        **Raises:** `ValueError` for walkers of the wrong shape and for a wave function
-        of another crystal than the Hamiltonian's.
+        **Raises:** `ValueError` for walkers of the wrong shape, and for a wave function
+        without parameters or of another crystal than the Hamiltonian's.
         """
         if wavefunction.crystal != self.hamiltonian.crystal:
             raise ValueError(
                 "`wavefunction` and `hamiltonian` must have the same crystal, got "
                 f"{wavefunction.crystal} and {self.hamiltonian.crystal}."
             )
+        parameters = partition(wavefunction)[0]
+        if not jax.tree.leaves(parameters):
+            raise ValueError(
+                "`wavefunction` must have trainable parameters (floating-point arrays "
+                f"outside of fixed data), got none in a {type(wavefunction).__name__}."
+            )
         return VMCState(
             wavefunction,
             self.sampler.init(wavefunction, walkers, key=key),
-            self.optimizer.init(partition(wavefunction)[0]),
+            self.optimizer.init(parameters),
             jnp.zeros((), int),
         )
 

@@ -28,12 +28,11 @@ class Preset(NamedTuple):
     pretraining_steps: int
     steps: int
     chunk: int | None
-    cpu_devices: int
 
 
 PRESETS = {
-    "cpu": Preset(((64, 16),) * 3, 4, 256, 20, 500, 1200, 16, 2),
-    "paper": Preset(((256, 32),) * 3, 8, 1000, 20, 1000, 80_000, None, 1),
+    "cpu": Preset(((64, 16),) * 3, 4, 256, 20, 500, 1200, 16),
+    "paper": Preset(((256, 32),) * 3, 8, 1000, 20, 1000, 80_000, None),
 }
 LATTICE_CONSTANT = 2.4612  # Angstrom
 VACUUM = 50 * 0.529177210903  # Angstrom
@@ -56,7 +55,6 @@ def main() -> None:
         if getattr(options, name) is not None
     }
     preset = PRESETS[options.preset]._replace(**changes)
-    jax.config.update("jax_num_cpu_devices", preset.cpu_devices)
 
     crystal = eqs.Crystal.graphene(a=LATTICE_CONSTANT, vacuum=VACUUM, unit="angstrom")
     options.path.mkdir(parents=True, exist_ok=True)
@@ -88,7 +86,6 @@ def main() -> None:
             mean_field, preset.pretraining_steps, optimizer=optax.adam(3e-3)
         ),
         path=options.path,
-        mesh=eqs.walker_mesh(),
     )
     training = eqs.plot_training(
         result.history, references={"Hartree-Fock": mean_field.energy}

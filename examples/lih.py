@@ -20,8 +20,8 @@ import eqsym as eqs
 LATTICE_CONSTANT = 4.02  # Angstrom
 WALKERS = 256
 PRETRAINING_STEPS = 300
-STEPS = 2500
-EVALUATION_STEPS = 100
+STEPS = 1800
+EVALUATION_STEPS = 160
 SEED = 0
 
 
@@ -32,9 +32,7 @@ def main() -> None:
     parser.add_argument("--pretraining-steps", type=int, default=PRETRAINING_STEPS)
     parser.add_argument("--evaluation-steps", type=int, default=EVALUATION_STEPS)
     parser.add_argument("--walkers", type=int, default=WALKERS)
-    parser.add_argument("--devices", type=int, default=2, help="CPU devices to use")
     options = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", options.devices)
     start = time.monotonic()
 
     crystal = eqs.Crystal.rock_salt("Li", "H", a=LATTICE_CONSTANT, unit="angstrom")
@@ -48,7 +46,7 @@ def main() -> None:
     wavefunction = eqs.SolidNet(crystal, mean_field.occupation, key=network_key)
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
-        eqs.Metropolis(moves=20),
+        eqs.Metropolis(moves=10),
         eqs.Spring(lambda step: 0.1 / (1 + step / 500), norm_bound=0.01),
         chunk=64,
     )
@@ -60,7 +58,6 @@ def main() -> None:
         key=key,
         pretraining=eqs.Pretraining(mean_field, options.pretraining_steps),
         path=options.path,
-        mesh=eqs.walker_mesh(),
     )
 
     group = eqs.SpaceGroup.of(crystal)

@@ -33,11 +33,6 @@ def _lih(**kwargs):
 
 
 @pytest.fixture(scope="module")
-def lih():
-    return MeanField.solve(_lih())
-
-
-@pytest.fixture(scope="module")
 def twisted():
     """Open shell, complex, supercell not diagonal, left-handed lattice, nucleus far
     from the origin."""
