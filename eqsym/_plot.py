@@ -139,7 +139,9 @@ def plot_training(
     high = max(high, *references.values()) if references else high
     margin = 0.05 * (high - low) + 1e-6
     energy_axis.set(ylabel="energy [Ha per cell]", ylim=(low - margin, high + margin))
-    energy_axis.legend(loc="upper right")
+    energy_axis.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, markerscale=4
+    )
 
     variance_axis.semilogy(steps, history["variance"], ".", ms=2, alpha=0.35)
     if np.all(history["variance"] > 0):
