@@ -51,7 +51,7 @@ def test_lithium_hydride(lih):
 @pytest.mark.slow
 def test_lithium_hydride_precisely(lih):
     assert abs(lih.energy - -8.45740) < 1e-5
-    _check(lih, _sampled(lih, walkers=1000, steps=800), error=3e-3)
+    _check(lih, _sampled(lih, walkers=1000, steps=1100), error=3e-3)
 
 
 @pytest.mark.slow
