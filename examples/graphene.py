@@ -1,6 +1,6 @@
 """Graphene, 12 electrons in the 1x1 cell, averaged over 24 operations after training.
 
-    python examples/graphene.py                  # ten minutes of training on two cores
+    python examples/graphene.py                  # a small network, for a CPU
     python examples/graphene.py --preset paper   # settings of arXiv 2502.05318, one GPU
 
 Ctrl-C saves; run again to resume, with more --steps to go further.
