@@ -51,7 +51,7 @@ from ._sampler import (
     Metropolis as Metropolis,
     MetropolisState as MetropolisState,
 )
-from ._scores import Scores as Scores
+from ._scores import FactoredScores as FactoredScores, Scores as Scores
 from ._sharding import (
     replicate as replicate,
     shard_walkers as shard_walkers,

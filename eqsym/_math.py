@@ -132,16 +132,41 @@ def chunked_vmap(
     """`jax.vmap(function)(arguments)`, at most `chunk` elements of the leading axis at
     a time: the largest divisor of its length that is not more. All at once for `None`.
     """
-    size = jax.tree.leaves(arguments)[0].shape[0]
-    if chunk is None or chunk >= size:
+    split = _split(arguments, chunk)
+    if split is None:
         return jax.vmap(function)(arguments)
-    chunk = next(n for n in range(chunk, 0, -1) if size % n == 0)
-    # Strided: where the leading axis is spread over devices, so is every chunk.
-    split = jax.tree.map(
-        lambda x: jnp.swapaxes(x.reshape(chunk, size // chunk, *x.shape[1:]), 0, 1),
-        arguments,
-    )
     mapped = jax.lax.map(jax.vmap(function), split)
     return jax.tree.map(
-        lambda x: jnp.swapaxes(x, 0, 1).reshape(size, *x.shape[2:]), mapped
+        lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), mapped
+    )
+
+
+def chunked_sum(
+    function: Callable[[PyTree], PyTree], arguments: PyTree, chunk: int | None
+) -> PyTree:
+    """`function(arguments)` of a function that sums over the leading axis, evaluated
+    for at most `chunk` elements at a time, as in `chunked_vmap`."""
+    split = _split(arguments, chunk)
+    if split is None:
+        return function(arguments)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    one = jax.eval_shape(function, jax.tree.map(lambda x: x[0], split))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
+    return jax.lax.scan(add, zero, split)[0]
+
+
+def _split(arguments: PyTree, chunk: int | None) -> PyTree | None:
+    """The leading axis in two, (chunks, elements of a chunk), or `None` for one chunk.
+
+    Strided: where the leading axis is spread over devices, so is every chunk."""
+    size = jax.tree.leaves(arguments)[0].shape[0]
+    if chunk is None or chunk >= size:
+        return None
+    chunk = next(n for n in range(chunk, 0, -1) if size % n == 0)
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(chunk, size // chunk, *x.shape[1:]), 0, 1),
+        arguments,
     )

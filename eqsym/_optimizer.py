@@ -43,8 +43,8 @@ class AbstractOptimizer(eqx.Module, Generic[State]):
         """**Arguments:**
 
         - `scores`: of the wave function at the walkers.
-        - `residual`: centred (and clipped) local energies in Hartree, divided by the
-            square root of the number of walkers.
+        - `residual`: centred (and clipped) local energies in Hartree, times the square
+            root of the walkers' shares, one over their number if all weigh the same.
         - `state`: of `init` or of the step before.
 
         **Returns:**
@@ -92,7 +92,7 @@ class Spring(AbstractOptimizer[SpringState]):
         - `damping`: lambda. What rounding makes of a singular Gram matrix is added: its
             trace times the resolution of the floating-point type.
         - `norm_bound`: C, the largest squared norm of a step.
-        - `chunk`: walkers differentiated at a time, see [`eqsym.Scores.gram`][].
+        - `chunk`: walkers differentiated at a time, see [`eqsym.Scores.factored`][].
 
         **Raises:** `ValueError` for a setting outside its range.
         """
@@ -120,9 +120,10 @@ class Spring(AbstractOptimizer[SpringState]):
         self, scores: Scores, residual: Inexact[Array, " walkers"], state: SpringState
     ) -> tuple[PyTree[Float[Array, "..."]], SpringState]:
         decayed = _scale(self.momentum, state.direction)
-        zeta = residual - scores.apply(decayed)
-        solution = _solve(scores.gram(self.chunk), self.damping, zeta)
-        direction = jax.tree.map(jnp.add, decayed, scores.transpose(solution))
+        factored = scores.factored(self.chunk)
+        zeta = residual - factored.apply(decayed)
+        solution = _solve(factored.gram(), self.damping, zeta)
+        direction = jax.tree.map(jnp.add, decayed, factored.transpose(solution))
 
         rate = _rate(self.learning_rate, state.count)
         bound = jnp.sqrt(self.norm_bound) / jnp.maximum(_norm(direction), 1e-30)
@@ -152,13 +153,27 @@ class Optax(AbstractOptimizer[optax.OptState]):
     """
 
     transformation: optax.GradientTransformation
+    chunk: int | None = eqx.field(static=True)
 
-    def __init__(self, transformation: optax.GradientTransformation):
+    def __init__(
+        self,
+        transformation: optax.GradientTransformation,
+        *,
+        chunk: int | None = None,
+    ):
         """**Arguments:**
 
         - `transformation`: for example `optax.adam(1e-3)` or `optax.lamb(1e-3)`.
+        - `chunk`: walkers differentiated at a time, all by default.
+
+        **Raises:** `ValueError` for a `chunk` that is not positive.
         """
         self.transformation = transformation
+        self.chunk = chunk
+
+    def __check_init__(self):
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
 
     def init(self, parameters: PyTree[Float[Array, "..."]]) -> optax.OptState:
         return self.transformation.init(parameters)
@@ -169,7 +184,7 @@ class Optax(AbstractOptimizer[optax.OptState]):
         residual: Inexact[Array, " walkers"],
         state: optax.OptState,
     ) -> tuple[PyTree[Float[Array, "..."]], optax.OptState]:
-        gradient = _scale(2.0, scores.transpose(residual))
+        gradient = _scale(2.0, scores.transpose(residual, self.chunk))
         # optax relies on promotions that users may have forbidden.
         with jax.numpy_dtype_promotion("standard"):
             return self.transformation.update(gradient, state, scores.parameters)
