@@ -10,6 +10,11 @@ from ._ansatz import (
     SolidNet as SolidNet,
     TriFeatures as TriFeatures,
 )
+from ._averages import (
+    RandomSubset as RandomSubset,
+    SubsetAverage as SubsetAverage,
+    SymmetrizedOrbitals as SymmetrizedOrbitals,
+)
 from ._checkpoint import (
     latest_checkpoint as latest_checkpoint,
     restore_checkpoint as restore_checkpoint,
@@ -57,7 +62,20 @@ from ._sharding import (
     shard_walkers as shard_walkers,
     walker_mesh as walker_mesh,
 )
+from ._strategy import (
+    AbstractStrategy as AbstractStrategy,
+    Augment as Augment,
+    AugmentState as AugmentState,
+    Batch as Batch,
+    Cost as Cost,
+    DrawnSymmetrizer as DrawnSymmetrizer,
+    NoState as NoState,
+    NoSymmetry as NoSymmetry,
+    Schedule as Schedule,
+    Symmetrize as Symmetrize,
+)
 from ._symmetrize import (
+    AbstractRandomSymmetrizer as AbstractRandomSymmetrizer,
     AbstractSymmetrizer as AbstractSymmetrizer,
     GroupAverage as GroupAverage,
     Orbit as Orbit,

@@ -182,11 +182,10 @@ def _pretrained(
 
 
 def _burned_in(vmc: VMC, state: VMCState, steps: int) -> VMCState:
-    step = eqx.filter_jit(vmc.sampler.step)
-    sampler = state.sampler
+    move = eqx.filter_jit(vmc.equilibrate)
     for _ in range(steps):
-        sampler = step(state.wavefunction, sampler)
-    return eqx.tree_at(lambda s: s.sampler, state, sampler)
+        state = move(state)
+    return state
 
 
 def _bar(name: str, total: int, initial: int, progress: bool | None) -> Any:
