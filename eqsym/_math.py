@@ -1,6 +1,7 @@
 """Signed log-sum-exp, determinants and norms that stay finite where they should."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,22 @@ from ._types import LogPsi
 # Matrices up to this size are expanded into minors: for them LAPACK and its batched
 # counterparts on accelerators spend most of their time on calls, not on arithmetic.
 _EXPAND = 4
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Matrix products in the precision of their factors, unless the user has set
+    `jax_default_matmul_precision`.
+
+    Accelerators round single-precision factors to 10 bits by default: enough to change
+    local energies of a network by 0.1 Ha.
+    """
+    current = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    if current is None:
+        with jax.default_matmul_precision("highest"):
+            yield
+    else:
+        yield
 
 
 def log_sum(terms: LogPsi, weights: Inexact[Array, " terms"] | None = None) -> LogPsi:

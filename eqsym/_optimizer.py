@@ -16,6 +16,9 @@ from ._scores import Scores
 Schedule: TypeAlias = float | Callable[[Int[Array, ""]], Any]
 State = TypeVar("State")
 
+# Each raises the damping of a Gram matrix that is not positive tenfold.
+_TRIES = 8
+
 
 class AbstractOptimizer(eqx.Module, Generic[State]):
     """Turns the scores of a batch and its centred local energies into an update.
@@ -90,7 +93,8 @@ class Spring(AbstractOptimizer[SpringState]):
         - `learning_rate`: the rate eta, or an optax schedule of the step.
         - `momentum`: mu, at least 0 and below 1.
         - `damping`: lambda. What rounding makes of a singular Gram matrix is added: its
-            trace times the resolution of the floating-point type.
+            trace times the resolution of the floating-point type; and ten times as much
+            again, as often as needed, where the matrix is still not positive.
         - `norm_bound`: C, the largest squared norm of a step.
         - `chunk`: walkers differentiated at a time, see [`eqsym.Scores.factored`][].
 
@@ -196,11 +200,23 @@ def _solve(
     stacked = (
         jnp.concatenate([zeta.real, zeta.imag]) if jnp.iscomplexobj(zeta) else zeta
     )
+    identity = jnp.eye(len(gram), dtype=gram.dtype)
+
+    def factorise(shift):
+        return jax.scipy.linalg.cholesky(gram + shift * identity, lower=True)
+
+    def fails(carry):
+        factor, _, tries = carry
+        return ~jnp.all(jnp.isfinite(factor)) & (tries < _TRIES)
+
+    def again(carry):
+        _, shift, tries = carry
+        return factorise(10 * shift), 10 * shift, tries + 1
+
     shift = damping + jnp.finfo(gram.dtype).eps * jnp.trace(gram)
-    factor = jax.scipy.linalg.cho_factor(
-        gram + shift * jnp.eye(len(gram), dtype=gram.dtype)
-    )
-    solution = jax.scipy.linalg.cho_solve(factor, stacked)
+    start = (factorise(shift), shift, jnp.zeros((), int))
+    factor, _, _ = jax.lax.while_loop(fails, again, start)
+    solution = jax.scipy.linalg.cho_solve((factor, True), stacked)
     if jnp.iscomplexobj(zeta):
         return jax.lax.complex(*jnp.split(solution, 2))
     return solution

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from ._ansatz import AbstractWavefunction, Linear
-from ._math import chunked_sum, chunked_vmap
+from ._math import chunked_sum, chunked_vmap, full_precision
 from ._types import combine, Electrons, partition, Walkers
 
 
@@ -89,6 +89,7 @@ class Scores(eqx.Module):
         """Whether the function that is differentiated is real-valued."""
         return eqx.filter_eval_shape(self._viewed(), self.walkers[0]).is_real
 
+    @full_precision()
     def transpose(
         self, residual: Inexact[Array, " walkers"], chunk: int | None = None
     ) -> PyTree:
@@ -119,6 +120,7 @@ class Scores(eqx.Module):
 
         return chunked_sum(contribution, (self.walkers, rows), chunk)
 
+    @full_precision()
     def factored(self, chunk: int | None = None) -> "FactoredScores":
         """Differentiates every walker once, for all products with $O$ to come.
 
@@ -187,6 +189,7 @@ class FactoredScores(eqx.Module):
     gradients: PyTree[Float[Array, "walkers components ..."]]
     shares: Float[Array, " walkers"]
 
+    @full_precision()
     def apply(self, direction: PyTree) -> Inexact[Array, " walkers"]:
         """$O v$.
 
@@ -208,6 +211,7 @@ class FactoredScores(eqx.Module):
             rows += jnp.einsum("wcro,wro->wc", tap.cotangents, linear(tap.rows))
         return _from_rows(_centred(rows, self.shares))
 
+    @full_precision()
     def transpose(self, residual: Inexact[Array, " walkers"]) -> PyTree:
         """$O^T \\epsilon$.
 
@@ -240,6 +244,7 @@ class FactoredScores(eqx.Module):
             )
         return _fill(filled, combine(narrow, rest))
 
+    @full_precision()
     def gram(self) -> Float[Array, "rows rows"]:
         """$O O^T$, the neural tangent kernel of the batch.
 

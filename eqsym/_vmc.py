@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
@@ -50,6 +50,8 @@ class Statistics(eqx.Module):
         out of all means and of the gradient.
     - `dropped`: images with non-zero weight that a bound on their number left out, over
         all walkers.
+    - `rejected`: 1 where the update of the parameters was not finite, or no walker had
+        a finite energy: parameters and optimizer stay as they were.
     """
 
     energy: Float[Array, ""]
@@ -62,6 +64,7 @@ class Statistics(eqx.Module):
     effective: Float[Array, ""]
     invalid: Int[Array, ""]
     dropped: Int[Array, ""]
+    rejected: Int[Array, ""]
 
 
 class VMC(eqx.Module):
@@ -243,7 +246,13 @@ class VMC(eqx.Module):
         )
         update, optimizer = self.optimizer.step(scores, residual, state.optimizer)
         parameters, rest = partition(wavefunction)
-        updated = combine(eqx.apply_updates(parameters, update), rest)
+        good = jnp.any(shares > 0) & _all_finite((update, optimizer))
+        parameters, optimizer = _select(
+            good,
+            (eqx.apply_updates(parameters, update), optimizer),
+            (parameters, state.optimizer),
+        )
+        updated = combine(parameters, rest)
         statistics = _statistics(
             energies,
             shares,
@@ -251,12 +260,24 @@ class VMC(eqx.Module):
             acceptance=sampler.acceptance,
             clipped=clipped,
             dropped=batch.dropped,
+            rejected=(~good).astype(int),
         )
         strategies = tuple(
             drawn if i == stage else other for i, other in enumerate(state.strategies)
         )
         following = VMCState(updated, sampler, optimizer, strategies, state.step + 1)
         return following, statistics
+
+
+def _all_finite(tree: Any) -> Bool[Array, ""]:
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def _select(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
+    return jax.tree.map(
+        lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, new, old
+    )
 
 
 def _shares(
@@ -305,6 +326,7 @@ def _statistics(
     acceptance: Float[Array, ""],
     clipped: Float[Array, ""],
     dropped: Int[Array, ""],
+    rejected: Int[Array, ""],
 ) -> Statistics:
     total = energies.total / cells
     mean = _mean(total.real, shares)
@@ -320,4 +342,5 @@ def _statistics(
         effective=1 / jnp.maximum(square, 1.0),
         invalid=jnp.sum(~jnp.isfinite(total)),
         dropped=dropped,
+        rejected=rejected,
     )

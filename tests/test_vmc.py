@@ -222,3 +222,31 @@ def test_refuses_what_does_not_fit():
         vmc.init(waves(other), walkers(other, 2), key=key)
     with pytest.raises(ValueError, match="`walkers` must have shape"):
         vmc.init(waves(), walkers(other, 2), key=key)
+
+
+class Infinite(eqs.AbstractOptimizer):
+    """Updates that are not finite in every other step."""
+
+    def init(self, parameters):
+        return jnp.zeros(())
+
+    def step(self, scores, residual, state):
+        size = jnp.where(state % 2 == 0, 0.1, jnp.inf)
+        update = jax.tree.map(lambda x: size * jnp.ones_like(x), scores.parameters)
+        return update, jnp.where(state % 2 == 0, state + 1, state)
+
+
+def test_updates_that_are_not_finite_are_rejected():
+    wavefunction = waves()
+    crystal = wavefunction.crystal
+    vmc = _vmc(crystal, Infinite())
+    state = vmc.init(wavefunction, walkers(crystal, 10), key=jax.random.key(0))
+    step = eqx.filter_jit(vmc.step)
+    first, seen = step(state)
+    assert seen.rejected == 0
+    np.testing.assert_allclose(first.wavefunction.a, wavefunction.a + 0.1)
+    second, seen = step(first)
+    assert seen.rejected == 1
+    np.testing.assert_array_equal(second.wavefunction.a, first.wavefunction.a)
+    assert second.optimizer == first.optimizer == 1
+    assert np.any(second.sampler.walkers != first.sampler.walkers)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from .._crystal import Crystal
-from .._math import sum_of_determinants
+from .._math import full_precision, sum_of_determinants
 from .._meanfield import Occupation
 from .._types import Electrons, Key, LogPsi
 from .base import AbstractWavefunction
@@ -291,6 +291,7 @@ class SolidNet(AbstractWavefunction):
             return sum_of_determinants(jnp.concatenate([up, down], axis=1))
         return sum_of_determinants(up, down)
 
+    @full_precision()
     def orbitals(
         self, electrons: Electrons, *, phases_at: Electrons | None = None
     ) -> tuple[
