@@ -446,7 +446,7 @@ class SpaceGroup(AbstractFixed):
         )
         return np.argsort(np.argsort(first))[label]
 
-    def subgroup(self, operations: Sequence[int]) -> "SpaceGroup":
+    def subgroup(self, operations: Any) -> "SpaceGroup":
         """The group of some of the operations.
 
         **Arguments:**
@@ -469,7 +469,7 @@ class SpaceGroup(AbstractFixed):
             )
         return self._with(self.rotations[some], self.frac_translations[some])
 
-    def generated_by(self, operations: Sequence[int]) -> "SpaceGroup":
+    def generated_by(self, operations: Any) -> "SpaceGroup":
         """The smallest subgroup that has some of the operations, in the order of this
         group.
 
@@ -615,7 +615,7 @@ class SpaceGroup(AbstractFixed):
         }
         return SpaceGroup(self.crystal, rotations, translations, **(same | changes))
 
-    def _numbers(self, operations: Sequence[int]) -> Int[np.ndarray, " some"]:
+    def _numbers(self, operations: Any) -> Int[np.ndarray, " some"]:
         numbers = np.asarray(operations)
         if numbers.size == 0:
             return np.zeros(0, dtype=int)
