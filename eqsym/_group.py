@@ -12,13 +12,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ._crystal import Crystal, Lattice
 from ._operations import (
+    checked_operations,
+    identity_first,
     keeps_supercell,
     keeps_twist,
     maps_nuclei,
     Operations,
+    operations_of,
     Products,
     products,
+    pure_translations,
     repeated,
+    static_data,
 )
 from ._spglib import (
     find_operations,
@@ -113,34 +118,13 @@ class SpaceGroup(AbstractFixed):
         supercell lattice to itself, to keep the twist; and for all together to hold the
         identity, to hold no operation twice, and to be closed under multiplication.
         """
-        given = np.asarray(rotations)
-        translations = np.asarray(frac_translations, dtype=np.float64)
-        if given.ndim != 3 or given.shape[1:] != (3, 3) or len(given) == 0:
-            raise ValueError(
-                "`rotations` must be 3x3 matrices, of shape (ops, 3, 3) with at least "
-                f"one operation, got shape {given.shape}."
-            )
-        if translations.shape != (len(given), 3) or not np.all(
-            np.isfinite(translations)
-        ):
-            raise ValueError(
-                "`frac_translations` must be three finite numbers for each of the "
-                f"{len(given)} `rotations`, got shape {translations.shape}."
-            )
-        integers = np.round(given).astype(int)
-        if not np.array_equal(integers, given):
-            raise ValueError(
-                "`rotations` must be integers: they act on fractions of the primitive "
-                "lattice vectors, not on Cartesian coordinates."
-            )
+        integers, translations = checked_operations(rotations, frac_translations)
         self.crystal = crystal
         self.tolerance = float(tolerance)
         self.modulo_supercell = bool(modulo_supercell)
         self.vacuum = vacuum_directions(vacuum)
-        self._rotations = tuple(
-            tuple(tuple(row) for row in rotation) for rotation in integers.tolist()
-        )
-        self._frac_translations = tuple(tuple(row) for row in translations.tolist())
+        self._rotations = static_data(integers)
+        self._frac_translations = static_data(translations)
 
     def __check_init__(self):
         advice = " Use `SpaceGroup.of` to find the operations of a crystal."
@@ -258,7 +242,7 @@ class SpaceGroup(AbstractFixed):
         tolerance = max(_TOLERANCE, symprec * _TOLERANCE / _SYMPREC)
         return cls(
             crystal,
-            *_identity_first(rotations[keep], translations[keep]),
+            *identity_first(rotations[keep], translations[keep]),
             tolerance=tolerance,
             vacuum=vacuum,
         )
@@ -300,9 +284,9 @@ class SpaceGroup(AbstractFixed):
         rotations, translations, vacuum = tabulated_operations(
             hall_number, axes, frac_origin
         )
-        new = repeated(_operations_of(crystal, rotations, translations))
+        new = repeated(operations_of(crystal, rotations, translations, _TOLERANCE))
         keep = new == np.arange(len(rotations))
-        first = _identity_first(rotations[keep], translations[keep])
+        first = identity_first(rotations[keep], translations[keep])
         return cls(crystal, *first, vacuum=vacuum)
 
     @classmethod
@@ -405,13 +389,11 @@ class SpaceGroup(AbstractFixed):
         group, `"p6/mmm"`, or of a plane group where all operations leave the two sides
         of the layer apart, `"p6mm"`. `"48 operations"` where spglib does not know it.
 
-        It is the symbol of the operations, which twist and supercell may have left few.
+        It is the symbol of these operations, of which twist and supercell may have left
+        few, in the first setting of spglib. Chains have that of a space group: spglib
+        does not know rod groups.
         """
-        symbol = group_symbol(
-            self.crystal,
-            self._operations(),
-            self.vacuum,
-        )
+        symbol = group_symbol(self.crystal, self._operations(), self.vacuum)
         return symbol or f"{self.order} operations"
 
     @property
@@ -486,13 +468,12 @@ class SpaceGroup(AbstractFixed):
             some = np.flatnonzero(inside)
             count = len(some)
             inside[self.multiplication_table[np.ix_(some, some)]] = True
-        return self.subgroup(np.flatnonzero(inside).tolist())
+        return self.subgroup(np.flatnonzero(inside))
 
     def translations(self) -> "SpaceGroup":
         """The subgroup of pure translations, such as the centring translations of a
         conventional cell."""
-        pure = np.all(self.rotations == np.eye(3, dtype=int), axis=(1, 2))
-        return self.subgroup(np.flatnonzero(pure).tolist())
+        return self.subgroup(np.flatnonzero(pure_translations(self.rotations)))
 
     def point_part(self, frac_origin: Any = (0.0, 0.0, 0.0)) -> "SpaceGroup":
         """The subgroup of operations that fix a point modulo `lattice`: for the default
@@ -506,7 +487,7 @@ class SpaceGroup(AbstractFixed):
         point = np.asarray(frac_origin, dtype=np.float64)
         change = self.rotations @ point + self.frac_translations - point
         fixed = self._operations().length(change) < self.tolerance
-        return self.subgroup(np.flatnonzero(fixed).tolist())
+        return self.subgroup(np.flatnonzero(fixed))
 
     def with_translations(self) -> "SpaceGroup":
         r"""The group modulo translations of the supercell: all operations, each
@@ -521,11 +502,10 @@ class SpaceGroup(AbstractFixed):
         shifts = np.round(inside)[:, None] + self.frac_translations
         rotations = np.tile(self.rotations, (len(inside), 1, 1))
         shifts = shifts.reshape(-1, 3)
-        new = repeated(
-            _operations_of(
-                self.crystal, rotations, shifts, self.tolerance, supercell=True
-            )
+        every = operations_of(
+            self.crystal, rotations, shifts, self.tolerance, supercell=True
         )
+        new = repeated(every)
         keep = new == np.arange(len(new))
         return self._with(rotations[keep], shifts[keep], modulo_supercell=True)
 
@@ -596,7 +576,7 @@ class SpaceGroup(AbstractFixed):
         return rotations[operations], translations[operations]
 
     def _operations(self) -> Operations:
-        return _operations_of(
+        return operations_of(
             self.crystal,
             self._rotations,
             self._frac_translations,
@@ -631,9 +611,8 @@ class SpaceGroup(AbstractFixed):
         return numbers
 
     def _is_identity(self) -> Bool[np.ndarray, " ops"]:
-        turned = np.all(self.rotations == np.eye(3, dtype=int), axis=(1, 2))
         moved = self._operations().length(self.frac_translations)
-        return turned & (moved < self.tolerance)
+        return pure_translations(self.rotations) & (moved < self.tolerance)
 
     def _isometric(self) -> Bool[np.ndarray, " ops"]:
         longest = np.max(np.linalg.norm(self.crystal.lattice.vectors, axis=1))
@@ -657,38 +636,6 @@ def _rotate(
     return jnp.einsum(
         "gij,gnj->gni", rotations, points, precision=jax.lax.Precision.HIGHEST
     )
-
-
-def _operations_of(
-    crystal: Crystal,
-    rotations: Any,
-    translations: Any,
-    tolerance: float = _TOLERANCE,
-    *,
-    supercell: bool = False,
-) -> Operations:
-    matrix = crystal.matrix if supercell else np.eye(3, dtype=int)
-    return Operations(
-        _static(crystal.lattice.vectors),
-        _static(matrix),
-        _static(rotations),
-        _static(translations),
-        tolerance,
-    )
-
-
-def _static(values: Any) -> Any:
-    """Nested tuples, which are hashable, of an array."""
-    if isinstance(values, np.ndarray):
-        values = values.tolist()
-    return tuple(map(_static, values)) if isinstance(values, list) else values
-
-
-def _identity_first(rotations: Any, translations: Any) -> tuple[Any, Any]:
-    identity = np.all(rotations == np.eye(3, dtype=int), axis=(1, 2))
-    identity &= np.all(translations == 0, axis=1)
-    order = np.argsort(~identity, kind="stable")
-    return rotations[order], translations[order]
 
 
 def _shown(value: Any) -> Any:

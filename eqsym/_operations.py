@@ -53,6 +53,72 @@ class Products(NamedTuple):
     translations: Int[np.ndarray, "ops ops 3"]
 
 
+def operations_of(
+    crystal: Crystal,
+    rotations: Any,
+    translations: Any,
+    tolerance: float,
+    *,
+    supercell: bool = False,
+) -> Operations:
+    """Operations of a crystal, modulo its primitive lattice or its supercell's."""
+    matrix = crystal.matrix if supercell else np.eye(3, dtype=int)
+    return Operations(
+        static_data(crystal.lattice.vectors),
+        static_data(matrix),
+        static_data(rotations),
+        static_data(translations),
+        tolerance,
+    )
+
+
+def static_data(values: Any) -> Any:
+    """Nested tuples, which are hashable, of an array."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    return tuple(map(static_data, values)) if isinstance(values, list) else values
+
+
+def identity_first(rotations: Any, translations: Any) -> tuple[Any, Any]:
+    """The same operations, in order but for the identity."""
+    identity = pure_translations(rotations) & np.all(translations == 0, axis=1)
+    order = np.argsort(~identity, kind="stable")
+    return rotations[order], translations[order]
+
+
+def checked_operations(
+    rotations: Any, frac_translations: Any
+) -> tuple[Rotations, Translations]:
+    """As arrays.
+
+    **Raises:** `ValueError` where they have another shape or kind.
+    """
+    given = np.asarray(rotations)
+    translations = np.asarray(frac_translations, dtype=np.float64)
+    if given.ndim != 3 or given.shape[1:] != (3, 3) or len(given) == 0:
+        raise ValueError(
+            "`rotations` must be 3x3 matrices, of shape (ops, 3, 3) with at least "
+            f"one operation, got shape {given.shape}."
+        )
+    if translations.shape != (len(given), 3) or not np.all(np.isfinite(translations)):
+        raise ValueError(
+            "`frac_translations` must be three finite numbers for each of the "
+            f"{len(given)} `rotations`, got shape {translations.shape}."
+        )
+    integers = np.round(given).astype(int)
+    if not np.array_equal(integers, given):
+        raise ValueError(
+            "`rotations` must be integers: they act on fractions of the primitive "
+            "lattice vectors, not on Cartesian coordinates."
+        )
+    return integers, translations
+
+
+def pure_translations(rotations: Rotations) -> Bool[np.ndarray, " ops"]:
+    """Which operations turn nothing."""
+    return np.all(rotations == np.eye(3, dtype=int), axis=(1, 2))
+
+
 def _alike(
     rotations: Rotations,
 ) -> tuple[

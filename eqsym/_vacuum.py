@@ -73,6 +73,8 @@ def keeps_vacuum(
     """Whether symmetry operations of a crystal are ones of the matter between the
     vacuum alone: they keep the span of the other directions, and take all nuclei to the
     same periodic image of the matter."""
+    if not vacuum:
+        return np.ones(len(rotations), dtype=bool)
     along = list(vacuum)
     inside = crystal.lattice.to_fractional(crystal.positions)
     for direction in along:
