@@ -234,10 +234,10 @@ def _layer_group_symbol(
         middle[direction] = translations[np.argmin(sides), direction] / 2
         translations = translations + rotations @ middle - middle
     height = translations[:, direction]
-    translations[:, direction] = 0.0
-    thin = np.abs(height - np.round(height)) * lattice.heights[direction] < symprec
-    if not np.all(keeps_plane(rotations, (direction,)) & thin):
+    away = np.abs(height - np.round(height)) * lattice.heights[direction]
+    if not np.all(keeps_plane(rotations, (direction,)) & (away < symprec)):
         return None
+    translations[:, direction] = 0.0
     images = [rotations @ point + translations for point in _GENERIC]
     kinds = np.repeat(np.arange(len(images)) + 1, len(rotations))
     cell = (vectors.tolist(), np.concatenate(images).tolist(), kinds.tolist())

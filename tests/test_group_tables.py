@@ -16,24 +16,25 @@ import eqsym as eqs
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR:DeprecationWarning")
 
 _SETTINGS = [*range(1, 531), *range(-116, 0)]
+# Order in the conventional cell and generators, International Tables A, chapter 2.2.
 _PLANE = {
-    "p1": 1,
-    "p2": 2,
-    "pm": 2,
-    "pg": 2,
-    "cm": 4,
-    "p2mm": 4,
-    "p2mg": 4,
-    "p2gg": 4,
-    "c2mm": 8,
-    "p4": 4,
-    "p4mm": 8,
-    "p4gm": 8,
-    "p3": 3,
-    "p3m1": 6,
-    "p31m": 6,
-    "p6": 6,
-    "p6mm": 12,
+    "p1": (1, []),
+    "p2": (2, ["-x,-y"]),
+    "pm": (2, ["-x,y"]),
+    "pg": (2, ["-x,y+1/2"]),
+    "cm": (4, ["x+1/2,y+1/2", "-x,y"]),
+    "p2mm": (4, ["-x,-y", "-x,y"]),
+    "p2mg": (4, ["-x,-y", "-x+1/2,y"]),
+    "p2gg": (4, ["-x,-y", "-x+1/2,y+1/2"]),
+    "c2mm": (8, ["x+1/2,y+1/2", "-x,-y", "-x,y"]),
+    "p4": (4, ["-x,-y", "-y,x"]),
+    "p4mm": (8, ["-x,-y", "-y,x", "-x,y"]),
+    "p4gm": (8, ["-x,-y", "-y,x", "-x+1/2,y+1/2"]),
+    "p3": (3, ["-y,x-y"]),
+    "p3m1": (6, ["-y,x-y", "-y,-x"]),
+    "p31m": (6, ["-y,x-y", "y,x"]),
+    "p6": (6, ["-y,x-y", "-x,-y"]),
+    "p6mm": (12, ["-y,x-y", "-x,-y", "-y,-x"]),
 }
 # Primitive vectors in terms of the conventional ones, International Tables A, 1.5.1.
 _PRIMITIVE = {
@@ -240,8 +241,17 @@ def test_plane_groups_leave_z_alone(name, axes):
     )
     group = eqs.SpaceGroup.plane_group(crystal, name, axes=axes)
     assert group == eqs.SpaceGroup.plane_group(crystal, number, axes=axes)
-    assert group.order == _PLANE[name]
-    assert group.symbol == name
+    order, generators = _PLANE[name]
+    assert (group.order, group.symbol) == (order, name)
+    plane = [0, 1] if axes is None else [1, 0]
+    point = np.array([0.12, 0.31, 0.0])
+    images = (group.rotations @ point + group.frac_translations)[:, plane]
+    for generator in generators:
+        x, y = point[plane]
+        image = np.array(
+            [eval(part, {"x": x, "y": y}) for part in generator.split(",")]
+        )
+        assert np.sum(np.all(np.abs(_modulo(images - image)) < 1e-9, axis=1)) == 1
     _check_group(group, number)
     electrons = jnp.asarray(np.random.default_rng(number).normal(size=(3, 3)) * 9)
     images = group.apply(electrons)

@@ -104,19 +104,18 @@ def test_layer_groups_of_slabs(setting, seed, order):
     gaps = images[:, None] - images
     gaps = np.linalg.norm((gaps - np.round(gaps)) @ vectors, axis=-1)
     assume(np.min(gaps + 10 * np.eye(len(gaps))) > 0.6)
+    images = (images + rng.uniform(size=3))[:, list(order)]
     crystal = eqs.Crystal(
         vectors[list(order)],
         np.repeat(["H", "He"], len(rotations)).tolist(),
-        frac_positions=(images + rng.uniform(size=3))[:, list(order)],
+        frac_positions=images % 1,
         unit="bohr",
     )
     direction = order.index(2)
     group = eqs.SpaceGroup.of(crystal, vacuum=(direction,))
-    cell = (
-        crystal.lattice.vectors.tolist(),
-        crystal.lattice.to_fractional(crystal.positions).tolist(),
-        crystal.atomic_numbers.tolist(),
-    )
+    # spglib wants a layer that is not cut by the faces of the cell.
+    cell = (crystal.lattice.vectors.tolist(), images.tolist())
+    cell = (*cell, crystal.atomic_numbers.tolist())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         expected = spglib.get_symmetry_layerdataset(cell, direction, 1e-5)
@@ -201,10 +200,11 @@ def test_chain_of_hydrogen():
 
 def test_tilted_lattice_across_the_vacuum():
     # The third vector of the lattice is not normal to the square layer.
+    place = [[0.1, 0.2, 0.3]]
     crystal = eqs.Crystal(
         [[6.0, 0, 0], [0, 6.0, 0], [3.0, 3.0, 20.0]],
         ["H"],
-        frac_positions=[[0, 0, 0]],
+        frac_positions=place,
         unit="bohr",
     )
     group = eqs.SpaceGroup.of(crystal, vacuum=(2,))
@@ -213,7 +213,7 @@ def test_tilted_lattice_across_the_vacuum():
     supercell = eqs.Crystal(
         crystal.lattice.vectors,
         ["H"],
-        frac_positions=[[0, 0, 0]],
+        frac_positions=place,
         unit="bohr",
         supercell=[[3, 0, 0], [0, 3, 0], [1, 1, 1]],
     )
@@ -265,6 +265,20 @@ def test_accepts_supercells_along_the_matter(supercell, vacuum):
     crystal = _box([5.0, 20.0, 20.0], supercell=supercell)
     group = eqs.SpaceGroup.of(crystal, vacuum=vacuum)
     assert group.order >= 2
+
+
+def test_no_symbol_of_a_layer_group_that_is_none():
+    # A translation by half of the vacuum, which `SpaceGroup.of` would not take.
+    crystal = eqs.Crystal(
+        np.diag([6.0, 7.0, 24.0]),
+        ["H", "H"],
+        frac_positions=[[0, 0, 0], [0, 0, 0.5]],
+        unit="bohr",
+    )
+    turns, moves = [np.eye(3)] * 2, [[0, 0, 0], [0, 0, 0.5]]
+    group = eqs.SpaceGroup(crystal, turns, moves, vacuum=(2,))
+    assert group.symbol == "2 operations"
+    assert eqs.SpaceGroup(crystal, turns, moves).symbol == "P1"
 
 
 def test_operations_across_the_vacuum_are_refused():
