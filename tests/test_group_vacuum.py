@@ -268,17 +268,17 @@ def test_accepts_supercells_along_the_matter(supercell, vacuum):
 
 
 def test_no_symbol_of_a_layer_group_that_is_none():
-    # A translation by half of the vacuum, which `SpaceGroup.of` would not take.
+    # A screw axis with half of the vacuum, which `SpaceGroup.of` would not take.
     crystal = eqs.Crystal(
         np.diag([6.0, 7.0, 24.0]),
         ["H", "H"],
-        frac_positions=[[0, 0, 0], [0, 0, 0.5]],
+        frac_positions=[[0.1, 0.2, 0], [-0.1, -0.2, 0.5]],
         unit="bohr",
     )
-    turns, moves = [np.eye(3)] * 2, [[0, 0, 0], [0, 0, 0.5]]
+    turns, moves = [np.eye(3), np.diag([-1, -1, 1])], [[0, 0, 0], [0, 0, 0.5]]
     group = eqs.SpaceGroup(crystal, turns, moves, vacuum=(2,))
     assert group.symbol == "2 operations"
-    assert eqs.SpaceGroup(crystal, turns, moves).symbol == "P1"
+    assert eqs.SpaceGroup(crystal, turns, moves).symbol == "P2_1"
 
 
 def test_operations_across_the_vacuum_are_refused():
