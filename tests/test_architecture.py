@@ -31,7 +31,10 @@ _SOURCES = {
 _LEVELS = (
     ("_types", "_estimate", "_checkpoint", "_history"),
     ("_math", "_sharding", "_crystal"),
-    ("_group", "_ewald", "_pyscf"),
+    ("_operations", "_ewald", "_pyscf"),
+    ("_vacuum",),
+    ("_spglib",),
+    ("_group",),
     ("_meanfield",),
     ("_ansatz",),
     ("_hamiltonian", "_symmetrize", "_sampler", "_scores", "_plot"),
