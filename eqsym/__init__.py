@@ -64,6 +64,12 @@ from ._symmetrize import (
     Symmetrized as Symmetrized,
     symmetry_ratio as symmetry_ratio,
 )
+from ._twists import (
+    irreducible_twists as irreducible_twists,
+    twist_average as twist_average,
+    TwistAverage as TwistAverage,
+    Twists as Twists,
+)
 from ._types import (
     AbstractFixed as AbstractFixed,
     combine as combine,

@@ -34,7 +34,7 @@ _LEVELS = (
     ("_group", "_ewald", "_pyscf"),
     ("_meanfield",),
     ("_ansatz",),
-    ("_hamiltonian", "_symmetrize", "_sampler", "_scores", "_plot"),
+    ("_hamiltonian", "_symmetrize", "_sampler", "_scores", "_plot", "_twists"),
     ("_optimizer", "_pretrain", "_evaluate"),
     ("_vmc",),
     ("_run",),
