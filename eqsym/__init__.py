@@ -16,6 +16,12 @@ from ._checkpoint import (
     save_checkpoint as save_checkpoint,
 )
 from ._crystal import Crystal as Crystal, Lattice as Lattice
+from ._elements import (
+    symmetry_elements as symmetry_elements,
+    SymmetryAxis as SymmetryAxis,
+    SymmetryElements as SymmetryElements,
+    SymmetryPlane as SymmetryPlane,
+)
 from ._estimate import Estimate as Estimate, Evaluation as Evaluation, table as table
 from ._evaluate import evaluate as evaluate, post_hoc as post_hoc, PostHoc as PostHoc
 from ._ewald import Ewald as Ewald
