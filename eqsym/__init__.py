@@ -48,6 +48,7 @@ from ._plot import (
     translation_scan as translation_scan,
     TranslationScan as TranslationScan,
 )
+from ._plot_group import plot_group as plot_group
 from ._pretrain import Pretraining as Pretraining
 from ._run import run as run, RunResult as RunResult
 from ._sampler import (
