@@ -22,6 +22,7 @@ from ._plot_parts import (
     plane_polygons,
     Polyhedron,
     species_colours,
+    vertices_near_cell,
 )
 
 
@@ -34,9 +35,8 @@ _TETRAHEDRON = np.array(
     [[1, 0, 0.2], [-0.6, 0.8, -0.1], [-0.5, -0.6, 0.3], [0, 0.1, -1]]
 )
 _PLANES = {True: ("mirror", "#2a6fb0"), False: ("glide", "#d9822b")}
-# With more lines, or half as many polygons, those of screw axes and glide planes are
-# left out.
-_CROWD = 60
+# With more lines or polygons, those of screw axes and glide planes are left out.
+_MOST_LINES, _MOST_POLYGONS = 60, 20
 
 
 def draw_bulk(
@@ -48,8 +48,9 @@ def draw_bulk(
     """See `eqsym.plot_group`."""
     titles = [f"{formula(crystal)}, {group.order} operations"]
     titles += ["axes"] * bool(elements.axes)
-    flat = bool(elements.planes) or len(elements.centres) > 0
-    titles += ["planes and inversion centres"] * flat
+    flat = ["planes"] * bool(elements.planes)
+    flat += ["inversion centres"] * (len(elements.centres) > 0)
+    titles += [" and ".join(flat)] * bool(flat)
     figure, axes = new_figure(
         1,
         len(titles),
@@ -58,7 +59,7 @@ def draw_bulk(
     )
     corners = crystal.lattice.to_cartesian(_CORNERS)
     if domain is not None:
-        corners = np.concatenate([corners, np.asarray(domain.vertices)])
+        corners = np.concatenate([corners, vertices_near_cell(crystal, domain)])
     lowest, highest = np.min(corners, axis=0), np.max(corners, axis=0)
     for ax, title in zip(axes[0], titles, strict=True):
         legend = Legend()
@@ -66,7 +67,7 @@ def draw_bulk(
         _draw_cell(ax, crystal)
         if structure:
             if domain is not None:
-                _draw_domain(ax, domain, legend)
+                _draw_domain(ax, crystal, domain, legend)
             _draw_tetrahedra(ax, crystal, group, domain, legend)
         elif title == "axes":
             _draw_axes(ax, crystal, elements, legend)
@@ -81,9 +82,13 @@ def draw_bulk(
             ylim=(lowest[1], highest[1]),
             zlim=(lowest[2], highest[2]),
         )
-        ax.set_box_aspect(highest - lowest, zoom=1.25)
         ax.set_axis_off()
         ax.view_init(elev=16, azim=-75)
+        ax.set_box_aspect(highest - lowest)
+        seen = np.insert(corners, 3, 1.0, axis=1) @ ax.get_proj().T
+        extent = np.max(np.abs(seen[:, :2] / seen[:, 3:]))
+        zoom = 0.93 * ax.viewLim.xmax / extent
+        ax.set_box_aspect(highest - lowest, zoom=zoom)
         legend.draw(ax, loc="upper center", bbox_to_anchor=(0.5, 0.06), ncols=3)
     return figure
 
@@ -109,10 +114,10 @@ def _draw_atoms(ax: Any, crystal: Crystal, legend: Legend | None) -> None:
             legend.marker(name, marker="o", ms=8, mfc=colours[name], mec="black")
 
 
-def _draw_domain(ax: Any, domain: Polyhedron, legend: Legend) -> None:
+def _draw_domain(ax: Any, crystal: Crystal, domain: Polyhedron, legend: Legend) -> None:
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-    vertices = np.asarray(domain.vertices)
+    vertices = vertices_near_cell(crystal, domain)
     faces = [vertices[list(face)] for face in domain.faces]
     style = {"facecolor": DOMAIN_COLOUR, "edgecolor": "#8a7600", "alpha": 0.35}
     ax.add_collection3d(Poly3DCollection(faces, linewidths=0.8, gid="domain", **style))
@@ -128,8 +133,7 @@ def _draw_tetrahedra(
 ) -> None:
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-    vertices = None if domain is None else np.asarray(domain.vertices)
-    centre, radius = motif_place(crystal, group, np.eye(3), vertices)
+    centre, radius = motif_place(crystal, group, np.eye(3), domain)
     radius = min(radius, 0.15 * np.cbrt(crystal.lattice.volume))
     solid = radius * (_TETRAHEDRON - np.mean(_TETRAHEDRON, axis=0))
     for rotation, shift in zip(
@@ -159,7 +163,7 @@ def _draw_axes(
     ax: Any, crystal: Crystal, elements: SymmetryElements, legend: Legend
 ) -> None:
     drawn = [(one, axis_segments(one.direction, one.point)) for one in elements.axes]
-    crowded = sum(len(segments) for _, segments in drawn) > _CROWD
+    crowded = sum(len(segments) for _, segments in drawn) > _MOST_LINES
     for one, segments in drawn:
         if crowded and one.screw:
             continue
@@ -187,7 +191,7 @@ def _draw_planes(
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
     drawn = [(one, plane_polygons(one.normal, one.offset)) for one in elements.planes]
-    crowded = sum(len(polygons) for _, polygons in drawn) > _CROWD / 2
+    crowded = sum(len(polygons) for _, polygons in drawn) > _MOST_POLYGONS
     mirrors = any(one.is_mirror for one in elements.planes)
     for one, polygons in drawn:
         if crowded and mirrors and not one.is_mirror:

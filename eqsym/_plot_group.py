@@ -22,6 +22,7 @@ from ._plot_parts import (
     plane_polygons,
     Polyhedron,
     species_colours,
+    vertices_near_cell,
 )
 
 
@@ -116,7 +117,7 @@ def _draw_layer(
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) @ flat
     _fill(ax, corners, "cell", fc="none", ec="black", lw=1.2, zorder=2)
     if domain is not None:
-        outline = _hull(np.asarray(domain.vertices) @ view.T)
+        outline = _hull(vertices_near_cell(crystal, domain) @ view.T)
         style = {"fc": DOMAIN_COLOUR, "ec": "#b59a00", "alpha": 0.45, "lw": 1.0}
         _fill(ax, outline, "domain", zorder=1, **style)
         legend.patch("fundamental domain", **style)
@@ -183,8 +184,7 @@ def _draw_triangles(
     domain: Polyhedron | None,
     legend: Legend,
 ) -> None:
-    vertices = None if domain is None else np.asarray(domain.vertices)
-    centre, radius = motif_place(crystal, group, view, vertices)
+    centre, radius = motif_place(crystal, group, view, domain)
     radius = min(0.8 * radius, 0.12 * np.sqrt(crystal.lattice.volume ** (2 / 3)))
     corners = np.array([[1.0, 0.0], [-0.6, 0.75], [-0.75, -0.3]])
     triangle = radius * (corners - np.mean(corners, axis=0)) @ view

@@ -118,22 +118,32 @@ def plane_polygons(
     return polygons
 
 
+def vertices_near_cell(
+    crystal: Crystal, domain: Polyhedron
+) -> Float[np.ndarray, "vertices 3"]:
+    """Vertices in Bohr of the image of a domain whose middle is inside the cell."""
+    vertices = np.asarray(domain.vertices, dtype=np.float64)
+    middle = np.mean(vertices, axis=0)
+    return vertices + crystal.lattice.wrap(middle) - middle
+
+
 def motif_place(
     crystal: Crystal,
     group: SpaceGroup,
     plane: Float[np.ndarray, "some 3"],
-    vertices: Float[np.ndarray, "vertices 3"] | None,
+    domain: Polyhedron | None,
 ) -> tuple[Float[np.ndarray, "3"], float]:
     """A point, in Bohr, whose images under a group are far from it and from nuclei, and
     the radius of circles about images that hold nothing else.
 
-    Distances are those of projections to the rows of `plane`. The point is inside the
-    convex hull of `vertices`, or anywhere.
+    Distances are those of projections to the rows of `plane`. The point is inside
+    `domain`, or anywhere.
     """
     rng = np.random.default_rng(0)
-    if vertices is None:
+    if domain is None:
         points = crystal.lattice.to_cartesian(rng.uniform(size=(400, 3)))
     else:
+        vertices = vertices_near_cell(crystal, domain)
         points = rng.dirichlet(np.ones(len(vertices)), size=400) @ vertices
     images = np.einsum("gij,nj->gni", group.cart_rotations, points)
     images = images + group.cart_translations[:, None]
