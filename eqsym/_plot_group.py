@@ -49,12 +49,18 @@ def plot_group(
 
     The cell with its atoms; the images of an object without symmetry, in one colour
     where they have its handedness and in another where they are mirror images; the
-    symmetry elements; a fundamental domain. A layer is seen from above, against the
-    lattice vector that crosses the vacuum, with the signs of the International Tables:
-    lens, triangle, square and hexagon for rotation centres, a white dot or a circle for
-    inversion centres, lines for mirror and dashed lines for glide planes, arrows and
-    half arrows at the border for two-fold rotation and screw axes in the plane. Other
-    crystals are drawn in three dimensions.
+    symmetry elements; a fundamental domain.
+
+    A layer is seen from above, against the lattice vector that crosses the vacuum;
+    images of the object that are turned over are outlines. The signs are those of the
+    International Tables: lens, triangle, square and hexagon for rotation centres, white
+    dots for inversion centres, lines for mirror and dashed lines for glide planes,
+    arrows and half arrows at the border for two-fold rotation and screw axes in the
+    plane, unless they run along the trace of a plane.
+
+    Other crystals are drawn in three dimensions: screw axes are dashed lines, planes
+    polygons, inversion centres dots. Where there are many, screw axes and glide planes
+    are left out, and the legend says so.
 
     **Arguments:**
 
