@@ -21,6 +21,12 @@ from ._checkpoint import (
     save_checkpoint as save_checkpoint,
 )
 from ._crystal import Crystal as Crystal, Lattice as Lattice
+from ._elements import (
+    symmetry_elements as symmetry_elements,
+    SymmetryAxis as SymmetryAxis,
+    SymmetryElements as SymmetryElements,
+    SymmetryPlane as SymmetryPlane,
+)
 from ._estimate import Estimate as Estimate, Evaluation as Evaluation, table as table
 from ._evaluate import evaluate as evaluate, post_hoc as post_hoc, PostHoc as PostHoc
 from ._ewald import Ewald as Ewald
@@ -47,6 +53,7 @@ from ._plot import (
     translation_scan as translation_scan,
     TranslationScan as TranslationScan,
 )
+from ._plot_group import plot_group as plot_group
 from ._pretrain import Pretraining as Pretraining
 from ._run import run as run, RunResult as RunResult
 from ._sampler import (
@@ -81,6 +88,12 @@ from ._symmetrize import (
     Orbit as Orbit,
     Symmetrized as Symmetrized,
     symmetry_ratio as symmetry_ratio,
+)
+from ._twists import (
+    irreducible_twists as irreducible_twists,
+    twist_average as twist_average,
+    TwistAverage as TwistAverage,
+    Twists as Twists,
 )
 from ._types import (
     AbstractFixed as AbstractFixed,

@@ -181,4 +181,4 @@ def test_solve_of_a_matrix_that_rounding_made_negative():
     for power in range(1, 9):
         expected = np.linalg.solve(gram + 10**power * shift * np.eye(300), zeta)
         errors.append(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-    assert min(errors) < 1e-3
+    assert min(errors) < 1e-2
