@@ -10,12 +10,21 @@ from ._ansatz import (
     SolidNet as SolidNet,
     TriFeatures as TriFeatures,
 )
+from ._canonicalize import (
+    AbstractSmoothing as AbstractSmoothing,
+    Canonicalization as Canonicalization,
+    RandomCanonicalization as RandomCanonicalization,
+    RandomImage as RandomImage,
+    SmoothStep as SmoothStep,
+    SplineStep as SplineStep,
+)
 from ._checkpoint import (
     latest_checkpoint as latest_checkpoint,
     restore_checkpoint as restore_checkpoint,
     save_checkpoint as save_checkpoint,
 )
 from ._crystal import Crystal as Crystal, Lattice as Lattice
+from ._domain import FundamentalDomain as FundamentalDomain
 from ._estimate import Estimate as Estimate, Evaluation as Evaluation, table as table
 from ._evaluate import evaluate as evaluate, post_hoc as post_hoc, PostHoc as PostHoc
 from ._ewald import Ewald as Ewald
