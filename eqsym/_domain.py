@@ -22,7 +22,7 @@ _FIXED = 1e-3
 _MERGE = 1e-7
 # Candidates for the point, and the shortest edge, and twice the smallest distance of a
 # face from the point, that are good enough, in units of the cube root of the volume.
-_CANDIDATES = 128
+_CANDIDATES = 64
 _GOOD = 0.1
 # Images with which a cell is begun; others are added where they cut something off.
 _NEAREST = 100

@@ -118,7 +118,7 @@ def _check(domain, seed):
     assert domain.contains(jnp.asarray(domain.point))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.sampled_from(_SOME), st.integers(0, 1))
 def test_domains_of_groups(hall, seed):
     _check(_domain(hall, seed), seed)
