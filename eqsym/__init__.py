@@ -15,12 +15,21 @@ from ._averages import (
     SubsetAverage as SubsetAverage,
     SymmetrizedOrbitals as SymmetrizedOrbitals,
 )
+from ._canonicalize import (
+    AbstractSmoothing as AbstractSmoothing,
+    Canonicalization as Canonicalization,
+    RandomCanonicalization as RandomCanonicalization,
+    RandomImage as RandomImage,
+    SmoothStep as SmoothStep,
+    SplineStep as SplineStep,
+)
 from ._checkpoint import (
     latest_checkpoint as latest_checkpoint,
     restore_checkpoint as restore_checkpoint,
     save_checkpoint as save_checkpoint,
 )
 from ._crystal import Crystal as Crystal, Lattice as Lattice
+from ._domain import FundamentalDomain as FundamentalDomain
 from ._elements import (
     symmetry_elements as symmetry_elements,
     SymmetryAxis as SymmetryAxis,
