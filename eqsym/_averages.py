@@ -1,7 +1,5 @@
 """Averages over random parts of a group, and of orbitals instead of wave functions."""
 
-from typing import Literal
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -79,38 +77,34 @@ class SymmetrizedOrbitals(AbstractWavefunction):
 
     wavefunction: SolidNet
     symmetrizer: AbstractSymmetrizer
-    phases: Literal["image", "electron"] = eqx.field(static=True)
+    average_phases: bool = eqx.field(static=True)
 
     def __init__(
         self,
         wavefunction: SolidNet,
         symmetrizer: AbstractSymmetrizer,
         *,
-        phases: Literal["image", "electron"] = "image",
+        average_phases: bool = True,
     ):
         r"""**Arguments:**
 
         - `wavefunction`: the network.
         - `symmetrizer`: gives weights and images, for the crystal of the network.
-        - `phases`: where the Bloch phases $e^{i k_j \cdot r_i}$ are taken: at the
-            images, or, as published too, at the electrons themselves and not averaged.
-            At non-zero k only the former makes the orbitals symmetric.
+        - `average_phases`: whether the Bloch phases $e^{i k_j \cdot r_i}$ are those of
+            the images, or, as published too, of the electrons themselves and not
+            averaged. At non-zero k only the former makes the orbitals symmetric.
 
         **Raises:** `ValueError` for a group of another crystal.
         """
         self.wavefunction = wavefunction
         self.symmetrizer = symmetrizer
-        self.phases = phases
+        self.average_phases = average_phases
 
     def __check_init__(self):
         if not isinstance(self.wavefunction, SolidNet):
             raise ValueError(
                 "`wavefunction` must be a `SolidNet`, whose orbitals can be averaged, "
                 f"got `{type(self.wavefunction).__name__}`."
-            )
-        if self.phases not in ("image", "electron"):
-            raise ValueError(
-                f"`phases` must be 'image' or 'electron', got {self.phases!r}."
             )
         self.symmetrizer.group.check_crystal(self.wavefunction.crystal)
 
@@ -121,7 +115,7 @@ class SymmetrizedOrbitals(AbstractWavefunction):
 
     def __call__(self, electrons: Electrons) -> LogPsi:
         orbit = self.symmetrizer.orbit(electrons)
-        places = electrons if self.phases == "electron" else None
+        places = None if self.average_phases else electrons
         terms = jax.vmap(
             lambda image: self.wavefunction.orbitals(image, phases_at=places)
         )(orbit.images)

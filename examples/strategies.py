@@ -1,0 +1,138 @@
+"""Ways to use the symmetry of LiH in training, at the same price per step, against
+averaging after training (Huang et al., ICML 2025, arXiv 2502.05318).
+
+    python examples/strategies.py
+
+All start from the same network, fitted to the mean field. A step evaluates about as
+many local energies and gradients of the network with every strategy: those that need
+several per walker get fewer walkers.
+"""
+
+import argparse
+import functools
+import json
+import time
+from pathlib import Path
+
+import jax
+
+import eqsym as eqs
+
+
+LATTICE_CONSTANT = 4.02  # Angstrom
+EVALUATIONS = 256  # of the network's local energy, in a step
+SUBSET = 4
+STEPS = 600
+PRETRAINING_STEPS = 200
+EVALUATION_STEPS = 40
+CHUNK = 64
+SEED = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--path", type=Path, default=Path("runs/strategies"))
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--pretraining-steps", type=int, default=PRETRAINING_STEPS)
+    parser.add_argument("--evaluation-steps", type=int, default=EVALUATION_STEPS)
+    parser.add_argument("--evaluations", type=int, default=EVALUATIONS)
+    options = parser.parse_args()
+
+    crystal = eqs.Crystal.rock_salt("Li", "H", a=LATTICE_CONSTANT, unit="angstrom")
+    options.path.mkdir(parents=True, exist_ok=True)
+    mean_field = eqs.MeanField.solve(crystal, path=options.path / "mean_field.npz")
+    group = eqs.SpaceGroup.of(crystal)
+    average = eqs.GroupAverage(group)
+    domain = eqs.FundamentalDomain.of(group)
+    canonical = eqs.Canonicalization(domain, max_images=8)
+    averaged = functools.partial(eqs.Symmetrized, chunk=16)
+
+    # Name, strategy, and the symmetrizer of the function that it trains.
+    strategies = {
+        "OG": (eqs.NoSymmetry(), None),
+        "DA": (eqs.Augment(group, SUBSET), None),
+        "DA, unweighted": (eqs.Augment(group, SUBSET, weighted=False), None),
+        "GA": (eqs.Symmetrize(average, averaged), average),
+        "GA, subset": (eqs.Symmetrize(eqs.RandomSubset(group, SUBSET)), average),
+        "SC": (eqs.Symmetrize(canonical), canonical),
+        "SC, random": (
+            eqs.Symmetrize(eqs.RandomCanonicalization(domain)),
+            canonical,
+        ),
+    }
+
+    network_key, place, fit, key, evaluation_key = jax.random.split(
+        jax.random.key(SEED), 5
+    )
+    start = eqs.SolidNet(crystal, mean_field.occupation, key=network_key)
+    walkers = eqs.initial_walkers(crystal, 256, key=place)
+    start, walkers = eqs.Pretraining(mean_field, options.pretraining_steps)(
+        start, walkers, key=fit
+    )
+
+    sampler = eqs.Metropolis(10)
+    hamiltonian = eqs.Hamiltonian(crystal)
+    rows, seconds, prices, trained = {}, {}, {}, {}
+    for name, (strategy, symmetrizer) in strategies.items():
+        prices[name] = strategy.cost(sampler.moves)
+        count = max(2, options.evaluations // prices[name].local_energies)
+        vmc = eqs.VMC(
+            hamiltonian,
+            sampler,
+            eqs.Spring(
+                lambda step: 0.1 / (1 + step / 500), norm_bound=0.01, chunk=CHUNK
+            ),
+            strategy=strategy,
+            chunk=CHUNK,
+        )
+        begin = time.monotonic()
+        result = eqs.run(
+            vmc,
+            start,
+            steps=options.steps,
+            walkers=walkers[:count],
+            key=key,
+            path=options.path / name.replace(", ", "_").lower(),
+        )
+        seconds[name] = time.monotonic() - begin
+        trained[name] = result.wavefunction
+        function = result.wavefunction
+        if symmetrizer is not None:
+            function = averaged(function, symmetrizer)
+        rows[name] = eqs.evaluate(
+            function,
+            hamiltonian,
+            walkers=walkers[:64],
+            key=evaluation_key,
+            steps=options.evaluation_steps,
+            symmetrizer=average,
+            chunk=16,
+        )
+        print(f"{name}: {rows[name].energy} Ha, {seconds[name]:.0f} s", flush=True)
+
+    for name, symmetrizer in (("PA of OG", average), ("PC of OG", canonical)):
+        begin = time.monotonic()
+        rows[name] = eqs.evaluate(
+            averaged(trained["OG"], symmetrizer),
+            hamiltonian,
+            walkers=walkers[:64],
+            key=evaluation_key,
+            steps=options.evaluation_steps,
+            symmetrizer=average,
+            chunk=16,
+        )
+        seconds[name] = time.monotonic() - begin
+
+    print(f"\nLiH, {options.steps} steps each; energies per primitive cell:")
+    print(eqs.table(rows))
+    print("\nPer walker and step: amplitudes, local energies, gradients; training [s]")
+    for name, price in prices.items():
+        print(f"{name:>15}  {tuple(price)}  {seconds[name]:.0f}")
+    report = {
+        name: row.to_dict() | {"seconds": seconds[name]} for name, row in rows.items()
+    }
+    (options.path / "strategies.json").write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

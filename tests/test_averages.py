@@ -1,0 +1,122 @@
+"""Averaged orbitals; random subsets are tested with the strategies."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import eqsym as eqs
+
+
+@functools.cache
+def _network(twisted=False, full_determinant=True):
+    crystal = eqs.Crystal.graphene(
+        a=4.65,
+        vacuum=12.0,
+        unit="bohr",
+        charge=9,
+        spin=1,
+        twist=(1 / 3, 1 / 3, 0) if twisted else (0, 0, 0),
+    )
+    k = np.tile(crystal.frac_kpoints @ crystal.lattice.reciprocal, (2, 1))
+    return eqs.SolidNet(
+        crystal,
+        eqs.Occupation((k[:2], k[:1])),
+        widths=((8, 3), (8, 3)),
+        determinants=2,
+        full_determinant=full_determinant,
+        key=jax.random.key(0),
+    )
+
+
+def _configuration(seed=1):
+    crystal = _network().crystal
+    frac = np.random.default_rng(seed).uniform(size=(3, 3))
+    return jnp.asarray(crystal.lattice.to_cartesian(frac))
+
+
+def _same(one, other):
+    np.testing.assert_allclose(one.log, other.log, rtol=1e-9)
+    np.testing.assert_allclose(one.sign, other.sign, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("full_determinant", [True, False])
+@pytest.mark.parametrize("twisted", [False, True])
+@pytest.mark.parametrize("average_phases", [True, False])
+def test_is_the_determinant_of_averaged_orbitals(
+    twisted, full_determinant, average_phases
+):
+    network = _network(twisted, full_determinant)
+    group = eqs.SpaceGroup.of(network.crystal)
+    averaged = eqs.SymmetrizedOrbitals(
+        network, eqs.GroupAverage(group), average_phases=average_phases
+    )
+    x = _configuration()
+    kpoints = [np.asarray(k) for k in network.occupation.kpoints]
+    both = np.concatenate(kpoints) if full_determinant else None
+    total = [0, 0]
+    for image in np.asarray(group.apply_inverse(x)):
+        for spin, rows in enumerate(network.orbitals(jnp.asarray(image))):
+            rows = np.asarray(rows)
+            if not average_phases:
+                some = slice(0, 2) if spin == 0 else slice(2, 3)
+                k = kpoints[spin] if both is None else both
+                rows = rows * np.exp(1j * ((np.asarray(x) - image)[some] @ k.T))
+            total[spin] = total[spin] + rows / group.order
+    if full_determinant:
+        expected = np.sum(np.linalg.det(np.concatenate(total, axis=1)))
+    else:
+        expected = np.sum(np.linalg.det(total[0]) * np.linalg.det(total[1]))
+    found = eqx.filter_jit(averaged)(x)
+    value = np.asarray(found.sign) * np.exp(np.asarray(found.log))
+    np.testing.assert_allclose(value, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("twisted", [False, True])
+def test_symmetries(twisted):
+    """Invariant under the group, antisymmetric, and with the twist of the network."""
+    network = _network(twisted)
+    group = eqs.SpaceGroup.of(network.crystal)
+    averaged = eqx.filter_jit(eqs.SymmetrizedOrbitals(network, eqs.GroupAverage(group)))
+    x = _configuration()
+    value = averaged(x)
+    for image in group.apply(x)[1::5]:
+        _same(averaged(image), value)
+    exchanged = averaged(x[jnp.array([1, 0, 2])])
+    _same(exchanged, eqs.LogPsi(-value.sign, value.log))
+    lattice = network.crystal.lattice
+    moved = averaged(x.at[0].add(lattice.vectors[0] - 2 * lattice.vectors[1]))
+    phase = np.exp(2j * np.pi * network.crystal.twist @ [1, -2, 0])
+    expected = np.asarray(value.sign) * (phase if twisted else 1)
+    _same(moved, eqs.LogPsi(jnp.asarray(expected), value.log))
+
+
+def test_trains():
+    network = _network()
+    group = eqs.SpaceGroup.of(network.crystal)
+    strategy = eqs.Symmetrize(
+        eqs.RandomSubset(group, 2),
+        functools.partial(eqs.SymmetrizedOrbitals, average_phases=False),
+    )
+    vmc = eqs.VMC(
+        eqs.Hamiltonian(network.crystal),
+        eqs.Metropolis(2),
+        eqs.Spring(0.1),
+        strategy=strategy,
+    )
+    walkers = eqs.initial_walkers(network.crystal, 6, key=jax.random.key(1))
+    state = vmc.init(network, walkers, key=jax.random.key(2))
+    following, seen = eqx.filter_jit(vmc.step)(state)
+    assert np.isfinite(seen.energy) and seen.rejected == 0
+    weights = [s.wavefunction.layers[0].own.weight for s in (state, following)]
+    assert np.any(weights[0] != weights[1])
+
+
+def test_errors():
+    network = _network()
+    other = eqs.SpaceGroup.of(eqs.Crystal.bcc("H", a=5.0, unit="bohr"))
+    with pytest.raises(ValueError, match="another lattice"):
+        eqs.SymmetrizedOrbitals(network, eqs.GroupAverage(other))

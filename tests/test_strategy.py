@@ -1,0 +1,332 @@
+"""Strategies of training: what is sampled, which batch, at which price, and when."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import eqsym as eqs
+from toys import grid, hydrogen, Lattice, walkers, waves
+
+
+_CRYSTAL = hydrogen()
+_GROUP = eqs.SpaceGroup.of(_CRYSTAL)
+_SKEW = waves(_CRYSTAL, a=(0.3, 0.2, -0.1), c=(0.2, -0.1, 0.3))
+_STRATEGIES = {
+    "OG": eqs.NoSymmetry(),
+    "DA": eqs.Augment(_GROUP, 2),
+    "DA, unweighted": eqs.Augment(_GROUP, 2, weighted=False),
+    "GA": eqs.Symmetrize(
+        eqs.GroupAverage(_GROUP), functools.partial(eqs.Symmetrized, chunk=16)
+    ),
+    "GA, subset": eqs.Symmetrize(eqs.RandomSubset(_GROUP, 4)),
+}
+
+
+def _vmc(strategy, optimizer=None, **kwargs):
+    optimizer = eqs.Optax(optax.sgd(0.1)) if optimizer is None else optimizer
+    return eqs.VMC(
+        Lattice(_CRYSTAL),
+        eqs.Metropolis(3, width=1.0),
+        optimizer,
+        strategy=strategy,
+        **kwargs,
+    )
+
+
+def _state(vmc, wavefunction=_SKEW, count=12, seed=0):
+    return vmc.init(
+        wavefunction, walkers(_CRYSTAL, count, seed), key=jax.random.key(seed)
+    )
+
+
+@functools.cache
+def _stepped(name):
+    vmc = _vmc(_STRATEGIES[name])
+    state = _state(vmc)
+    return vmc, state, *eqx.filter_jit(vmc.step)(state)
+
+
+@pytest.mark.parametrize("name", _STRATEGIES)
+def test_parameters_are_those_of_the_bare_function(name):
+    _, state, following, seen = _stepped(name)
+    assert jax.tree.structure(following) == jax.tree.structure(state)
+    assert isinstance(following.wavefunction, type(_SKEW))
+    assert np.any(following.wavefunction.a != state.wavefunction.a)
+    assert seen.invalid == seen.dropped == seen.rejected == 0
+
+
+@pytest.mark.parametrize("name", ["GA", "GA, subset"])
+def test_symmetrized_step_is_the_step_of_the_symmetrized_function(name):
+    """The walkers, energies and update of training the drawn function itself; one draw
+    serves all of them."""
+    vmc, state, following, seen = _stepped(name)
+    (drawn,) = following.strategies
+    view = eqs.Symmetrized(_SKEW, drawn.symmetrizer)
+    plain = _vmc(None)
+    start = eqx.tree_at(
+        lambda s: (s.wavefunction, s.strategies, s.sampler),
+        plain.init(view, walkers(_CRYSTAL, 12), key=jax.random.key(1)),
+        (view, (eqs.NoState(),), state.sampler),
+    )
+    expected, statistics = eqx.filter_jit(plain.step)(start)
+    np.testing.assert_allclose(following.sampler.walkers, expected.sampler.walkers)
+    for one, other in zip(
+        jax.tree.leaves(seen), jax.tree.leaves(statistics), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    trained = expected.wavefunction.wavefunction
+    np.testing.assert_allclose(following.wavefunction.a, trained.a, rtol=1e-9)
+    np.testing.assert_allclose(following.wavefunction.c, trained.c, rtol=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**16), replace=st.booleans())
+def test_draws(seed, replace):
+    key = jax.random.key(seed)
+    subset = eqs.RandomSubset(_GROUP, 30, replace=replace).draw(key)
+    assert subset.operations.shape == (30,)
+    if not replace:
+        assert len(set(subset.operations.tolist())) == 30
+    assert set(subset.operations.tolist()) <= set(range(_GROUP.order))
+    x = walkers(_CRYSTAL, 1, seed)[0]
+    orbit = subset.orbit(x)
+    np.testing.assert_allclose(jnp.sum(orbit.weights), 1)
+    np.testing.assert_allclose(
+        orbit.images, _GROUP.apply_inverse(x)[subset.operations], atol=1e-12
+    )
+
+
+def test_subsets_average_to_the_group():
+    """Over all draws of one operation without replacement the mean of P f is that over
+    the group; each operation is drawn, at a rate that a chi-square test with error rate
+    1e-4 accepts."""
+    random = eqs.RandomSubset(_GROUP, 1)
+    keys = jax.random.split(jax.random.key(0), 4800)
+    drawn = jax.vmap(lambda key: random.draw(key).operations[0])(keys)
+    counts = np.bincount(np.asarray(drawn), minlength=_GROUP.order)
+    assert np.sum((counts - 100) ** 2 / 100) < 94.5  # 47 degrees of freedom
+    x = walkers(_CRYSTAL, 1)[0]
+    values = [
+        np.exp(
+            eqs.Symmetrized(_SKEW, eqs.SubsetAverage(_GROUP, jnp.asarray([i])))(x).log
+        )
+        for i in range(_GROUP.order)
+    ]
+    whole = eqs.Symmetrized(_SKEW, eqs.GroupAverage(_GROUP))(x)
+    np.testing.assert_allclose(np.mean(values), np.exp(whole.log))
+
+
+def test_every_step_has_a_new_draw():
+    vmc, state, following, _ = _stepped("GA, subset")
+    again, _ = eqx.filter_jit(vmc.step)(following)
+    draws = [
+        s.strategies[0].symmetrizer.operations.tolist()
+        for s in (state, following, again)
+    ]
+    assert draws[0] != draws[1] != draws[2]
+    # Drawn before the step, so that what its walkers were sampled from is on record.
+    (drawn,) = following.strategies
+    view = vmc.schedule.strategies[0].view(_SKEW, drawn)
+    expected = vmc.sampler.step(view, state.sampler)
+    np.testing.assert_allclose(following.sampler.walkers, expected.walkers)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_augmented_batch(replace):
+    strategy = eqs.Augment(_GROUP, 5, replace=replace, chunk=4)
+    state = strategy.init(_SKEW, key=jax.random.key(3))
+    x = walkers(_CRYSTAL, 8)
+    batch = jax.jit(strategy.batch)(_SKEW, x, state)
+    assert batch.walkers.shape == (40, 1, 3)
+    for i, image in enumerate(np.asarray(batch.walkers)):
+        orbit = np.asarray(_GROUP.apply(x[i // 5]))
+        assert np.min(np.max(np.abs(orbit - image), axis=(1, 2))) < 1e-12
+        amplitudes = np.exp(2 * jax.vmap(_SKEW)(jnp.asarray(orbit)).log)
+        weight = np.exp(2 * _SKEW(jnp.asarray(image)).log) / np.mean(amplitudes)
+        np.testing.assert_allclose(batch.weights[i], weight)
+    images = np.asarray(batch.walkers).reshape(8, 5, 3)
+    distinct = [len(np.unique(np.round(some, 9), axis=0)) for some in images]
+    assert replace == any(n < 5 for n in distinct)
+    bare = eqs.Augment(_GROUP, 5, replace=replace, weighted=False)
+    unweighted = bare.batch(_SKEW, x, state)
+    assert unweighted.weights is None
+    np.testing.assert_array_equal(unweighted.walkers, batch.walkers)
+
+
+def test_importance_weights_make_augmented_energies_variational():
+    """By quadrature: moved walkers of |f|^2 with weights have the energy of f, without
+    weights that of no function; here it is off by much."""
+    places = grid(_CRYSTAL, 12)
+    hamiltonian = Lattice(_CRYSTAL)
+    density = jnp.exp(2 * jax.vmap(_SKEW)(places).log)
+    density /= jnp.sum(density)
+    local = jax.vmap(lambda x: hamiltonian.local_energy(_SKEW, x).total)
+    energy = float(jnp.sum(density * local(places)))
+
+    # All images of all places, which is what random ones are in the mean.
+    images = jax.vmap(_GROUP.apply)(places)
+    log = 2 * jax.vmap(jax.vmap(_SKEW))(images).log
+    weights = jnp.exp(log) / jnp.mean(jnp.exp(log), axis=1, keepdims=True)
+    energies = jax.vmap(local)(images)
+    total = jnp.sum(density * jnp.mean(weights, axis=1))
+    weighted = jnp.sum(density * jnp.mean(weights * energies, axis=1)) / total
+    np.testing.assert_allclose(weighted, energy, rtol=1e-9)
+    unweighted = jnp.sum(density * jnp.mean(energies, axis=1))
+    assert abs(unweighted - energy) > 0.01
+
+    # And the training step reports the weighted one, for any walkers.
+    vmc, _, following, seen = _stepped("DA")
+    strategy = vmc.schedule.strategies[0]
+    batch = strategy.batch(_SKEW, following.sampler.walkers, following.strategies[0])
+    expected = np.average(local(batch.walkers), weights=batch.weights)
+    np.testing.assert_allclose(seen.energy, expected)
+    share = np.sum(batch.weights) ** 2 / np.sum(batch.weights**2) / len(batch.weights)
+    np.testing.assert_allclose(seen.effective, share)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "spring"])
+def test_weighted_gradient(optimizer):
+    """2 Re E_w[(O - <O>_w) (E - <E>_w)], from the definition."""
+    rules = {"sgd": eqs.Optax(optax.sgd(1.0)), "spring": eqs.MinSR(1.0, norm_bound=1e9)}
+    vmc = _vmc(_STRATEGIES["DA"], rules[optimizer], clip=1e9)
+    state = _state(vmc)
+    following, _ = eqx.filter_jit(vmc.step)(state)
+    strategy = vmc.schedule.strategies[0]
+    batch = strategy.batch(_SKEW, following.sampler.walkers, following.strategies[0])
+    shares = np.asarray(batch.weights / jnp.sum(batch.weights))
+    local = jax.vmap(lambda x: vmc.hamiltonian.local_energy(_SKEW, x).total)
+    energies = np.asarray(local(batch.walkers))
+
+    def rows(parameters):
+        a, c = parameters
+        f = eqx.tree_at(lambda f: (f.a, f.c), _SKEW, (a, c))
+        return jax.vmap(f)(batch.walkers).log
+
+    scores = np.concatenate(jax.jacrev(rows)((_SKEW.a, _SKEW.c)), axis=1)
+    centred = scores - shares @ scores
+    residual = energies - shares @ energies
+    update = -2 * centred.T @ (shares * residual)
+    if optimizer == "spring":
+        rooted = np.sqrt(shares)[:, None] * centred
+        gram = rooted.T @ rooted
+        shift = 1e-3 + np.finfo(float).eps * np.trace(gram)
+        update = np.linalg.solve(gram + shift * np.eye(6), update / 2)
+    found = np.concatenate(
+        [following.wavefunction.a - _SKEW.a, following.wavefunction.c - _SKEW.c]
+    )
+    np.testing.assert_allclose(found, update, rtol=1e-6)
+
+
+def test_schedule():
+    """Each step is that of the strategy in use; one compilation for all, and the
+    optimizer goes on."""
+    spring = eqs.Spring(0.1, norm_bound=1e-2)
+    stages = [(0, "OG"), (2, "GA, subset"), (3, "DA")]
+    schedule = eqs.Schedule([(start, _STRATEGIES[name]) for start, name in stages])
+    vmc = _vmc(schedule, spring)
+    state = _state(vmc)
+    compiled = []
+
+    @eqx.filter_jit
+    def step(state):
+        compiled.append(1)
+        return vmc.step(state)
+
+    in_use = [0, 0, 1, 2, 2]
+    for stage in in_use:
+        following, seen = step(state)
+        alone = _vmc(_STRATEGIES[stages[stage][1]], spring)
+        start = eqx.tree_at(lambda s: s.strategies, state, (state.strategies[stage],))
+        expected, statistics = eqx.filter_jit(alone.step)(start)
+        for one, other in zip(
+            jax.tree.leaves((seen, following.optimizer, following.wavefunction)),
+            jax.tree.leaves((statistics, expected.optimizer, expected.wavefunction)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+        state = following
+    assert len(compiled) == 1
+    assert int(state.optimizer.count) == 5
+
+
+def test_equilibration_samples_what_is_trained():
+    vmc, state, _, _ = _stepped("GA")
+    moved = eqx.filter_jit(vmc.equilibrate)(state)
+    view = eqs.Symmetrized(_SKEW, eqs.GroupAverage(_GROUP))
+    expected = vmc.sampler.step(view, state.sampler)
+    np.testing.assert_allclose(moved.sampler.walkers, expected.walkers)
+    np.testing.assert_array_equal(moved.wavefunction.a, state.wavefunction.a)
+    assert int(moved.step) == 0
+
+
+def test_cost():
+    costs = {name: s.cost(moves=10) for name, s in _STRATEGIES.items()}
+    assert costs == {
+        "OG": eqs.Cost(11, 1, 1),
+        "DA": eqs.Cost(11 + 48, 2, 2),
+        "DA, unweighted": eqs.Cost(11, 2, 2),
+        "GA": eqs.Cost(11 * 48, 48, 48),
+        "GA, subset": eqs.Cost(11 * 4, 4, 4),
+    }
+    domain = eqs.FundamentalDomain.of(_GROUP)
+    some = eqs.Symmetrize(eqs.Canonicalization(domain, max_images=5))
+    assert some.cost(10) == eqs.Cost(55, 5, 5)
+    one = eqs.Symmetrize(eqs.RandomCanonicalization(domain))
+    assert one.cost(10) == eqs.Cost(11, 1, 1)
+
+
+def test_dropped_images_are_counted():
+    domain = eqs.FundamentalDomain.of(_GROUP)
+    symmetrizer = eqs.Canonicalization(domain, max_images=1)
+    vmc = _vmc(eqs.Symmetrize(symmetrizer))
+    following, seen = eqx.filter_jit(vmc.step)(_state(vmc))
+    weights = jax.vmap(symmetrizer.weights)(following.sampler.walkers)
+    assert seen.dropped == np.sum(np.asarray(weights) > 0) - 12 > 0
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: eqs.Augment(_GROUP, 0), "`copies` must be at least 1, got 0"),
+        (lambda: eqs.Augment(_GROUP, 49), "`copies` must be at most the 48 operations"),
+        (lambda: eqs.RandomSubset(_GROUP, 0), "`size` must be at least 1, got 0"),
+        (lambda: eqs.RandomSubset(_GROUP, 49), "`size` must be at most the 48"),
+        (
+            lambda: eqs.Schedule([(5, eqs.NoSymmetry())]),
+            "`stages` must start at step 0",
+        ),
+        (lambda: eqs.Schedule([]), "`stages` must start at step 0"),
+        (
+            lambda: eqs.Schedule([(0, eqs.NoSymmetry()), (0, eqs.NoSymmetry())]),
+            "increasing steps",
+        ),
+        (
+            lambda: eqs.SymmetrizedOrbitals(_SKEW, eqs.GroupAverage(_GROUP)),
+            "(?i)wavefunction",
+        ),
+    ],
+)
+def test_errors(build, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        lambda group: eqs.Augment(group),
+        lambda group: eqs.Symmetrize(eqs.GroupAverage(group)),
+        lambda group: eqs.Symmetrize(eqs.RandomSubset(group, 2)),
+    ],
+)
+def test_a_group_of_another_crystal_is_refused(strategy):
+    other = eqs.Crystal.bcc("H", a=5.0, unit="bohr")
+    vmc = _vmc(strategy(eqs.SpaceGroup.of(other)))
+    with pytest.raises(ValueError, match="another lattice"):
+        _state(vmc)
