@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Inexact, Int
 
 from ._ansatz import AbstractWavefunction, SolidNet
@@ -127,7 +128,7 @@ def _weighted_sum(
     weights: Inexact[Array, " images"],
     rows: Inexact[Array, "images determinants electrons orbitals"],
 ) -> Inexact[Array, "determinants electrons orbitals"]:
-    dtype = jnp.promote_types(weights.dtype, rows.dtype)
+    dtype = np.promote_types(weights.dtype, rows.dtype)
     return jnp.tensordot(weights.astype(dtype), rows.astype(dtype), 1)
 
 
