@@ -28,6 +28,12 @@ from ._hamiltonian import (
     HessianLaplacian as HessianLaplacian,
     LocalEnergy as LocalEnergy,
 )
+from ._irreps import (
+    character_table as character_table,
+    CharacterTable as CharacterTable,
+    Irrep as Irrep,
+    irreps as irreps,
+)
 from ._meanfield import MeanField as MeanField, Occupation as Occupation
 from ._optimizer import (
     AbstractOptimizer as AbstractOptimizer,
@@ -60,6 +66,7 @@ from ._sharding import (
 from ._symmetrize import (
     AbstractSymmetrizer as AbstractSymmetrizer,
     GroupAverage as GroupAverage,
+    IrrepProjection as IrrepProjection,
     Orbit as Orbit,
     Symmetrized as Symmetrized,
     symmetry_ratio as symmetry_ratio,

@@ -33,6 +33,14 @@ class Determinants(AbstractWavefunction):
     kpoints: Float[Array, "orbitals 3"]
     coefficients: Inexact[Array, "orbitals 2 waves"]
 
+    @property
+    def crystal_momentum(self):
+        # Not from `kpoints`, which may be traced.
+        kpoints = _frac_kpoints(self.crystal)
+        up, dn = self.crystal.electrons
+        total = np.sum(kpoints[:up], axis=0) + np.sum(kpoints[:dn], axis=0)
+        return total @ self.crystal.lattice.reciprocal
+
     def __call__(self, electrons):
         angles = electrons @ self.waves.T
         features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
@@ -59,6 +67,10 @@ class Cosines(AbstractWavefunction):
     waves: Float[Array, "waves 3"]
     odd: Float[Array, ""]
 
+    @property
+    def crystal_momentum(self):
+        return np.zeros(3)
+
     def parts(self, electrons):
         angles = electrons @ self.waves.T
         even = jnp.exp(0.2 * jnp.sum(jnp.cos(angles)))
@@ -74,17 +86,22 @@ class Halves(AbstractSymmetrizer):
 
     group: SpaceGroup
 
+    characters = None
+
     def orbit(self, electrons):
         weights = jnp.zeros(self.group.order, jnp.complex128).at[:2].set([0.5, 0.5j])
         return Orbit(weights, self.group.apply(electrons))
 
 
+def _frac_kpoints(crystal):
+    return crystal.frac_kpoints[np.arange(max(crystal.electrons)) % crystal.cells]
+
+
 def _determinants(crystal, *, real=False, seed=0):
     rng = np.random.default_rng(seed)
     integers = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, -1, 2]])
-    orbitals = max(crystal.electrons)
-    kpoints = crystal.frac_kpoints[np.arange(orbitals) % crystal.cells]
-    shape = (orbitals, 2, len(integers))
+    kpoints = _frac_kpoints(crystal)
+    shape = (len(kpoints), 2, len(integers))
     coefficients = rng.normal(size=shape)
     if not real:
         coefficients = coefficients + 1j * rng.normal(size=shape)
@@ -278,6 +295,8 @@ def test_chunks_of_very_different_size():
     class Slope(AbstractWavefunction):
         crystal: Crystal
 
+        crystal_momentum = None
+
         def __call__(self, electrons):
             return LogPsi(jnp.ones(()), 1e4 * electrons[0, 0])
 
@@ -354,6 +373,8 @@ def test_only_the_wave_function_is_trained():
     class Weighted(AbstractSymmetrizer):
         group: SpaceGroup
         weights: Inexact[Array, " images"]
+
+        characters = None
 
         def orbit(self, electrons):
             return Orbit(self.weights, self.group.apply(electrons)[:3])
