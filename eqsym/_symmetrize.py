@@ -1,6 +1,7 @@
 """Symmetrized wave functions: weighted sums over the images of a configuration."""
 
 import abc
+import functools
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ from ._ansatz.base import AbstractWavefunction
 from ._crystal import Crystal
 from ._group import SpaceGroup
 from ._irreps import character_table, Irrep
-from ._math import log_sum
+from ._math import log_sum, rescaled, scaled_sum
 from ._momentum import check_projection, keeps_momentum
 from ._types import AbstractFixed, Electrons, LogPsi
 
@@ -174,10 +175,8 @@ class Symmetrized(AbstractWavefunction):
         - `wavefunction`: the wave function f.
         - `symmetrizer`: the symmetrizer P, for the crystal of f.
         - `chunk`: how many images to evaluate at a time, by default all. With fewer,
-            amplitudes, forward Laplacians and derivatives in reverse mode take less
-            memory, one part of the images after the other; in reverse mode each part is
-            evaluated a second time. The parts are compiled one by one, so have few of
-            them.
+            amplitudes, local energies and gradients take the memory of so many images,
+            one part after the other. Gradients then evaluate the images twice.
 
         **Raises:** `ValueError` where the group of `symmetrizer` is one of another
         crystal, or `chunk` is not positive; and where P cannot be a projection of
@@ -230,7 +229,7 @@ class Symmetrized(AbstractWavefunction):
         orbit = self.symmetrizer.orbit(electrons)
         if self.chunk is None or self.chunk >= len(orbit.weights):
             return log_sum(*_terms(self.wavefunction, orbit))
-        return log_sum(*_in_chunks(self.wavefunction, orbit, self.chunk))
+        return _sum_in_chunks(self.wavefunction, orbit, self.chunk)
 
 
 def symmetry_ratio(
@@ -275,18 +274,34 @@ def _terms(
     return terms, orbit.weights.astype(terms.sign.dtype)
 
 
-def _in_chunks(
+def _sum_in_chunks(
     wavefunction: AbstractWavefunction, orbit: Orbit, chunk: int
-) -> tuple[LogPsi, Inexact[Array, " images"]]:
-    """As `_terms`, `chunk` images at a time, which reverse mode evaluates again instead
-    of storing what it needs of them.
+) -> LogPsi:
+    """The sum of `_terms`, `chunk` images at a time, which reverse mode evaluates again
+    instead of storing what it needs of them."""
+    precise = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    count = len(orbit.weights)
+    chunk = min(chunk, count)
+    selections = jnp.eye(count, dtype=orbit.images.dtype)
+    first = count % chunk or chunk
 
-    A loop while tracing, over fixed slices, and not `jax.lax.map`: the forward
-    Laplacian of folx does not go through loops over what depends on the electrons.
-    """
-    parts = []
-    for start in range(0, len(orbit.weights), chunk):
-        some = slice(start, start + chunk)
-        part = Orbit(orbit.weights[some], orbit.images[some])
-        parts.append(eqx.filter_checkpoint(_terms)(wavefunction, part))
-    return jax.tree.map(lambda *some: jnp.concatenate(some), *parts)
+    @jax.checkpoint
+    def part(selection):
+        # A product with ones and zeros rather than an index: the forward Laplacian of
+        # folx goes through loops over what does not depend on the electrons only.
+        some = Orbit(
+            precise("cm,m->c", selection.astype(orbit.weights.dtype), orbit.weights),
+            precise("cm,mni->cni", selection, orbit.images),
+        )
+        return scaled_sum(*_terms(wavefunction, some))
+
+    def add(total, selection):
+        parts = (total, part(selection))
+        log = jnp.maximum(parts[0][1], parts[1][1])
+        values = [v * jnp.exp(l - log).astype(v.dtype) for v, l in parts]
+        return (values[0] + values[1], log), None
+
+    total, _ = jax.lax.scan(
+        add, part(selections[:first]), selections[first:].reshape(-1, chunk, count)
+    )
+    return rescaled(*total)
