@@ -1,6 +1,7 @@
 """Irreducible representations of groups of symmetry operations."""
 
 import functools
+from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -57,7 +58,7 @@ class Irrep(AbstractFixed):
     @property
     def dimension(self) -> int:
         """The dimension d."""
-        return round(self._characters[_identity(self.group)].real)
+        return round(self._characters[_products(self.group).identity].real)
 
     @property
     def characters(self) -> Inexact[np.ndarray, " ops"]:
@@ -71,7 +72,7 @@ class Irrep(AbstractFixed):
         r"""The Frobenius-Schur indicator $|G|^{-1} \sum_g \chi(g^2)$: 1 where the
         matrices can be chosen real, -1 where only the characters are real, 0 where the
         characters are not."""
-        squares = np.diagonal(self.group.multiplication_table)
+        squares = np.diagonal(_products(self.group).table)
         return round(np.mean(self.characters[squares]).real)
 
     @property
@@ -133,7 +134,7 @@ class CharacterTable(AbstractFixed):
     def __str__(self) -> str:
         head = ["", *self.class_labels]
         rows = [
-            [irrep.label, *(_shown(value) for value in values)]
+            [irrep.label, *(_shown(complex(value)) for value in values)]
             for irrep, values in zip(self.irreps, self.values, strict=True)
         ]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -186,9 +187,17 @@ def _character_table(group: SpaceGroup) -> CharacterTable:
     return CharacterTable(tuple(rows))
 
 
-def _identity(group: SpaceGroup) -> int:
+class _Products(NamedTuple):
+    table: Int[np.ndarray, "ops ops"]
+    inverses: Int[np.ndarray, " ops"]
+    identity: int
+
+
+@functools.lru_cache(maxsize=64)
+def _products(group: SpaceGroup) -> _Products:
     table = group.multiplication_table
-    return int(np.flatnonzero(np.diagonal(table) == np.arange(len(table)))[0])
+    identity = int(np.flatnonzero(np.diagonal(table) == np.arange(len(table)))[0])
+    return _Products(table, np.argmax(table == identity, axis=1), identity)
 
 
 @functools.lru_cache(maxsize=64)
@@ -197,10 +206,9 @@ def _classes(
 ) -> tuple[Int[np.ndarray, " classes"], Int[np.ndarray, " ops"]]:
     """One operation of each conjugacy class, and the class of each operation; the class
     of the identity first, then by the number of the first operation."""
-    table, inverses = group.multiplication_table, group.inverses
+    table, inverses, identity = _products(group)
     # h g h^-1 for all h (rows) and g; the least number stands for the class.
     least = np.min(table[table, inverses[:, None]], axis=0)
-    identity = _identity(group)
     first = np.unique(least)
     first = np.concatenate([[identity], first[first != identity]])
     return first, np.argmax(least[:, None] == first[None], axis=1)
@@ -208,7 +216,7 @@ def _classes(
 
 def _characters(group: SpaceGroup) -> Complex[np.ndarray, "irreps classes"]:
     first, class_of = _classes(group)
-    table, inverses = group.multiplication_table, group.inverses
+    table, inverses, _ = _products(group)
     count, order = len(first), group.order
     sizes = np.bincount(class_of)
     for seed in range(10):
@@ -267,7 +275,7 @@ def _symbols(group: SpaceGroup) -> list[str]:
     traces = np.trace(rotations, axis1=1, axis2=2)
     symbols = [_TYPES[d, t] for d, t in zip(determinants, traces, strict=True)]
     symbols = ["t" if symbol == "E" else symbol for symbol in symbols]
-    symbols[_identity(group)] = "E"
+    symbols[_products(group).identity] = "E"
     return symbols
 
 
@@ -296,7 +304,7 @@ def _labels(
         present = [s for s in ("t", *_TYPES.values()) if np.any(symbols == s)]
         means = [np.mean(real[i, symbols == s]) for s in present]
         fall = np.round(-np.concatenate([means, real[i], imag[i]]), 6) + 0
-        return (suffixes[i], dimensions[i], letters[i], tuple(fall))
+        return (suffixes[i] == "*", suffixes[i], dimensions[i], letters[i], tuple(fall))
 
     letters = [letter(i) for i in range(len(values))]
     order = sorted(range(len(values)), key=rank)
@@ -329,13 +337,13 @@ def _suffixes(
         signs, names = inversions, ("g", "u")
     else:
         signs, names = _horizontal_mirrors(group, symbols), ("'", "''")
+    ratios = np.real(characters) / dimensions[:, None]
+    still = np.all(ratios[:, symbols == "t"] > 1 - _INTEGER, axis=1)
     if not np.any(signs):
-        return [""] * len(dimensions)
-    ratios = np.real(characters[:, signs]) / dimensions[:, None]
-    even, odd = np.all(ratios > 0.5, axis=1), np.all(ratios < -0.5, axis=1)
-    # Neither where the sign depends on a translation.
+        return ["" if s else "*" for s in still]
     return [
-        names[0] if e else names[1] if o else "" for e, o in zip(even, odd, strict=True)
+        names[0 if row[signs][0] > 0 else 1] if s else "*"
+        for s, row in zip(still, ratios, strict=True)
     ]
 
 
@@ -385,7 +393,7 @@ def _matrices(irrep: Irrep) -> Inexact[np.ndarray, "ops d d"]:
     all copies of the irrep, times a random operator that commutes with all g, has the
     copies as eigenspaces."""
     group, d = irrep.group, irrep.dimension
-    table, inverses = group.multiplication_table, group.inverses
+    table, inverses, identity = _products(group)
     quotient = table[inverses]
     rng = np.random.default_rng(0)
     weights: np.ndarray = rng.normal(size=group.order)
@@ -393,7 +401,7 @@ def _matrices(irrep: Irrep) -> Inexact[np.ndarray, "ops d d"]:
         weights = weights + 1j * rng.normal(size=group.order)
     weights = weights + np.conj(weights[inverses])
     # Positive, so that the copies are above what is projected out.
-    weights[_identity(group)] += np.sum(np.abs(weights))
+    weights[identity] += np.sum(np.abs(weights))
     projector = d / group.order * irrep.characters[quotient]
     matrix = projector @ weights[quotient]
     copy = np.linalg.eigh((matrix + np.conj(matrix.T)) / 2)[1][:, -d:]
@@ -426,7 +434,6 @@ def _shown(value: complex) -> str:
     def number(x: float) -> str:
         return f"{x:.3f}".rstrip("0").rstrip(".")
 
-    value = complex(value)
     if not value.imag:
         return number(value.real)
     real = number(value.real) if value.real else ""

@@ -1,6 +1,8 @@
 """Crystals made for a given group: random lattice parameters it allows, and nuclei on
 the orbit of a generic point."""
 
+import warnings
+
 import numpy as np
 import spglib
 
@@ -10,7 +12,10 @@ import eqsym as eqs
 def database(hall_number):
     """`(rotations, frac_translations)` of a Hall number; negative ones are layer
     groups."""
-    found = spglib.get_symmetry_from_database(hall_number)
+    with warnings.catch_warnings():
+        # spglib 2.8 announces another way to report errors.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = spglib.get_symmetry_from_database(hall_number)
     return found["rotations"], found["translations"]
 
 
