@@ -48,6 +48,12 @@ from ._hamiltonian import (
     HessianLaplacian as HessianLaplacian,
     LocalEnergy as LocalEnergy,
 )
+from ._irreps import (
+    character_table as character_table,
+    CharacterTable as CharacterTable,
+    Irrep as Irrep,
+    irreps as irreps,
+)
 from ._meanfield import MeanField as MeanField, Occupation as Occupation
 from ._optimizer import (
     AbstractOptimizer as AbstractOptimizer,
@@ -94,6 +100,7 @@ from ._symmetrize import (
     AbstractRandomSymmetrizer as AbstractRandomSymmetrizer,
     AbstractSymmetrizer as AbstractSymmetrizer,
     GroupAverage as GroupAverage,
+    IrrepProjection as IrrepProjection,
     Orbit as Orbit,
     Symmetrized as Symmetrized,
     symmetry_ratio as symmetry_ratio,

@@ -4,11 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact, Int
+from jaxtyping import Array, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction, SolidNet
 from ._crystal import Crystal
 from ._group import SpaceGroup
+from ._momentum import keeps_momentum
 from ._symmetrize import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
 from ._types import Electrons, Key, LogPsi
 
@@ -20,6 +21,10 @@ class SubsetAverage(AbstractSymmetrizer):
 
     group: SpaceGroup
     operations: Int[Array, " images"]
+
+    @property
+    def characters(self) -> None:
+        """None: the sum has no symmetry."""
 
     def orbit(self, electrons: Electrons) -> Orbit:
         count = self.operations.shape[0]
@@ -113,6 +118,15 @@ class SymmetrizedOrbitals(AbstractWavefunction):
     def crystal(self) -> Crystal:
         """The crystal of the network."""
         return self.wavefunction.crystal
+
+    @property
+    def crystal_momentum(self) -> Float[np.ndarray, "3"] | None:
+        """That of the network, unless averaged phases mix the momenta of orbitals."""
+        group = self.symmetrizer.group
+        kpoints = np.concatenate(self.wavefunction.occupation.kpoints)
+        if self.average_phases and not all(keeps_momentum(group, k) for k in kpoints):
+            return None
+        return self.wavefunction.crystal_momentum
 
     def __call__(self, electrons: Electrons) -> LogPsi:
         orbit = self.symmetrizer.orbit(electrons)

@@ -150,6 +150,11 @@ class Canonicalization(AbstractSymmetrizer):
         """The group of the domain."""
         return self.domain.group
 
+    @property
+    def characters(self) -> Float[np.ndarray, " ops"]:
+        """Those of the trivial representation: P f is invariant."""
+        return np.ones(self.group.order)
+
     def weights(self, electrons: Electrons) -> Float[Array, "electrons ops"]:
         """The $W_g(r_i)$, which sum to 1 for each electron.
 
@@ -220,6 +225,10 @@ class RandomImage(AbstractSymmetrizer):
     def group(self) -> SpaceGroup:
         """The group of the domain."""
         return self.domain.group
+
+    @property
+    def characters(self) -> None:
+        """None: a single image has no symmetry."""
 
     def orbit(self, electrons: Electrons) -> Orbit:
         """See [`eqsym.AbstractSymmetrizer`][]."""

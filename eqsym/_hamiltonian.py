@@ -6,6 +6,8 @@ import equinox as eqx
 import folx
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core.primitives import remat_p
 from jaxtyping import Array, Float, Inexact
 
 from ._ansatz.base import AbstractWavefunction
@@ -89,6 +91,9 @@ class ForwardLaplacian(AbstractKinetic):
     ) -> Inexact[Array, ""]:
         """See [`eqsym.AbstractKinetic`][]."""
         parts = _log_parts(wavefunction)
+        # Otherwise folx would take what is in a `jax.checkpoint` for one operation of
+        # which nothing is known, and compute its Hessian.
+        folx.register_function(remat_p, _inside_checkpoint)
         laplacian = folx.forward_laplacian(
             parts, self.sparsity_threshold, disable_jit=True
         )
@@ -117,16 +122,25 @@ class HessianLaplacian(AbstractKinetic):
         coordinates = electrons.reshape(-1)
         parts = _log_parts(wavefunction)
 
-        def gradients(coordinates):
-            return jax.jacrev(lambda x: parts(x.reshape(electrons.shape)))(coordinates)
+        # Forward mode twice: forward over reverse mode loses derivatives of complex
+        # determinants inside of loops (jax 0.10.2).
+        def derivatives(direction):
+            def first(x):
+                flat = lambda x: parts(x.reshape(electrons.shape))
+                return jax.jvp(flat, (x,), (direction,))[1]
 
-        def second(direction):
-            _, tangents = jax.jvp(gradients, (coordinates,), (direction,))
-            return [jnp.vdot(direction, tangent) for tangent in tangents]
+            return jax.jvp(first, (coordinates,), (direction,))
 
         directions = jnp.eye(coordinates.size, dtype=coordinates.dtype)
-        seconds = jax.lax.map(second, directions)
-        return _kinetic(gradients(coordinates), [jnp.sum(part) for part in seconds])
+        firsts, seconds = jax.lax.map(derivatives, directions)
+        return _kinetic(firsts, [jnp.sum(part) for part in seconds])
+
+
+def _inside_checkpoint(args, kwargs, sparsity_threshold):
+    """What folx does with `jax.checkpoint`: nothing is gained from one in a forward
+    pass, so evaluate its contents."""
+    function = jaxpr_as_fun(ClosedJaxpr(kwargs["jaxpr"], ()))
+    return folx.forward_laplacian(function, sparsity_threshold, disable_jit=True)(*args)
 
 
 def _log_parts(wavefunction: AbstractWavefunction):

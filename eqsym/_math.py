@@ -36,14 +36,21 @@ def log_sum(terms: LogPsi, weights: Inexact[Array, " terms"] | None = None) -> L
 
     Terms that are exactly 0 (`log = -inf`) are allowed; where all are, so is the sum.
     """
+    return rescaled(*scaled_sum(terms, weights))
+
+
+def scaled_sum(
+    terms: LogPsi, weights: Inexact[Array, " terms"] | None = None
+) -> tuple[Inexact[Array, "*batch"], Float[Array, "*batch"]]:
+    """`(value, log)` whose `value * exp(log)` is the sum of `log_sum`. The value is of
+    the order of 1 or less, and may be 0; the log is a constant for derivatives."""
     shift = jnp.max(jax.lax.stop_gradient(terms.log), axis=-1)
     shift = jnp.where(jnp.isfinite(shift), shift, 0.0)
     size = jnp.exp(terms.log - shift[..., None])
     values = _multiply(terms.sign, size)
     if weights is not None:
         values = _multiply(values, weights)
-    total = jnp.sum(values, axis=-1)
-    return rescaled(total, shift)
+    return jnp.sum(values, axis=-1), shift
 
 
 def rescaled(value: Inexact[Array, "*batch"], log: Float[Array, "*batch"]) -> LogPsi:

@@ -1,16 +1,20 @@
 """Symmetrized wave functions: weighted sums over the images of a configuration."""
 
 import abc
+import functools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Inexact, Int
 
 from ._ansatz.base import AbstractWavefunction
 from ._crystal import Crystal
 from ._group import SpaceGroup
-from ._math import log_sum
+from ._irreps import character_table, Irrep
+from ._math import log_sum, rescaled, scaled_sum
+from ._momentum import check_projection, keeps_momentum
 from ._types import AbstractFixed, Electrons, Key, LogPsi
 
 
@@ -53,6 +57,15 @@ class AbstractSymmetrizer(AbstractRandomSymmetrizer):
 
     group: eqx.AbstractVar[SpaceGroup]
 
+    @property
+    @abc.abstractmethod
+    def characters(self) -> Inexact[np.ndarray, " ops"] | None:
+        """The characters of the irreducible representation of `group` to which P f
+        belongs, one for each operation: ones where P f is invariant. `None` where P f
+        has no such symmetry; then nothing is checked about f, and nothing known about
+        the crystal momentum of P f. Known when a symmetrizer is made, never traced.
+        """
+
     @abc.abstractmethod
     def orbit(self, electrons: Electrons) -> Orbit:
         """Weights and images for one configuration; `jax.vmap` it over walkers.
@@ -79,15 +92,90 @@ class GroupAverage(AbstractSymmetrizer):
     projection onto functions that all operations leave as they are.
 
     Group averaging of Huang et al. (2025), arXiv 2502.05318, with the images of all
-    operations. For the products of operations that are closed only up to a primitive
-    translation t it takes $f(x + t) = f(x)$; see [`eqsym.SpaceGroup`][].
+    operations.
     """
 
     group: SpaceGroup
 
+    @property
+    def characters(self) -> Float[np.ndarray, " ops"]:
+        """Those of the trivial representation."""
+        return np.ones(self.group.order)
+
     def orbit(self, electrons: Electrons) -> Orbit:
         order = self.group.order
         weights = jnp.full((order,), 1 / order, electrons.dtype)
+        return Orbit(weights, self.group.apply_inverse(electrons))
+
+
+class IrrepProjection(AbstractSymmetrizer):
+    r"""The projection onto functions that belong to one irreducible representation,
+
+    $$P_\rho f = \frac{d_\rho}{|G|} \sum_g \overline{\chi_\rho(g)}\, U_g f , \qquad
+    (U_g f)(x) = f(g^{-1} x) .$$
+
+    The projections onto all irreps of a group add up to f, and those onto different
+    ones are orthogonal. That onto the trivial one is [`eqsym.GroupAverage`][]. Weights
+    are complex where the characters are, real elsewhere.
+
+    With `row`, the projection $(d_\rho / |G|) \sum_g \overline{D_{rr}(g)}\, U_g f$ onto
+    functions that transform as the r-th of the d partners: the projections onto all
+    rows add up to $P_\rho$. It is from these that states of a degenerate level are
+    told apart.
+
+    E. P. Wigner, Group Theory (1959), eq. 12.3; M. Hamermesh, Group Theory (1962),
+    eq. 3-176.
+    """
+
+    irrep: Irrep
+    row: int | None = eqx.field(static=True)
+
+    def __init__(self, group: SpaceGroup, irrep: str | Irrep, row: int | None = None):
+        """**Arguments:**
+
+        - `group`: the group.
+        - `irrep`: one of [`eqsym.irreps`][] of the group, or its label.
+        - `row`: 0 to d - 1, in the basis of [`eqsym.Irrep.matrices`][]; by default all
+            together.
+
+        **Raises:** `ValueError` where the group has no such irrep, with those it has,
+        and where the irrep has no such row.
+        """
+        label = irrep if isinstance(irrep, str) else irrep.label
+        self.irrep = character_table(group)[label]
+        self.row = row
+        if not isinstance(irrep, str) and irrep != self.irrep:
+            raise ValueError(
+                f"`irrep` {label} must be one of `group`, got that of another group. "
+                "Give its label instead."
+            )
+
+    def __check_init__(self):
+        if self.row is not None and not 0 <= self.row < self.irrep.dimension:
+            raise ValueError(
+                f"`row` of the irrep {self.irrep.label} must be from 0 to "
+                f"{self.irrep.dimension - 1}, got {self.row}."
+            )
+
+    @property
+    def group(self) -> SpaceGroup:
+        """The group of the irrep."""
+        return self.irrep.group
+
+    @property
+    def characters(self) -> Inexact[np.ndarray, " ops"]:
+        """Those of the irrep."""
+        return self.irrep.characters
+
+    def orbit(self, electrons: Electrons) -> Orbit:
+        row, d = self.row, self.irrep.dimension
+        factors = (
+            self.characters if row is None else self.irrep.matrices[:, row, row]
+        ) * (d / self.group.order)
+        weights = jnp.asarray(factors.real, electrons.dtype)
+        if np.iscomplexobj(factors):
+            imag = jnp.asarray(-factors.imag, electrons.dtype)
+            weights = jax.lax.complex(weights, imag)
         return Orbit(weights, self.group.apply_inverse(electrons))
 
 
@@ -106,17 +194,26 @@ class Symmetrized(AbstractWavefunction):
         symmetrizer: AbstractSymmetrizer,
         chunk: int | None = None,
     ):
-        """**Arguments:**
+        r"""**Arguments:**
 
         - `wavefunction`: the wave function f.
         - `symmetrizer`: the symmetrizer P, for the crystal of f.
         - `chunk`: how many images to evaluate at a time, by default all. With fewer,
-            amplitudes and their forward Laplacian can take less memory, one part of the
-            images after the other; derivatives in reverse mode still store what all
-            images need. The parts are compiled one by one, so have few of them.
+            amplitudes, local energies and gradients take the memory of so many images,
+            one part after the other. Gradients then evaluate the images twice.
 
         **Raises:** `ValueError` where the group of `symmetrizer` is one of another
-        crystal, or `chunk` is not positive.
+        crystal, or `chunk` is not positive; and where P cannot be a projection of
+        `wavefunction` as it is meant:
+
+        - Operations $g_i g_j = t g_k$ multiply up to lattice translations t. On the
+            wave function, translations are phases $e^{-i K \cdot t}$ of its
+            [`eqsym.AbstractWavefunction.crystal_momentum`][]. Where they are not all 1
+            the $U_g$ do not multiply as the operations do, and a sum over them has none
+            of the symmetry that it is meant to have. Where a t is no vector of the
+            supercell and the momentum is `None`, this cannot be known.
+        - Where the group contains lattice translations, on which the representation
+            does not have the phases of the wave function, P f is zero everywhere.
         """
         self.wavefunction = wavefunction
         self.symmetrizer = symmetrizer
@@ -134,17 +231,29 @@ class Symmetrized(AbstractWavefunction):
             raise ValueError(
                 f"`symmetrizer` does not fit `wavefunction`. {error}"
             ) from None
+        check_projection(
+            self.wavefunction, self.symmetrizer.group, self.symmetrizer.characters
+        )
 
     @property
     def crystal(self) -> Crystal:
         """The crystal of the wave function."""
         return self.wavefunction.crystal
 
+    @property
+    def crystal_momentum(self) -> Float[np.ndarray, "3"] | None:
+        """That of the wave function inside, where all operations of the group take it
+        to itself modulo primitive reciprocal vectors."""
+        momentum = self.wavefunction.crystal_momentum
+        if momentum is None or self.symmetrizer.characters is None:
+            return None
+        return momentum if keeps_momentum(self.symmetrizer.group, momentum) else None
+
     def __call__(self, electrons: Electrons) -> LogPsi:
         orbit = self.symmetrizer.orbit(electrons)
         if self.chunk is None or self.chunk >= len(orbit.weights):
             return log_sum(*_terms(self.wavefunction, orbit))
-        return log_sum(*_in_chunks(self.wavefunction, orbit, self.chunk))
+        return _sum_in_chunks(self.wavefunction, orbit, self.chunk)
 
 
 def symmetry_ratio(
@@ -189,17 +298,34 @@ def _terms(
     return terms, orbit.weights.astype(terms.sign.dtype)
 
 
-def _in_chunks(
+def _sum_in_chunks(
     wavefunction: AbstractWavefunction, orbit: Orbit, chunk: int
-) -> tuple[LogPsi, Inexact[Array, " images"]]:
-    """As `_terms`, `chunk` images at a time.
+) -> LogPsi:
+    """The sum of `_terms`, `chunk` images at a time, which reverse mode evaluates again
+    instead of storing what it needs of them."""
+    precise = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    count = len(orbit.weights)
+    chunk = min(chunk, count)
+    selections = jnp.eye(count, dtype=orbit.images.dtype)
+    first = count % chunk or chunk
 
-    A loop while tracing, over fixed slices, and not `jax.lax.map`: the forward
-    Laplacian of folx does not go through loops over what depends on the electrons.
-    """
-    parts = []
-    for start in range(0, len(orbit.weights), chunk):
-        some = slice(start, start + chunk)
-        part = Orbit(orbit.weights[some], orbit.images[some])
-        parts.append(_terms(wavefunction, part))
-    return jax.tree.map(lambda *some: jnp.concatenate(some), *parts)
+    @jax.checkpoint
+    def part(selection):
+        # A product with ones and zeros rather than an index: the forward Laplacian of
+        # folx goes through loops over what does not depend on the electrons only.
+        some = Orbit(
+            precise("cm,m->c", selection.astype(orbit.weights.dtype), orbit.weights),
+            precise("cm,mni->cni", selection, orbit.images),
+        )
+        return scaled_sum(*_terms(wavefunction, some))
+
+    def add(total, selection):
+        parts = (total, part(selection))
+        log = jnp.maximum(parts[0][1], parts[1][1])
+        values = [v * jnp.exp(l - log).astype(v.dtype) for v, l in parts]
+        return (values[0] + values[1], log), None
+
+    total, _ = jax.lax.scan(
+        add, part(selections[:first]), selections[first:].reshape(-1, chunk, count)
+    )
+    return rescaled(*total)

@@ -64,6 +64,10 @@ def test_one_chain_has_no_error_bar():
 class PlaneWave(eqs.AbstractWavefunction):
     crystal: eqs.Crystal
 
+    @property
+    def crystal_momentum(self):
+        return np.zeros(3)
+
     def __call__(self, electrons):
         k = jnp.asarray(self.crystal.lattice.reciprocal[0])
         phase = jnp.sum(electrons @ k)

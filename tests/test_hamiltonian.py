@@ -53,6 +53,8 @@ class PlaneWaves(AbstractWavefunction):
     waves: Float[np.ndarray, "orbitals 3"]
     real: bool = eqx.field(static=True)
 
+    crystal_momentum = None
+
     def __call__(self, electrons: Electrons) -> LogPsi:
         angle = electrons @ jnp.asarray(self.waves, electrons.dtype).T
         if self.real:
@@ -71,6 +73,8 @@ class Network(AbstractWavefunction):
     layers: list[Float[Array, "_ _"]]
     orbitals: Inexact[Array, "determinants features n"]
     terms: int = eqx.field(static=True)
+
+    crystal_momentum = None
 
     def __init__(self, crystal: Crystal, *, is_complex: bool, terms: int, key):
         n = max(crystal.electrons)
@@ -109,6 +113,8 @@ class Gaussian(AbstractWavefunction):
     crystal: Crystal
     width: float
     wave: Float[np.ndarray, "3"]
+
+    crystal_momentum = None
 
     def __call__(self, electrons: Electrons) -> LogPsi:
         phase = jnp.sum(electrons @ jnp.asarray(self.wave))
@@ -244,6 +250,7 @@ def test_hydrogen_atom_in_a_large_box_has_its_energy():
 
     class Atom(AbstractWavefunction):
         crystal: Crystal
+        crystal_momentum = None
 
         def __call__(self, electrons: Electrons) -> LogPsi:
             square = jnp.sum(electrons**2)

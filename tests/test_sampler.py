@@ -109,6 +109,8 @@ class Holed(eqs.AbstractWavefunction):
     crystal: eqs.Crystal
     value: Float[Array, ""]
 
+    crystal_momentum = None
+
     def __call__(self, electrons):
         x = electrons[0, 0] % 4.0
         return eqs.LogPsi(jnp.ones(()), jnp.where(x < 1, self.value, 0.0))

@@ -26,6 +26,10 @@ class Waves(eqs.AbstractWavefunction):
     b: Float[Array, "3"] | None = None
     c: Float[Array, "3"] | None = None
 
+    @property
+    def crystal_momentum(self):
+        return np.zeros(3)
+
     def __call__(self, electrons):
         reciprocal = jnp.asarray(self.crystal.lattice.reciprocal, electrons.dtype)
         w = electrons @ reciprocal.T

@@ -3,6 +3,8 @@
 import abc
 
 import equinox as eqx
+import numpy as np
+from jaxtyping import Float
 
 from .._crystal import Crystal
 from .._types import Electrons, LogPsi
@@ -17,6 +19,19 @@ class AbstractWavefunction(eqx.Module):
     """
 
     crystal: eqx.AbstractVar[Crystal]
+
+    @property
+    @abc.abstractmethod
+    def crystal_momentum(self) -> Float[np.ndarray, "3"] | None:
+        r"""The total crystal momentum K in inverse Bohr, Cartesian: $\psi(x + t) =
+        e^{i K \cdot t} \psi(x)$ for translations t of all electrons together by
+        *primitive* lattice vectors. Only these phases matter: K is known modulo
+        primitive reciprocal vectors.
+
+        `None` where the function has no such momentum, or does not know it. Even then
+        N electrons at the twist $k_s$ have the phase $e^{i N k_s \cdot L}$ for vectors
+        L of the supercell. It is known when a function is made, and never traced.
+        """
 
     @abc.abstractmethod
     def __call__(self, electrons: Electrons) -> LogPsi:

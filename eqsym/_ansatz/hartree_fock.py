@@ -1,5 +1,8 @@
 """The Hartree-Fock determinant as a wave function."""
 
+import numpy as np
+from jaxtyping import Float
+
 from .._crystal import Crystal
 from .._math import sum_of_determinants
 from .._meanfield import MeanField
@@ -28,6 +31,11 @@ class HartreeFock(AbstractWavefunction):
     def crystal(self) -> Crystal:
         """The crystal of the mean field."""
         return self.mean_field.crystal
+
+    @property
+    def crystal_momentum(self) -> Float[np.ndarray, "3"]:
+        """The sum of the occupied k-points, in inverse Bohr."""
+        return np.sum(np.concatenate(self.mean_field.occupation.kpoints), axis=0)
 
     def __call__(self, electrons: Electrons) -> LogPsi:
         up, down = self.mean_field.orbitals(electrons)

@@ -344,6 +344,11 @@ class SolidNet(AbstractWavefunction):
         return blocks[0], blocks[1]
 
     @property
+    def crystal_momentum(self) -> Float[np.ndarray, "3"]:
+        """The sum of the occupied k-points, in inverse Bohr."""
+        return np.sum(np.concatenate(self.occupation.kpoints), axis=0)
+
+    @property
     def determinants(self) -> int:
         """Number of determinants."""
         up, down = self.orbital_sets
