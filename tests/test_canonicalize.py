@@ -37,6 +37,10 @@ class Determinants(AbstractWavefunction):
     kpoint: Float[Array, "3"]
     coefficients: Complex[Array, "orbitals waves"]
 
+    @property
+    def crystal_momentum(self):
+        return 3 * np.asarray(self.kpoint)
+
     def __call__(self, electrons):
         angles = electrons @ self.waves.T
         mean = jnp.mean(jnp.cos(angles), axis=0, keepdims=True)
