@@ -10,12 +10,32 @@ from ._ansatz import (
     SolidNet as SolidNet,
     TriFeatures as TriFeatures,
 )
+from ._averages import (
+    RandomSubset as RandomSubset,
+    SubsetAverage as SubsetAverage,
+    SymmetrizedOrbitals as SymmetrizedOrbitals,
+)
+from ._canonicalize import (
+    AbstractSmoothing as AbstractSmoothing,
+    Canonicalization as Canonicalization,
+    RandomCanonicalization as RandomCanonicalization,
+    RandomImage as RandomImage,
+    SmoothStep as SmoothStep,
+    SplineStep as SplineStep,
+)
 from ._checkpoint import (
     latest_checkpoint as latest_checkpoint,
     restore_checkpoint as restore_checkpoint,
     save_checkpoint as save_checkpoint,
 )
 from ._crystal import Crystal as Crystal, Lattice as Lattice
+from ._domain import FundamentalDomain as FundamentalDomain
+from ._elements import (
+    symmetry_elements as symmetry_elements,
+    SymmetryAxis as SymmetryAxis,
+    SymmetryElements as SymmetryElements,
+    SymmetryPlane as SymmetryPlane,
+)
 from ._estimate import Estimate as Estimate, Evaluation as Evaluation, table as table
 from ._evaluate import evaluate as evaluate, post_hoc as post_hoc, PostHoc as PostHoc
 from ._ewald import Ewald as Ewald
@@ -48,6 +68,7 @@ from ._plot import (
     translation_scan as translation_scan,
     TranslationScan as TranslationScan,
 )
+from ._plot_group import plot_group as plot_group
 from ._pretrain import Pretraining as Pretraining
 from ._run import run as run, RunResult as RunResult
 from ._sampler import (
@@ -57,19 +78,38 @@ from ._sampler import (
     Metropolis as Metropolis,
     MetropolisState as MetropolisState,
 )
-from ._scores import Scores as Scores
+from ._scores import FactoredScores as FactoredScores, Scores as Scores
 from ._sharding import (
     replicate as replicate,
     shard_walkers as shard_walkers,
     walker_mesh as walker_mesh,
 )
+from ._strategy import (
+    AbstractStrategy as AbstractStrategy,
+    Augment as Augment,
+    AugmentState as AugmentState,
+    Batch as Batch,
+    Cost as Cost,
+    DrawnSymmetrizer as DrawnSymmetrizer,
+    NoState as NoState,
+    NoSymmetry as NoSymmetry,
+    Schedule as Schedule,
+    Symmetrize as Symmetrize,
+)
 from ._symmetrize import (
+    AbstractRandomSymmetrizer as AbstractRandomSymmetrizer,
     AbstractSymmetrizer as AbstractSymmetrizer,
     GroupAverage as GroupAverage,
     IrrepProjection as IrrepProjection,
     Orbit as Orbit,
     Symmetrized as Symmetrized,
     symmetry_ratio as symmetry_ratio,
+)
+from ._twists import (
+    irreducible_twists as irreducible_twists,
+    twist_average as twist_average,
+    TwistAverage as TwistAverage,
+    Twists as Twists,
 )
 from ._types import (
     AbstractFixed as AbstractFixed,

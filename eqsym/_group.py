@@ -1,18 +1,40 @@
 """Space groups acting on all electrons at once."""
 
 import logging
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import spglib
 from jaxtyping import Array, Bool, Float, Int
 
-from ._crystal import Crystal
+from ._crystal import Crystal, Lattice
+from ._operations import (
+    checked_operations,
+    identity_first,
+    keeps_supercell,
+    keeps_twist,
+    maps_nuclei,
+    Operations,
+    operations_of,
+    Products,
+    products,
+    pure_translations,
+    repeated,
+    static_data,
+)
+from ._spglib import (
+    find_operations,
+    group_symbol,
+    layer_group_setting,
+    plane_group_setting,
+    space_group_setting,
+    tabulated_operations,
+)
 from ._types import AbstractFixed, Electrons
+from ._vacuum import check_vacuum, keeps_plane, keeps_vacuum, vacuum_directions
 
 
 _logger = logging.getLogger("eqsym")
@@ -22,8 +44,8 @@ _logger = logging.getLogger("eqsym")
 _TOLERANCE = 1e-4
 # Part of it that finding operations may use: products of operations deviate by more.
 _SYMPREC = 1e-5
-# In fractions of reciprocal vectors; anything not rounding is another twist.
-_SAME_TWIST = 1e-6
+# In Bohr; less vacuum than this, and a slab is not finite but a layered crystal.
+_MIN_VACUUM = 10.0
 
 
 class SpaceGroup(AbstractFixed):
@@ -39,11 +61,16 @@ class SpaceGroup(AbstractFixed):
     The operations are one of each class modulo *primitive* lattice translations, and
     closed modulo these: 48 for rock salt in any cubic supercell. The product of two
     operations of a nonsymmorphic crystal can be a third one times a primitive
-    translation, also one that is not a vector of the supercell. The amplitudes of this
-    library carry $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for primitive $t$, with the
-    total crystal momentum $K$, so that where $K \cdot t$ is a multiple of $2 \pi$ for
-    these translations, operations may be multiplied as if they formed a finite group.
-    Where it is not, the $U_g$ multiply up to such phases only.
+    translation, also one that is not a vector of the supercell: see
+    `product_translations`. The amplitudes of this library carry
+    $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for primitive $t$, with the total crystal
+    momentum $K$, so that where $K \cdot t$ is a multiple of $2 \pi$ for these
+    translations, operations may be multiplied as if they formed a finite group. Where
+    it is not, the $U_g$ multiply up to such phases only.
+
+    For amplitudes that know the supercell only, `with_translations` is the group modulo
+    *supercell* translations, with all primitive translations inside: 384 operations for
+    rock salt in the 2x2x2 supercell.
 
     Where the lattice of the crystal is not the smallest one, say a hydrogen chain with
     two atoms in its cell, the fractional translations are operations too.
@@ -56,6 +83,8 @@ class SpaceGroup(AbstractFixed):
 
     crystal: Crystal
     tolerance: float = eqx.field(static=True)
+    modulo_supercell: bool = eqx.field(static=True)
+    vacuum: tuple[int, ...] = eqx.field(static=True)
     _rotations: tuple[tuple[tuple[int, ...], ...], ...] = eqx.field(static=True)
     _frac_translations: tuple[tuple[float, ...], ...] = eqx.field(static=True)
 
@@ -66,6 +95,8 @@ class SpaceGroup(AbstractFixed):
         frac_translations: Any,
         *,
         tolerance: float = _TOLERANCE,
+        modulo_supercell: bool = False,
+        vacuum: Sequence[int] = (),
     ):
         """**Arguments:**
 
@@ -75,6 +106,10 @@ class SpaceGroup(AbstractFixed):
             the International Tables.
         - `frac_translations`: (ops, 3), the t.
         - `tolerance`: in Bohr, how precisely nuclei, lattice and products must match.
+        - `modulo_supercell`: whether operations are the same, and products among them,
+            up to vectors of the supercell only, and not of the primitive lattice.
+        - `vacuum`: lattice directions, of 0, 1, 2, in which the crystal is finite. The
+            operations keep the span of the others.
 
         The operations stay in the order given.
 
@@ -83,45 +118,35 @@ class SpaceGroup(AbstractFixed):
         supercell lattice to itself, to keep the twist; and for all together to hold the
         identity, to hold no operation twice, and to be closed under multiplication.
         """
-        given = np.asarray(rotations)
-        translations = np.asarray(frac_translations, dtype=np.float64)
-        if given.ndim != 3 or given.shape[1:] != (3, 3) or len(given) == 0:
-            raise ValueError(
-                "`rotations` must be 3x3 matrices, of shape (ops, 3, 3) with at least "
-                f"one operation, got shape {given.shape}."
-            )
-        if translations.shape != (len(given), 3) or not np.all(
-            np.isfinite(translations)
-        ):
-            raise ValueError(
-                "`frac_translations` must be three finite numbers for each of the "
-                f"{len(given)} `rotations`, got shape {translations.shape}."
-            )
-        integers = np.round(given).astype(int)
-        if not np.array_equal(integers, given):
-            raise ValueError(
-                "`rotations` must be integers: they act on fractions of the primitive "
-                "lattice vectors, not on Cartesian coordinates."
-            )
+        integers, translations = checked_operations(rotations, frac_translations)
         self.crystal = crystal
         self.tolerance = float(tolerance)
-        self._rotations = tuple(
-            tuple(tuple(row) for row in rotation) for rotation in integers.tolist()
-        )
-        self._frac_translations = tuple(tuple(row) for row in translations.tolist())
+        self.modulo_supercell = bool(modulo_supercell)
+        self.vacuum = vacuum_directions(vacuum)
+        self._rotations = static_data(integers)
+        self._frac_translations = static_data(translations)
 
     def __check_init__(self):
         advice = " Use `SpaceGroup.of` to find the operations of a crystal."
         for name, good in (
             ("be an isometry", self._isometric()),
-            ("map each nucleus to one of the same species", self._maps_nuclei()),
+            (
+                "map each nucleus to one of the same species",
+                maps_nuclei(
+                    self.crystal, self.rotations, self.frac_translations, self.tolerance
+                ),
+            ),
             (
                 "map the supercell lattice to itself",
-                _keeps_supercell(self.crystal, self.rotations),
+                keeps_supercell(self.crystal, self.rotations),
             ),
             (
                 "keep the twist, up to a reciprocal vector of the supercell",
-                _keeps_twist(self.crystal, self.rotations),
+                keeps_twist(self.crystal, self.rotations),
+            ),
+            (
+                f"keep the span of the directions without `vacuum` {self.vacuum}",
+                keeps_plane(self.rotations, self.vacuum),
             ),
         ):
             if not np.all(good):
@@ -131,98 +156,198 @@ class SpaceGroup(AbstractFixed):
                     f"{name}, but {int(np.sum(~good))} of {self.order} do not, first "
                     f"{self._describe(i)}.{advice}"
                 )
-        same = self._find(self.rotations, self.frac_translations)
-        if np.any(same.sum(axis=1) > 1):
-            i, j = np.flatnonzero(same[np.argmax(same.sum(axis=1) > 1)])[:2]
+        kind = "supercell" if self.modulo_supercell else "primitive lattice"
+        first = repeated(self._operations())
+        if np.any(first != np.arange(self.order)):
+            j = int(np.argmax(first != np.arange(self.order)))
             raise ValueError(
                 "`rotations` and `frac_translations` must be free of duplicates modulo "
-                f"primitive lattice translations, but {self._describe(i)} is the same "
+                f"{kind} translations, but {self._describe(first[j])} is the same "
                 f"as {self._describe(j)}.{advice}"
             )
-        if not np.any(self._find(np.eye(3, dtype=int)[None], np.zeros((1, 3)))):
+        missing = np.argwhere(self.multiplication_table < 0)
+        if not np.any(self._is_identity()):
             raise ValueError(
                 "`rotations` and `frac_translations` must contain the identity, got "
                 f"{self.order} operations without it.{advice}"
             )
-        missing = np.argwhere(self.multiplication_table < 0)
         if len(missing):
             i, j = missing[0]
             raise ValueError(
                 "`rotations` and `frac_translations` must be closed under "
-                "multiplication modulo primitive lattice translations, but the product "
+                f"multiplication modulo {kind} translations, but the product "
                 f"of {self._describe(i)} and {self._describe(j)} is not among the "
                 f"{self.order} operations.{advice}"
             )
 
     @classmethod
-    def of(cls, crystal: Crystal, *, symprec: float = _SYMPREC) -> "SpaceGroup":
+    def of(
+        cls,
+        crystal: Crystal,
+        *,
+        symprec: float = _SYMPREC,
+        vacuum: Sequence[int] = (),
+        min_vacuum: float = _MIN_VACUUM,
+    ) -> "SpaceGroup":
         """All operations of a crystal that its supercell and twist admit, found by
         spglib. The identity comes first.
 
         Says on the logger `eqsym` how many operations of the primitive crystal the
-        supercell and the twist exclude.
+        vacuum, the supercell and the twist exclude.
 
         **Arguments:**
 
         - `crystal`: the crystal.
         - `symprec`: in Bohr, how far from symmetric positions the nuclei may be. The
             operations are as precise as the positions are.
+        - `vacuum`: lattice directions, of 0, 1, 2, in which the crystal is finite:
+            `(2,)` for a slab, `(1, 2)` for a chain along the first lattice vector. Only
+            operations of the slab or chain alone are taken: they keep the span of the
+            other directions, and take no nucleus across the vacuum. Then the length of
+            the vacuum does not matter.
+        - `min_vacuum`: in Bohr, how wide the gap between the outermost nuclei and their
+            periodic images must be in these directions.
 
-        **Raises:** `ValueError` where spglib finds no group within `symprec`.
+        **Raises:** `ValueError` where spglib finds no group within `symprec`, and where
+        there is not enough vacuum.
         """
-        frac = crystal.lattice.to_fractional(crystal.positions)
-        cell = (
-            crystal.lattice.vectors.tolist(),
-            frac.tolist(),
-            crystal.atomic_numbers.tolist(),
-        )
-        cause = None
-        try:
-            with warnings.catch_warnings():
-                # spglib 2 announces another way to report errors; both are handled.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                dataset = spglib.get_symmetry_dataset(cell, symprec=symprec)
-        except spglib.error.SpglibError as error:
-            dataset, cause = None, error
-        if dataset is None:
-            raise ValueError(
-                f"`symprec` {symprec} Bohr: spglib finds no space group of the crystal "
-                "to this precision. Try another one, smaller than the distances "
-                "between nuclei."
-            ) from cause
-        rotations = np.asarray(dataset.rotations, dtype=int)
-        translations = np.asarray(dataset.translations, dtype=np.float64)
-        # Into [0, 1), with rounding errors around 0 and 1 both taken to 0.
-        translations = translations - np.floor(translations + 1e-9)
-        translations[np.abs(translations) < 1e-12] = 0.0
-
-        found = len(rotations)
-        fits = _keeps_supercell(crystal, rotations)
-        if not np.all(fits):
-            _logger.info(
-                "%d of %d symmetry operations are dropped: they do not map the lattice "
-                "of the supercell %s to itself.",
-                np.sum(~fits),
-                found,
-                crystal.matrix.tolist(),
-            )
-        little = _keeps_twist(crystal, rotations)
-        if not np.all(little | ~fits):
-            _logger.info(
-                "%d of %d symmetry operations are dropped: they map the twist %s to "
-                "another one.",
-                np.sum(fits & ~little),
-                found,
-                crystal.twist.tolist(),
-            )
-        keep = fits & little
-        rotations, translations = rotations[keep], translations[keep]
-        identity = np.all(rotations == np.eye(3, dtype=int), axis=(1, 2)) & np.all(
-            translations == 0, axis=1
-        )
-        first = np.argsort(~identity, kind="stable")
+        vacuum = vacuum_directions(vacuum)
+        check_vacuum(crystal, vacuum, min_vacuum)
+        rotations, translations = find_operations(crystal, symprec)
+        found, keep = len(rotations), np.ones(len(rotations), dtype=bool)
+        for good, reason in (
+            (
+                keeps_vacuum(crystal, rotations, translations, vacuum),
+                f"do not leave the vacuum in directions {list(vacuum)} alone",
+            ),
+            (
+                keeps_supercell(crystal, rotations),
+                "do not map the lattice of the supercell "
+                f"{crystal.matrix.tolist()} to itself",
+            ),
+            (
+                keeps_twist(crystal, rotations),
+                f"map the twist {crystal.twist.tolist()} to another one",
+            ),
+        ):
+            dropped = int(np.sum(keep & ~good))
+            if dropped:
+                _logger.info(
+                    "%d of %d symmetry operations are dropped: they %s.",
+                    dropped,
+                    found,
+                    reason,
+                )
+            keep &= good
         tolerance = max(_TOLERANCE, symprec * _TOLERANCE / _SYMPREC)
-        return cls(crystal, rotations[first], translations[first], tolerance=tolerance)
+        return cls(
+            crystal,
+            *identity_first(rotations[keep], translations[keep]),
+            tolerance=tolerance,
+            vacuum=vacuum,
+        )
+
+    @classmethod
+    def from_hall_number(
+        cls,
+        crystal: Crystal,
+        hall_number: int,
+        *,
+        axes: Any = None,
+        frac_origin: Any = (0.0, 0.0, 0.0),
+    ) -> "SpaceGroup":
+        """A group from the tables of spglib, which the crystal must have. The identity
+        comes first.
+
+        The tables are in conventional axes. Where the crystal has its primitive lattice
+        instead, give `axes`; so for rock salt, whose conventional cell is the cube:
+
+        ```python
+        cube = [[-1, 1, 1], [1, -1, 1], [1, 1, -1]]
+        eqs.SpaceGroup.from_hall_number(crystal, 523, axes=cube)
+        ```
+
+        **Arguments:**
+
+        - `crystal`: the crystal.
+        - `hall_number`: 1 to 530 for one of the settings of the space groups, -1 to
+            -116 for one of the layer groups, whose third axis is the aperiodic one.
+        - `axes`: 3x3 integers, rows are the conventional vectors in terms of the
+            lattice vectors of the crystal; by default these are the same, and centring
+            translations are operations.
+        - `frac_origin`: where the origin of the tables is, in fractions of the lattice
+            vectors of the crystal.
+
+        **Raises:** `ValueError` where there is no such group, and as
+        [`eqsym.SpaceGroup`][] does where the crystal does not have its operations.
+        """
+        rotations, translations, vacuum = tabulated_operations(
+            hall_number, axes, frac_origin
+        )
+        new = repeated(operations_of(crystal, rotations, translations, _TOLERANCE))
+        keep = new == np.arange(len(rotations))
+        first = identity_first(rotations[keep], translations[keep])
+        return cls(crystal, *first, vacuum=vacuum)
+
+    @classmethod
+    def from_number(
+        cls,
+        crystal: Crystal,
+        number: int,
+        *,
+        axes: Any = None,
+        frac_origin: Any = (0.0, 0.0, 0.0),
+    ) -> "SpaceGroup":
+        """A space group by its number in the International Tables, 1 to 230, in the
+        first setting that spglib has for it: unique axis b, cell choice 1, hexagonal
+        axes, origin choice 1. Other arguments and errors as for `from_hall_number`,
+        which has all settings."""
+        return cls.from_hall_number(
+            crystal, space_group_setting(number), axes=axes, frac_origin=frac_origin
+        )
+
+    @classmethod
+    def layer_group(
+        cls,
+        crystal: Crystal,
+        number: int,
+        *,
+        axes: Any = None,
+        frac_origin: Any = (0.0, 0.0, 0.0),
+    ) -> "SpaceGroup":
+        """A layer group by its number in the International Tables E, 1 to 80, in the
+        first setting that spglib has for it; the third axis is the aperiodic one. Other
+        arguments and errors as for `from_hall_number`, which has all settings."""
+        return cls.from_hall_number(
+            crystal, layer_group_setting(number), axes=axes, frac_origin=frac_origin
+        )
+
+    @classmethod
+    def plane_group(
+        cls,
+        crystal: Crystal,
+        group: int | str,
+        *,
+        axes: Any = None,
+        frac_origin: Any = (0.0, 0.0, 0.0),
+    ) -> "SpaceGroup":
+        """One of the 17 plane groups, acting on the first two axes. The third one stays
+        as it is.
+
+        **Arguments:**
+
+        - `crystal`: the crystal.
+        - `group`: its number in the International Tables, 1 to 17, or its symbol, such
+            as `"p6mm"`.
+        - `axes`, `frac_origin`: as for `from_hall_number`. Mirrors of pm, pg, cm and
+            p2mg are normal to the first axis; exchange two `axes` for the other
+            setting.
+
+        **Raises:** `ValueError` as `from_hall_number` does.
+        """
+        return cls.from_hall_number(
+            crystal, plane_group_setting(group), axes=axes, frac_origin=frac_origin
+        )
 
     @property
     def order(self) -> int:
@@ -252,26 +377,137 @@ class SpaceGroup(AbstractFixed):
         return self.crystal.lattice.to_cartesian(self.frac_translations)
 
     @property
+    def lattice(self) -> Lattice:
+        """The lattice modulo which operations are the same: the primitive one, or that
+        of the supercell."""
+        return self.crystal.supercell if self.modulo_supercell else self.crystal.lattice
+
+    @property
+    def symbol(self) -> str:
+        """The international symbol of the group together with `lattice`, whatever its
+        setting: of a space group, `"Fm-3m"`; with one direction of vacuum, of a layer
+        group, `"p6/mmm"`, or of a plane group where all operations leave the two sides
+        of the layer apart, `"p6mm"`. `"48 operations"` where spglib does not know it.
+
+        It is the symbol of these operations, of which twist and supercell may have left
+        few, in the first setting of spglib. Chains have that of a space group: spglib
+        does not know rod groups.
+        """
+        symbol = group_symbol(self.crystal, self._operations(), self.vacuum)
+        return symbol or f"{self.order} operations"
+
+    @property
     def multiplication_table(self) -> Int[np.ndarray, "ops ops"]:
         """`table[i, j]` is the number of the operation that is `g_i g_j` (first j, then
-        i) up to a primitive lattice translation."""
-        rotations, translations = self.rotations, self.frac_translations
-        table = np.empty((self.order, self.order), dtype=int)
-        for i in range(self.order):
-            same = self._find(
-                rotations[i] @ rotations,
-                translations @ rotations[i].T + translations[i],
-            )
-            table[i] = np.where(same.any(axis=1), same.argmax(axis=1), -1)
-        return table
+        i) up to a translation of `lattice`. Read-only."""
+        return self._products().table
+
+    @property
+    def product_translations(self) -> Int[np.ndarray, "ops ops 3"]:
+        """The translations by which products differ from the operations of
+        `multiplication_table`: `g_i g_j` is first `g_table[i, j]`, then the translation
+        by `product_translations[i, j]`. Vectors of `lattice`, as integer multiples of
+        the *primitive* lattice vectors. Read-only."""
+        return self._products().translations
 
     @property
     def inverses(self) -> Int[np.ndarray, " ops"]:
         """`inverses[i]` is the number of the operation that is the inverse of `g_i` up
-        to a primitive lattice translation."""
-        rotations = np.round(np.linalg.inv(self.rotations)).astype(int)
-        shifts = -np.einsum("gij,gj->gi", rotations, self.frac_translations)
-        return self._find(rotations, shifts).argmax(axis=1)
+        to a translation of `lattice`."""
+        identity = np.argmax(self._is_identity())
+        return np.argmax(self.multiplication_table == identity, axis=1)
+
+    @property
+    def conjugacy_classes(self) -> Int[np.ndarray, " ops"]:
+        """The number of the conjugacy class of each operation; classes are numbered in
+        the order of their first operations."""
+        table = self.multiplication_table
+        conjugates = table[table, self.inverses[:, None]]
+        _, first, label = np.unique(
+            conjugates.min(axis=0), return_index=True, return_inverse=True
+        )
+        return np.argsort(np.argsort(first))[label]
+
+    def subgroup(self, operations: Any) -> "SpaceGroup":
+        """The group of some of the operations.
+
+        **Arguments:**
+
+        - `operations`: their numbers, in the order wanted.
+
+        **Raises:** `ValueError` where the numbers are not those of operations, or the
+        operations are not a group.
+        """
+        some = self._numbers(operations)
+        outside = np.argwhere(
+            ~np.isin(self.multiplication_table[np.ix_(some, some)], some)
+        )
+        if len(outside):
+            i, j = (int(some[k]) for k in outside[0])
+            raise ValueError(
+                f"`operations` must be closed under multiplication, but {i} times {j} "
+                f"is {self.multiplication_table[i, j]}, which is not among them. "
+                "`SpaceGroup.generated_by` adds what is missing."
+            )
+        return self._with(self.rotations[some], self.frac_translations[some])
+
+    def generated_by(self, operations: Any) -> "SpaceGroup":
+        """The smallest subgroup that has some of the operations, in the order of this
+        group.
+
+        **Arguments:**
+
+        - `operations`: their numbers. None gives the identity alone.
+
+        **Raises:** `ValueError` where the numbers are not those of operations.
+        """
+        inside = self._is_identity()
+        inside[self._numbers(operations)] = True
+        count = 0
+        while count < np.sum(inside):
+            some = np.flatnonzero(inside)
+            count = len(some)
+            inside[self.multiplication_table[np.ix_(some, some)]] = True
+        return self.subgroup(np.flatnonzero(inside))
+
+    def translations(self) -> "SpaceGroup":
+        """The subgroup of pure translations, such as the centring translations of a
+        conventional cell."""
+        return self.subgroup(np.flatnonzero(pure_translations(self.rotations)))
+
+    def point_part(self, frac_origin: Any = (0.0, 0.0, 0.0)) -> "SpaceGroup":
+        """The subgroup of operations that fix a point modulo `lattice`: for the default
+        those that are pure rotations. They multiply without translations, up to
+        `lattice`, with that point as the origin.
+
+        **Arguments:**
+
+        - `frac_origin`: the point, in fractions of the primitive lattice vectors.
+        """
+        point = np.asarray(frac_origin, dtype=np.float64)
+        change = self.rotations @ point + self.frac_translations - point
+        fixed = self._operations().length(change) < self.tolerance
+        return self.subgroup(np.flatnonzero(fixed))
+
+    def with_translations(self) -> "SpaceGroup":
+        r"""The group modulo translations of the supercell: all operations, each
+        followed by all $|\det S|$ primitive translations inside. The operations of this
+        group come first, then those of the next translation, and so on.
+
+        It averages amplitudes that do not carry
+        $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for primitive translations t. For those
+        of this library, which do, it is a waste.
+        """
+        inside = self.crystal.lattice.to_fractional(self.crystal.translations)
+        shifts = np.round(inside)[:, None] + self.frac_translations
+        rotations = np.tile(self.rotations, (len(inside), 1, 1))
+        shifts = shifts.reshape(-1, 3)
+        every = operations_of(
+            self.crystal, rotations, shifts, self.tolerance, supercell=True
+        )
+        new = repeated(every)
+        keep = new == np.arange(len(new))
+        return self._with(rotations[keep], shifts[keep], modulo_supercell=True)
 
     def apply(
         self,
@@ -339,15 +575,44 @@ class SpaceGroup(AbstractFixed):
             return rotations, translations
         return rotations[operations], translations[operations]
 
-    def _find(
-        self,
-        rotations: Int[np.ndarray, "some 3 3"],
-        frac_translations: Float[np.ndarray, "some 3"],
-    ) -> Bool[np.ndarray, "some ops"]:
-        """Which given operation is which of the group, modulo the lattice."""
-        same = np.all(rotations[:, None] == self.rotations[None], axis=(2, 3))
-        shift = frac_translations[:, None] - self.frac_translations[None]
-        return same & (_length_modulo(self.crystal, shift) < self.tolerance)
+    def _operations(self) -> Operations:
+        return operations_of(
+            self.crystal,
+            self._rotations,
+            self._frac_translations,
+            self.tolerance,
+            supercell=self.modulo_supercell,
+        )
+
+    def _products(self) -> Products:
+        return products(self._operations())
+
+    def _with(self, rotations: Any, translations: Any, **changes: Any) -> "SpaceGroup":
+        same = {
+            "tolerance": self.tolerance,
+            "modulo_supercell": self.modulo_supercell,
+            "vacuum": self.vacuum,
+        }
+        return SpaceGroup(self.crystal, rotations, translations, **(same | changes))
+
+    def _numbers(self, operations: Any) -> Int[np.ndarray, " some"]:
+        numbers = np.asarray(operations)
+        if numbers.size == 0:
+            return np.zeros(0, dtype=int)
+        if (
+            numbers.ndim != 1
+            or not np.issubdtype(numbers.dtype, np.integer)
+            or np.any((numbers < 0) | (numbers >= self.order))
+        ):
+            raise ValueError(
+                "`operations` must be a sequence of numbers of operations, 0 to "
+                f"{self.order - 1}, got {numbers.tolist()}."
+            )
+        return numbers
+
+    def _is_identity(self) -> Bool[np.ndarray, " ops"]:
+        moved = self._operations().length(self.frac_translations)
+        return pure_translations(self.rotations) & (moved < self.tolerance)
 
     def _isometric(self) -> Bool[np.ndarray, " ops"]:
         longest = np.max(np.linalg.norm(self.crystal.lattice.vectors, axis=1))
@@ -355,17 +620,6 @@ class SpaceGroup(AbstractFixed):
         return np.max(np.abs(square - np.eye(3)), axis=(1, 2)) * longest < (
             self.tolerance
         )
-
-    def _maps_nuclei(self) -> Bool[np.ndarray, " ops"]:
-        frac = self.crystal.lattice.to_fractional(self.crystal.positions)
-        images = np.einsum("gij,nj->gni", self.rotations, frac)
-        images = images + self.frac_translations[:, None]
-        gaps = images[:, :, None] - frac[None, None]
-        charges = self.crystal.atomic_numbers
-        onto = (_length_modulo(self.crystal, gaps) < self.tolerance) & (
-            charges[:, None] == charges[None, :]
-        )
-        return np.all(onto.any(axis=2) & onto.any(axis=1), axis=1)
 
     def _describe(self, i: Any) -> str:
         rotation = self.rotations[i].tolist()
@@ -382,40 +636,6 @@ def _rotate(
     return jnp.einsum(
         "gij,gnj->gni", rotations, points, precision=jax.lax.Precision.HIGHEST
     )
-
-
-def _length_modulo(
-    crystal: Crystal, frac: Float[np.ndarray, "*batch 3"]
-) -> Float[np.ndarray, "*batch"]:
-    """Length in Bohr of a vector modulo lattice vectors; exact where it is short."""
-    return np.linalg.norm(crystal.lattice.to_cartesian(frac - np.round(frac)), axis=-1)
-
-
-def _supercell_rotations(
-    crystal: Crystal, rotations: Int[np.ndarray, "ops 3 3"]
-) -> Float[np.ndarray, "ops 3 3"]:
-    """The same rotations on columns of fractions of the supercell vectors: with
-    x = S^T y between the two kinds of fractions, S^-T R S^T."""
-    columns = crystal.matrix.T
-    return np.linalg.inv(columns) @ rotations @ columns
-
-
-def _keeps_supercell(
-    crystal: Crystal, rotations: Int[np.ndarray, "ops 3 3"]
-) -> Bool[np.ndarray, " ops"]:
-    # Supercell vectors have integer y, so their images must be integer too. R^-1 is a
-    # power of R, so the lattice is then mapped onto itself.
-    inside = _supercell_rotations(crystal, rotations)
-    return np.all(np.abs(inside - np.round(inside)) < 1e-6, axis=(1, 2))
-
-
-def _keeps_twist(
-    crystal: Crystal, rotations: Int[np.ndarray, "ops 3 3"]
-) -> Bool[np.ndarray, " ops"]:
-    # k.r is the same before and after, so the row of fractions k goes to k Q^-1; that
-    # is k modulo integers where k Q is, as Q and Q^-1 are integer.
-    change = crystal.twist @ _supercell_rotations(crystal, rotations) - crystal.twist
-    return np.all(np.abs(change - np.round(change)) < _SAME_TWIST, axis=1)
 
 
 def _shown(value: Any) -> Any:

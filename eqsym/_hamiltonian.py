@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Inexact
 from ._ansatz.base import AbstractWavefunction
 from ._crystal import Crystal
 from ._ewald import Ewald
+from ._math import full_precision
 from ._types import Electrons
 
 
@@ -84,6 +85,7 @@ class ForwardLaplacian(AbstractKinetic):
                 f"them, or 0, got {self.sparsity_threshold}."
             )
 
+    @full_precision()
     def __call__(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Inexact[Array, ""]:
@@ -112,6 +114,7 @@ class HessianLaplacian(AbstractKinetic):
     """The diagonal of the Hessian, one coordinate after another. A slow reference,
     for tests and for wave functions that `folx` cannot differentiate."""
 
+    @full_precision()
     def __call__(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Inexact[Array, ""]:

@@ -1,6 +1,7 @@
 """Signed log-sum-exp, determinants and norms that stay finite where they should."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,22 @@ from ._types import LogPsi
 # Matrices up to this size are expanded into minors: for them LAPACK and its batched
 # counterparts on accelerators spend most of their time on calls, not on arithmetic.
 _EXPAND = 4
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Matrix products in the precision of their factors, unless the user has set
+    `jax_default_matmul_precision`.
+
+    Accelerators round single-precision factors to 10 bits by default: enough to change
+    local energies of a network by 0.1 Ha.
+    """
+    current = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    if current is None:
+        with jax.default_matmul_precision("highest"):
+            yield
+    else:
+        yield
 
 
 def log_sum(terms: LogPsi, weights: Inexact[Array, " terms"] | None = None) -> LogPsi:
@@ -139,16 +156,41 @@ def chunked_vmap(
     """`jax.vmap(function)(arguments)`, at most `chunk` elements of the leading axis at
     a time: the largest divisor of its length that is not more. All at once for `None`.
     """
-    size = jax.tree.leaves(arguments)[0].shape[0]
-    if chunk is None or chunk >= size:
+    split = _split(arguments, chunk)
+    if split is None:
         return jax.vmap(function)(arguments)
-    chunk = next(n for n in range(chunk, 0, -1) if size % n == 0)
-    # Strided: where the leading axis is spread over devices, so is every chunk.
-    split = jax.tree.map(
-        lambda x: jnp.swapaxes(x.reshape(chunk, size // chunk, *x.shape[1:]), 0, 1),
-        arguments,
-    )
     mapped = jax.lax.map(jax.vmap(function), split)
     return jax.tree.map(
-        lambda x: jnp.swapaxes(x, 0, 1).reshape(size, *x.shape[2:]), mapped
+        lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), mapped
+    )
+
+
+def chunked_sum(
+    function: Callable[[PyTree], PyTree], arguments: PyTree, chunk: int | None
+) -> PyTree:
+    """`function(arguments)` of a function that sums over the leading axis, evaluated
+    for at most `chunk` elements at a time, as in `chunked_vmap`."""
+    split = _split(arguments, chunk)
+    if split is None:
+        return function(arguments)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    one = jax.eval_shape(function, jax.tree.map(lambda x: x[0], split))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
+    return jax.lax.scan(add, zero, split)[0]
+
+
+def _split(arguments: PyTree, chunk: int | None) -> PyTree | None:
+    """The leading axis in two, (chunks, elements of a chunk), or `None` for one chunk.
+
+    Strided: where the leading axis is spread over devices, so is every chunk."""
+    size = jax.tree.leaves(arguments)[0].shape[0]
+    if chunk is None or chunk >= size:
+        return None
+    chunk = next(n for n in range(chunk, 0, -1) if size % n == 0)
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(chunk, size // chunk, *x.shape[1:]), 0, 1),
+        arguments,
     )

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from ._crystal import Crystal
+from ._math import full_precision
 from ._pyscf import hartree_fock
 from ._types import AbstractFixed, Electrons
 
@@ -171,6 +172,7 @@ class MeanField(AbstractFixed):
             solved.save(path)
         return solved
 
+    @full_precision()
     def orbitals(
         self, electrons: Electrons
     ) -> tuple[Inexact[Array, "up up"], Inexact[Array, "down down"]]:

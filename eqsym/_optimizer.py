@@ -16,6 +16,9 @@ from ._scores import Scores
 Schedule: TypeAlias = float | Callable[[Int[Array, ""]], Any]
 State = TypeVar("State")
 
+# Each raises the damping of a Gram matrix that is not positive tenfold.
+_TRIES = 8
+
 
 class AbstractOptimizer(eqx.Module, Generic[State]):
     """Turns the scores of a batch and its centred local energies into an update.
@@ -43,8 +46,8 @@ class AbstractOptimizer(eqx.Module, Generic[State]):
         """**Arguments:**
 
         - `scores`: of the wave function at the walkers.
-        - `residual`: centred (and clipped) local energies in Hartree, divided by the
-            square root of the number of walkers.
+        - `residual`: centred (and clipped) local energies in Hartree, times the square
+            root of the walkers' shares, one over their number if all weigh the same.
         - `state`: of `init` or of the step before.
 
         **Returns:**
@@ -90,9 +93,10 @@ class Spring(AbstractOptimizer[SpringState]):
         - `learning_rate`: the rate eta, or an optax schedule of the step.
         - `momentum`: mu, at least 0 and below 1.
         - `damping`: lambda. What rounding makes of a singular Gram matrix is added: its
-            trace times the resolution of the floating-point type.
+            trace times the resolution of the floating-point type; and ten times as much
+            again, as often as needed, where the matrix is still not positive.
         - `norm_bound`: C, the largest squared norm of a step.
-        - `chunk`: walkers differentiated at a time, see [`eqsym.Scores.gram`][].
+        - `chunk`: walkers differentiated at a time, see [`eqsym.Scores.factored`][].
 
         **Raises:** `ValueError` for a setting outside its range.
         """
@@ -120,9 +124,10 @@ class Spring(AbstractOptimizer[SpringState]):
         self, scores: Scores, residual: Inexact[Array, " walkers"], state: SpringState
     ) -> tuple[PyTree[Float[Array, "..."]], SpringState]:
         decayed = _scale(self.momentum, state.direction)
-        zeta = residual - scores.apply(decayed)
-        solution = _solve(scores.gram(self.chunk), self.damping, zeta)
-        direction = jax.tree.map(jnp.add, decayed, scores.transpose(solution))
+        factored = scores.factored(self.chunk)
+        zeta = residual - factored.apply(decayed)
+        solution = _solve(factored.gram(), self.damping, zeta)
+        direction = jax.tree.map(jnp.add, decayed, factored.transpose(solution))
 
         rate = _rate(self.learning_rate, state.count)
         bound = jnp.sqrt(self.norm_bound) / jnp.maximum(_norm(direction), 1e-30)
@@ -152,13 +157,27 @@ class Optax(AbstractOptimizer[optax.OptState]):
     """
 
     transformation: optax.GradientTransformation
+    chunk: int | None = eqx.field(static=True)
 
-    def __init__(self, transformation: optax.GradientTransformation):
+    def __init__(
+        self,
+        transformation: optax.GradientTransformation,
+        *,
+        chunk: int | None = None,
+    ):
         """**Arguments:**
 
         - `transformation`: for example `optax.adam(1e-3)` or `optax.lamb(1e-3)`.
+        - `chunk`: walkers differentiated at a time, all by default.
+
+        **Raises:** `ValueError` for a `chunk` that is not positive.
         """
         self.transformation = transformation
+        self.chunk = chunk
+
+    def __check_init__(self):
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
 
     def init(self, parameters: PyTree[Float[Array, "..."]]) -> optax.OptState:
         return self.transformation.init(parameters)
@@ -169,7 +188,7 @@ class Optax(AbstractOptimizer[optax.OptState]):
         residual: Inexact[Array, " walkers"],
         state: optax.OptState,
     ) -> tuple[PyTree[Float[Array, "..."]], optax.OptState]:
-        gradient = _scale(2.0, scores.transpose(residual))
+        gradient = _scale(2.0, scores.transpose(residual, self.chunk))
         # optax relies on promotions that users may have forbidden.
         with jax.numpy_dtype_promotion("standard"):
             return self.transformation.update(gradient, state, scores.parameters)
@@ -181,11 +200,23 @@ def _solve(
     stacked = (
         jnp.concatenate([zeta.real, zeta.imag]) if jnp.iscomplexobj(zeta) else zeta
     )
+    identity = jnp.eye(len(gram), dtype=gram.dtype)
+
+    def factorise(shift):
+        return jax.scipy.linalg.cholesky(gram + shift * identity, lower=True)
+
+    def fails(carry):
+        factor, _, tries = carry
+        return ~jnp.all(jnp.isfinite(factor)) & (tries < _TRIES)
+
+    def again(carry):
+        _, shift, tries = carry
+        return factorise(10 * shift), 10 * shift, tries + 1
+
     shift = damping + jnp.finfo(gram.dtype).eps * jnp.trace(gram)
-    factor = jax.scipy.linalg.cho_factor(
-        gram + shift * jnp.eye(len(gram), dtype=gram.dtype)
-    )
-    solution = jax.scipy.linalg.cho_solve(factor, stacked)
+    start = (factorise(shift), shift, jnp.zeros((), int))
+    factor, _, _ = jax.lax.while_loop(fails, again, start)
+    solution = jax.scipy.linalg.cho_solve((factor, True), stacked)
     if jnp.iscomplexobj(zeta):
         return jax.lax.complex(*jnp.split(solution, 2))
     return solution

@@ -77,7 +77,7 @@ def plot_scans(scans: dict[str, TranslationScan]) -> "Figure":
 
     A matplotlib figure; save it with `savefig`.
     """
-    figure, axes = _figure(1, len(scans), (4.2 * len(scans) + 0.8, 4.8))
+    figure, axes = new_figure(1, len(scans), (4.2 * len(scans) + 0.8, 4.8))
     finite = np.concatenate(
         [s.log_density[np.isfinite(s.log_density)] for s in scans.values()]
     )
@@ -118,7 +118,7 @@ def plot_training(
 
     A matplotlib figure; save it with `savefig`.
     """
-    figure, axes = _figure(3, 1, (7.0, 7.5), sharex=True)
+    figure, axes = new_figure(3, 1, (7.0, 7.5), sharex=True)
     energy_axis, variance_axis, acceptance_axis = axes.flat
     steps, energy = history["step"], history["energy"]
     window = max(1, min(window, len(steps) // 4))
@@ -152,7 +152,10 @@ def plot_training(
     return figure
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> Any:
+def new_figure(
+    rows: int, columns: int, size: tuple[float, float], **kwargs: Any
+) -> Any:
+    """A figure and its axes, (rows, columns); `kwargs` as for `Figure.subplots`."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -23,6 +23,8 @@ from ._types import Key, Walkers
 from ._vmc import Statistics, VMC, VMCState
 
 
+# Steps in a row without a finite update, after which a run stops.
+_MOST_REJECTED = 20
 _COLUMNS = ("step", *(f.name for f in dataclasses.fields(Statistics)), "seconds")
 
 
@@ -92,7 +94,8 @@ def run(
     **Raises:** `ValueError` for less than one step or walker, walkers of the wrong
     shape or number, pretraining of anything but a [`eqsym.SolidNet`][], and checkpoints
     that are damaged or of another model; `OSError` for a folder that cannot be written.
-    All before anything is computed.
+    All before anything is computed. `FloatingPointError` where training diverges: the
+    last parameters that were finite are in the last checkpoint.
     """
     for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every)):
         if value < 1:
@@ -125,6 +128,7 @@ def run(
 
     step = eqx.filter_jit(vmc.step)
     before = _last(history.columns()["seconds"]) - time.monotonic()
+    rejected = 0
     try:
         with _bar("Training", steps, start, progress) as bar:
             for i in range(start + 1, steps + 1):
@@ -136,6 +140,14 @@ def run(
                 seconds = time.monotonic() + before
                 history.append({"step": i, **row, "seconds": round(seconds, 3)})
                 state = following
+                rejected = rejected + 1 if row["rejected"] else 0
+                if rejected >= _MOST_REJECTED:
+                    raise FloatingPointError(
+                        f"Training diverged: the last {rejected} updates were not "
+                        f"finite, up to step {i}. The parameters are those before. "
+                        "Try a smaller learning rate or norm bound, more damping, "
+                        "longer pretraining, or double precision."
+                    )
                 if checkpoints is not None and i % checkpoint_every == 0:
                     save_checkpoint(checkpoints, i, state)
                 bar.set_postfix_str(
@@ -182,11 +194,10 @@ def _pretrained(
 
 
 def _burned_in(vmc: VMC, state: VMCState, steps: int) -> VMCState:
-    step = eqx.filter_jit(vmc.sampler.step)
-    sampler = state.sampler
+    move = eqx.filter_jit(vmc.equilibrate)
     for _ in range(steps):
-        sampler = step(state.wavefunction, sampler)
-    return eqx.tree_at(lambda s: s.sampler, state, sampler)
+        state = move(state)
+    return state
 
 
 def _bar(name: str, total: int, initial: int, progress: bool | None) -> Any:

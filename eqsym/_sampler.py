@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from ._ansatz import AbstractWavefunction
 from ._crystal import Crystal
+from ._math import full_precision
 from ._types import Key, Walkers
 
 
@@ -119,6 +120,7 @@ class Metropolis(AbstractSampler[MetropolisState]):
             key,
         )
 
+    @full_precision()
     def step(
         self, wavefunction: AbstractWavefunction, state: MetropolisState
     ) -> MetropolisState:

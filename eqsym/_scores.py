@@ -1,12 +1,14 @@
 """The score matrix: derivatives of log psi by the parameters, as a linear operator."""
 
+from collections.abc import Callable, Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from ._ansatz import AbstractWavefunction, Linear
-from ._math import chunked_vmap
+from ._math import chunked_sum, chunked_vmap, full_precision
 from ._types import combine, Electrons, partition, Walkers
 
 
@@ -14,8 +16,8 @@ class _Tap(eqx.Module):
     """What one linear layer saw of one configuration: its input rows, and the
     derivative of the amplitude by its output rows."""
 
-    rows: Float[Array, "*batch rows in"]
-    cotangents: Float[Array, "*batch rows out"]
+    rows: Float[Array, "*walkers rows in"]
+    cotangents: Float[Array, "*components rows out"]
 
 
 @jax.custom_vjp
@@ -56,16 +58,26 @@ def _is_linear(node) -> bool:
 class Scores(eqx.Module):
     r"""The score matrix $O$ of a batch of walkers, without writing it down.
 
-    Row x of $O$ is $\partial_\theta \log\psi(x)$, minus the mean over the walkers,
-    divided by the square root of their number. For a complex wave function every walker
-    has two real rows, of $\log|\psi|$ and of $\arg\psi$. Residuals have the same
-    layout: real of shape (walkers,) for real wave functions, complex for complex ones,
-    real part against $\log|\psi|$ and imaginary part against $\arg\psi$, so that
-    $\mathrm{Re} \sum_x \overline{O_x} \epsilon_x$ is $O^T \epsilon$.
+    Row x of $O$ is $\sqrt{p_x} \, (\partial_\theta \log\psi(x) - \langle
+    \partial_\theta \log\psi \rangle)$ with the walkers' shares $p_x$, one over
+    their number or proportional to `weights`, and the mean over these. For a complex
+    wave function every walker has two real rows, of $\log|\psi|$ and of $\arg\psi$.
+    Residuals have the same layout: real of shape (walkers,) for real wave functions,
+    complex for complex ones, real part against $\log|\psi|$ and imaginary part
+    against $\arg\psi$, so that $\mathrm{Re} \sum_x \overline{O_x} \epsilon_x$ is
+    $O^T \epsilon$.
+
+    - `wavefunction`: whose parameters the columns are.
+    - `walkers`: configurations in Bohr, (walkers, electrons, 3).
+    - `weights`: importance weights of the walkers, at least 0; all 1 by default.
+    - `view`: the function of `wavefunction` that is differentiated, itself by default;
+        a symmetrized one, for example.
     """
 
     wavefunction: AbstractWavefunction
     walkers: Walkers
+    weights: Float[Array, " walkers"] | None = None
+    view: Callable[[AbstractWavefunction], AbstractWavefunction] | None = None
 
     @property
     def parameters(self) -> PyTree[Float[Array, "..."]]:
@@ -74,11 +86,112 @@ class Scores(eqx.Module):
 
     @property
     def is_real(self) -> bool:
-        """Whether the wave function is real-valued."""
-        return eqx.filter_eval_shape(self.wavefunction, self.walkers[0]).is_real
+        """Whether the function that is differentiated is real-valued."""
+        return eqx.filter_eval_shape(self._viewed(), self.walkers[0]).is_real
 
+    @full_precision()
+    def transpose(
+        self, residual: Inexact[Array, " walkers"], chunk: int | None = None
+    ) -> PyTree:
+        """$O^T \\epsilon$: one reverse-mode pass over the batch.
+
+        **Arguments:**
+
+        - `residual`: one number per walker.
+        - `chunk`: walkers differentiated at a time, all by default. Bounds the memory.
+
+        **Returns:**
+
+        A tree like `parameters`.
+        """
+        components = 1 if self.is_real else 2
+        rows = _uncentred(_to_rows(residual, components), self._shares())
+        parameters, rest = partition(self.wavefunction)
+
+        def contribution(batch):
+            walkers, rows = batch
+
+            def values(parameters):
+                wavefunction = combine(parameters, rest)
+                return jax.vmap(self._components, (None, 0))(wavefunction, walkers)
+
+            found, pullback = jax.vjp(values, parameters)
+            return pullback(rows.astype(found.dtype))[0]
+
+        return chunked_sum(contribution, (self.walkers, rows), chunk)
+
+    @full_precision()
+    def factored(self, chunk: int | None = None) -> "FactoredScores":
+        """Differentiates every walker once, for all products with $O$ to come.
+
+        Weights of wide linear layers are never differentiated walker by walker: the
+        gradient of one walker is $\\sum_i d_i a_i^T$ with the layer's input rows a and
+        output cotangents d, which are kept. The other parameters are, and that is what
+        needs memory: walkers x parameters outside of wide layers (all parameters, for a
+        `view`), and walkers x rows x (inputs + outputs) for each of those.
+
+        **Arguments:**
+
+        - `chunk`: walkers differentiated at a time, all by default. Bounds the memory
+            for intermediate values.
+
+        **Returns:**
+
+        The same matrix, [`eqsym.FactoredScores`][].
+        """
+        components = 1 if self.is_real else 2
+        size = self.walkers.shape[0]
+        if self.view is None:
+            wide, narrow, rest = _split_linears(self.wavefunction, size, components)
+        else:
+            wide, (narrow, rest) = [], partition(self.wavefunction)
+
+        def derivatives(electrons: Electrons) -> tuple[list[_Tap], PyTree]:
+            taps = [_empty_tap(linear, electrons.dtype) for linear in wide]
+
+            def amplitude(args):
+                taps, narrow = args
+                wavefunction = _merge(wide, taps, narrow, rest)
+                return self._components(wavefunction, electrons)
+
+            return jax.jacrev(amplitude)((taps, narrow))
+
+        taps, gradients = chunked_vmap(derivatives, self.walkers, chunk)
+        # `jacrev` repeats the rows for every component of the amplitude.
+        taps = [_Tap(tap.rows[:, 0], tap.cotangents) for tap in taps]
+        return FactoredScores(self.parameters, taps, gradients, self._shares())
+
+    def _viewed(self) -> AbstractWavefunction:
+        view = self.view
+        return self.wavefunction if view is None else view(self.wavefunction)
+
+    def _components(
+        self, wavefunction: AbstractWavefunction, electrons: Electrons
+    ) -> Float[Array, " components"]:
+        psi = wavefunction if self.view is None else self.view(wavefunction)
+        value = psi(electrons)
+        if value.is_real:
+            return value.log[None]
+        return jnp.stack([value.log, value.phase])
+
+    def _shares(self) -> Float[Array, " walkers"]:
+        size, dtype = self.walkers.shape[0], self.walkers.dtype
+        if self.weights is None:
+            return jnp.full((size,), 1 / size, dtype)
+        return self.weights.astype(dtype) / jnp.sum(self.weights.astype(dtype))
+
+
+class FactoredScores(eqx.Module):
+    """The score matrix of [`eqsym.Scores`][] in factors: cheap to multiply with."""
+
+    parameters: PyTree[Float[Array, "..."]]
+    taps: list[_Tap]
+    gradients: PyTree[Float[Array, "walkers components ..."]]
+    shares: Float[Array, " walkers"]
+
+    @full_precision()
     def apply(self, direction: PyTree) -> Inexact[Array, " walkers"]:
-        """$O v$: one forward-mode pass over the batch.
+        """$O v$.
 
         **Arguments:**
 
@@ -88,11 +201,19 @@ class Scores(eqx.Module):
 
         One number per walker, complex for a complex wave function.
         """
-        _, rows = jax.jvp(self._rows, (self.parameters,), (direction,))
-        return _from_rows(self._normalise(rows))
+        wide, narrow, _ = self._split(direction)
+        rows = jnp.zeros((len(self.shares), self._components), self.shares.dtype)
+        for gradient, leaf in zip(
+            jax.tree.leaves(self.gradients), jax.tree.leaves(narrow), strict=True
+        ):
+            rows += jnp.tensordot(gradient, leaf, leaf.ndim)
+        for tap, linear in zip(self.taps, wide, strict=True):
+            rows += jnp.einsum("wcro,wro->wc", tap.cotangents, linear(tap.rows))
+        return _from_rows(_centred(rows, self.shares))
 
+    @full_precision()
     def transpose(self, residual: Inexact[Array, " walkers"]) -> PyTree:
-        """$O^T \\epsilon$: one reverse-mode pass over the batch.
+        """$O^T \\epsilon$.
 
         **Arguments:**
 
@@ -102,80 +223,85 @@ class Scores(eqx.Module):
 
         A tree like `parameters`.
         """
-        rows, pullback = jax.vjp(self._rows, self.parameters)
-        (gradient,) = pullback(
-            self._normalise(_to_rows(residual, rows.shape[1])).astype(rows.dtype)
+        rows = _uncentred(_to_rows(residual, self._components), self.shares)
+        narrow = jax.tree.map(
+            lambda gradient: jnp.tensordot(rows.astype(gradient.dtype), gradient, 2),
+            self.gradients,
         )
-        return gradient
+        wide, _, rest = self._split(self.parameters)
+        filled = []
+        for tap, linear in zip(self.taps, wide, strict=True):
+            out = jnp.einsum("wc,wcro->wro", rows, tap.cotangents)
+            weight = jnp.einsum("wro,wri->oi", out, tap.rows)
+            bias = None if linear.bias is None else jnp.sum(out, axis=(0, 1))
+            filled.append(
+                eqx.tree_at(
+                    lambda linear: (linear.weight, linear.bias),
+                    linear,
+                    (weight, bias),
+                    is_leaf=lambda node: node is None,
+                )
+            )
+        return _fill(filled, combine(narrow, rest))
 
-    def gram(self, chunk: int | None = None) -> Float[Array, "rows rows"]:
+    @full_precision()
+    def gram(self) -> Float[Array, "rows rows"]:
         """$O O^T$, the neural tangent kernel of the batch.
 
-        Weights of wide linear layers are never differentiated walker by walker: with
-        input rows a and output cotangents d, the gradient of one walker is
-        $\\sum_i d_i a_i^T$, so that the inner product of two is
-        $\\sum_{ij} (d_i \\cdot d'_j)(a_i \\cdot a'_j)$. The other parameters are, and
-        that is what needs memory: walkers x parameters outside of wide layers, and
-        walkers x rows x (inputs + outputs) for each of those.
-
-        **Arguments:**
-
-        - `chunk`: walkers differentiated at a time, all by default. Bounds the memory
-            for intermediate values.
+        For a wide layer the inner product of the gradients of two walkers is
+        $\\sum_{ij} (d_i \\cdot d'_j)(a_i \\cdot a'_j)$.
 
         **Returns:**
 
         The symmetric matrix; rows ordered walkers of the real part first, then, for a
         complex wave function, walkers of the imaginary part.
         """
-        size = self.walkers.shape[0]
-        components = 1 if self.is_real else 2
-        wide, narrow, rest = _split_linears(self.wavefunction, size, components)
-
-        def derivatives(electrons: Electrons) -> tuple[list[_Tap], PyTree]:
-            taps = [_empty_tap(linear, electrons.dtype) for linear in wide]
-
-            def amplitude(args):
-                taps, narrow = args
-                return _components(_merge(wide, taps, narrow, rest), electrons)
-
-            return jax.jacrev(amplitude)((taps, narrow))
-
-        taps, scores = chunked_vmap(derivatives, self.walkers, chunk)
-
-        total = jnp.zeros((components, size, components, size), self.walkers.dtype)
-        leaves = jax.tree.leaves(scores)
+        size, components = len(self.shares), self._components
+        total = jnp.zeros((components, size, components, size), self.shares.dtype)
+        leaves = jax.tree.leaves(self.gradients)
         if leaves:
             matrix = jnp.concatenate(
                 [leaf.reshape(size, components, -1) for leaf in leaves], axis=-1
             )
             matrix = jnp.swapaxes(matrix, 0, 1).reshape(components * size, -1)
             total += (matrix @ matrix.T).reshape(total.shape)
-        for tap, linear in zip(taps, wide, strict=True):
+        wide, _, _ = self._split(self.parameters)
+        for tap, linear in zip(self.taps, wide, strict=True):
             total += _tap_gram(tap, linear.bias is not None)
-        total = total - jnp.mean(total, axis=1, keepdims=True)
-        total = total - jnp.mean(total, axis=3, keepdims=True)
-        return total.reshape(components * size, components * size) / size
+        shares = self.shares
+        total -= jnp.einsum("axby,x->aby", total, shares)[:, None]
+        total -= jnp.einsum("axby,y->axb", total, shares)[..., None]
+        root = jnp.sqrt(shares)
+        total = jnp.einsum("axby,x,y->axby", total, root, root)
+        return total.reshape(components * size, components * size)
 
-    def _rows(
-        self, parameters: PyTree[Float[Array, "..."]]
-    ) -> Float[Array, "walkers components"]:
-        wavefunction = combine(parameters, partition(self.wavefunction)[1])
-        return jax.vmap(_components, (None, 0))(wavefunction, self.walkers)
+    @property
+    def _components(self) -> int:
+        if self.taps:
+            return self.taps[0].cotangents.shape[1]
+        return jax.tree.leaves(self.gradients)[0].shape[1]
 
-    def _normalise(
-        self, rows: Float[Array, "walkers components"]
-    ) -> Float[Array, "walkers components"]:
-        return (rows - jnp.mean(rows, axis=0, keepdims=True)) * rows.shape[0] ** -0.5
+    def _split(self, tree: PyTree) -> tuple[list[Linear], PyTree, PyTree]:
+        """As `_split_linears` did, also for a tree like `parameters`."""
+        if not self.taps:
+            return [], *partition(tree)
+        return _split_linears(tree, len(self.shares), self._components)
 
 
-def _components(
-    wavefunction: AbstractWavefunction, electrons: Electrons
-) -> Float[Array, " components"]:
-    value = wavefunction(electrons)
-    if value.is_real:
-        return value.log[None]
-    return jnp.stack([value.log, value.phase])
+def _centred(
+    rows: Float[Array, "walkers components"], shares: Float[Array, " walkers"]
+) -> Float[Array, "walkers components"]:
+    mean = jnp.sum(shares[:, None] * rows, axis=0, keepdims=True)
+    return jnp.sqrt(shares)[:, None] * (rows - mean)
+
+
+def _uncentred(
+    rows: Float[Array, "walkers components"], shares: Float[Array, " walkers"]
+) -> Float[Array, "walkers components"]:
+    """The transpose of `_centred`."""
+    scaled = jnp.sqrt(shares)[:, None].astype(rows.dtype) * rows
+    total = jnp.sum(scaled, axis=0, keepdims=True)
+    return scaled - shares[:, None].astype(rows.dtype) * total
 
 
 def _to_rows(
@@ -193,10 +319,11 @@ def _from_rows(rows: Float[Array, "walkers components"]) -> Inexact[Array, " wal
 
 
 def _split_linears(
-    wavefunction: AbstractWavefunction, walkers: int, components: int
+    wavefunction: PyTree, walkers: int, components: int
 ) -> tuple[list[Linear], PyTree, PyTree]:
     """The linear layers whose inner products are cheaper from taps than from gradients,
-    the other parameters, and the rest, a tree with `_Slot` in place of those layers."""
+    the other parameters, and the rest, a tree with `_Slot` in place of those layers.
+    Of a wave function or a tree like its parameters."""
     wide: list[Linear] = []
 
     def take(node):
@@ -231,14 +358,17 @@ class _Slot(eqx.Module):
 def _merge(
     wide: list[Linear], taps: list[_Tap], narrow: PyTree, rest: PyTree
 ) -> AbstractWavefunction:
-    def fill(node):
-        if isinstance(node, _Slot):
-            return _TappedLinear(wide[node.index], taps[node.index])
-        return node
+    tapped = [_TappedLinear(*pair) for pair in zip(wide, taps, strict=True)]
+    return _fill(tapped, combine(narrow, rest))
 
-    return jax.tree.map(
-        fill, combine(narrow, rest), is_leaf=lambda node: isinstance(node, _Slot)
-    )
+
+def _fill(layers: Sequence[eqx.Module], slotted: PyTree) -> PyTree:
+    """The tree with layers in place of its slots."""
+
+    def fill(node):
+        return layers[node.index] if isinstance(node, _Slot) else node
+
+    return jax.tree.map(fill, slotted, is_leaf=lambda node: isinstance(node, _Slot))
 
 
 def _empty_tap(linear: Linear, dtype) -> _Tap:
@@ -252,8 +382,7 @@ def _empty_tap(linear: Linear, dtype) -> _Tap:
 def _tap_gram(
     tap: _Tap, with_bias: bool
 ) -> Float[Array, "components walkers components walkers"]:
-    # `jacrev` repeats the activations for every component of the amplitude.
-    activations = jnp.moveaxis(tap.rows[:, 0], 1, 0)
+    activations = jnp.moveaxis(tap.rows, 1, 0)
     cotangents = jnp.transpose(tap.cotangents, (2, 1, 0, 3))
     rows, components, walkers, _ = cotangents.shape
     bias = jnp.asarray(with_bias, activations.dtype)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float, Inexact, Int
 
 from ._ansatz.base import AbstractWavefunction
 from ._crystal import Crystal
@@ -15,18 +15,37 @@ from ._group import SpaceGroup
 from ._irreps import character_table, Irrep
 from ._math import log_sum, rescaled, scaled_sum
 from ._momentum import check_projection, keeps_momentum
-from ._types import AbstractFixed, Electrons, LogPsi
+from ._types import AbstractFixed, Electrons, Key, LogPsi
 
 
 class Orbit(eqx.Module):
     """Images of one configuration, in Bohr, and their weights; see
-    [`eqsym.AbstractSymmetrizer`][]."""
+    [`eqsym.AbstractSymmetrizer`][]. `dropped` counts images with non-zero weight that
+    are missing because a bound on their number was too small."""
 
     weights: Inexact[Array, " images"]
     images: Float[Array, "images electrons 3"]
+    dropped: Int[Array, ""] = eqx.field(default_factory=lambda: jnp.zeros((), int))
 
 
-class AbstractSymmetrizer(AbstractFixed):
+class AbstractRandomSymmetrizer(AbstractFixed):
+    """A distribution of symmetrizers, to train with another one in every step."""
+
+    group: eqx.AbstractVar[SpaceGroup]
+
+    @abc.abstractmethod
+    def draw(self, key: Key) -> "AbstractSymmetrizer":
+        """**Arguments:**
+
+        - `key`: seeds the draw.
+
+        **Returns:**
+
+        The symmetrizer drawn.
+        """
+
+
+class AbstractSymmetrizer(AbstractRandomSymmetrizer):
     r"""A linear map of functions of the electrons that sums over images:
     $(P f)(x) = \sum_m w_m(x) f(x_m(x))$.
 
@@ -61,6 +80,11 @@ class AbstractSymmetrizer(AbstractFixed):
         depend on the electrons smoothly: wave functions are differentiated through
         them.
         """
+
+    def draw(self, key: Key) -> "AbstractSymmetrizer":
+        """Itself: nothing is random about it."""
+        del key
+        return self
 
 
 class GroupAverage(AbstractSymmetrizer):

@@ -1,11 +1,12 @@
 """Variational Monte Carlo: a training step of sampler, Hamiltonian and optimizer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
@@ -13,6 +14,7 @@ from ._math import chunked_vmap
 from ._optimizer import AbstractOptimizer
 from ._sampler import AbstractSampler, AbstractSamplerState
 from ._scores import Scores
+from ._strategy import AbstractStrategy, NoSymmetry, Schedule
 from ._types import combine, Key, partition, Walkers
 
 
@@ -22,12 +24,14 @@ class VMCState(eqx.Module):
     - `wavefunction`: as trained so far.
     - `sampler`: state of the sampler, with the walkers and their key.
     - `optimizer`: state of the optimizer.
+    - `strategies`: states of the strategies of the schedule.
     - `step`: steps taken.
     """
 
     wavefunction: AbstractWavefunction
     sampler: AbstractSamplerState
     optimizer: Any
+    strategies: tuple[Any, ...]
     step: Int[Array, ""]
 
 
@@ -40,8 +44,14 @@ class Statistics(eqx.Module):
     - `kinetic`, `potential`: means of the two parts.
     - `acceptance`: accepted share of the moves.
     - `clipped`: share of walkers whose local energy was clipped in the gradient.
+    - `effective`: effective share of the walkers, $(\\sum w)^2 / (n \\sum w^2)$ with
+        their importance weights w; 1 without.
     - `invalid`: number of walkers with a local energy that is not finite. They are left
         out of all means and of the gradient.
+    - `dropped`: images with non-zero weight that a bound on their number left out, over
+        all walkers.
+    - `rejected`: 1 where the update of the parameters was not finite, or no walker had
+        a finite energy: parameters and optimizer stay as they were.
     """
 
     energy: Float[Array, ""]
@@ -51,7 +61,10 @@ class Statistics(eqx.Module):
     potential: Float[Array, ""]
     acceptance: Float[Array, ""]
     clipped: Float[Array, ""]
+    effective: Float[Array, ""]
     invalid: Int[Array, ""]
+    dropped: Int[Array, ""]
+    rejected: Int[Array, ""]
 
 
 class VMC(eqx.Module):
@@ -60,13 +73,17 @@ class VMC(eqx.Module):
     One step moves the walkers, evaluates their local energies $E_L$ and hands the
     residual $E_L - \langle E_L \rangle$ to the optimizer, clipped to `clip` mean
     absolute deviations from the median, real and imaginary parts apart. Clipping
-    affects the gradient, never the energies reported. Both methods are pure: jit `step`
+    affects the gradient, never the energies reported. All methods are pure: jit `step`
     with `eqx.filter_jit` and call it in a loop, or let [`eqsym.run`][] do so.
+
+    A strategy says what is done about symmetry in training. Energies are those of the
+    function it trains, the parameters always those of the bare wave function.
     """
 
     hamiltonian: AbstractHamiltonian
     sampler: AbstractSampler
     optimizer: AbstractOptimizer
+    schedule: Schedule
     clip: float
     chunk: int | None = eqx.field(static=True)
 
@@ -76,6 +93,7 @@ class VMC(eqx.Module):
         sampler: AbstractSampler,
         optimizer: AbstractOptimizer,
         *,
+        strategy: AbstractStrategy | Schedule | None = None,
         clip: float = 5.0,
         chunk: int | None = None,
     ):
@@ -84,6 +102,8 @@ class VMC(eqx.Module):
         - `hamiltonian`: gives the local energies.
         - `sampler`: moves the walkers.
         - `optimizer`: updates the parameters.
+        - `strategy`: what is done about symmetry, [`eqsym.NoSymmetry`][] by default; or
+            a schedule of strategies.
         - `clip`: in mean absolute deviations from the median.
         - `chunk`: walkers whose local energies are evaluated at a time, all by default.
 
@@ -92,6 +112,10 @@ class VMC(eqx.Module):
         self.hamiltonian = hamiltonian
         self.sampler = sampler
         self.optimizer = optimizer
+        if isinstance(strategy, Schedule):
+            self.schedule = strategy
+        else:
+            self.schedule = Schedule([(0, strategy or NoSymmetry())])
         self.clip = clip
         self.chunk = chunk
 
@@ -115,7 +139,8 @@ class VMC(eqx.Module):
         The state before the first step.
 
         **Raises:** `ValueError` for walkers of the wrong shape, and for a wave function
-        without parameters or of another crystal than the Hamiltonian's.
+        without parameters, of another crystal than the Hamiltonian's, or that a
+        strategy does not fit.
         """
         if wavefunction.crystal != self.hamiltonian.crystal:
             raise ValueError(
@@ -128,10 +153,17 @@ class VMC(eqx.Module):
                 "`wavefunction` must have trainable parameters (floating-point arrays "
                 f"outside of fixed data), got none in a {type(wavefunction).__name__}."
             )
+        draws, chain = jax.random.split(key)
+        strategies = tuple(
+            strategy.init(wavefunction, key=jax.random.fold_in(draws, i))
+            for i, strategy in enumerate(self.schedule.strategies)
+        )
+        view = self.schedule.strategies[0].view(wavefunction, strategies[0])
         return VMCState(
             wavefunction,
-            self.sampler.init(wavefunction, walkers, key=key),
+            self.sampler.init(view, walkers, key=chain),
             self.optimizer.init(parameters),
+            strategies,
             jnp.zeros((), int),
         )
 
@@ -146,64 +178,169 @@ class VMC(eqx.Module):
 
         `(state, statistics)`: the next state, and what was seen on the way to it.
         """
-        wavefunction = state.wavefunction
-        sampler = self.sampler.step(wavefunction, state.sampler)
+        return self._at_stage(self._step, state)
+
+    def equilibrate(self, state: VMCState) -> VMCState:
+        """Moves the walkers and leaves everything else: a step of the sampler.
+
+        **Arguments:**
+
+        - `state`: of `init` or of the step before.
+
+        **Returns:**
+
+        The state with the walkers moved.
+        """
+
+        def move(stage: int, state: VMCState) -> VMCState:
+            view = self.schedule.strategies[stage].view(
+                state.wavefunction, state.strategies[stage]
+            )
+            sampler = self.sampler.step(view, state.sampler)
+            return eqx.tree_at(lambda s: s.sampler, state, sampler)
+
+        return self._at_stage(move, state)
+
+    def _at_stage(self, function: Callable[[int, VMCState], Any], state: VMCState):
+        """`function(stage, state)` with the stage of the schedule that is in use."""
+        stages = range(len(self.schedule.strategies))
+        if len(stages) == 1:
+            return function(0, state)
+        arrays, rest = eqx.partition(state, eqx.is_array)
+        structure = eqx.filter_eval_shape(lambda: function(0, state))
+        static = eqx.partition(structure, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+
+        def branch(stage: int):
+            def at(arrays):
+                found = function(stage, eqx.combine(arrays, rest))
+                return eqx.filter(found, eqx.is_array)
+
+            return at
+
+        branches = [branch(stage) for stage in stages]
+        found = jax.lax.switch(self.schedule.stage(state.step), branches, arrays)
+        return eqx.combine(found, static[1])
+
+    def _step(self, stage: int, state: VMCState) -> tuple[VMCState, Statistics]:
+        strategy, wavefunction = self.schedule.strategies[stage], state.wavefunction
+        drawn = strategy.step(state.strategies[stage])
+        view = strategy.view(wavefunction, drawn)
+        sampler = self.sampler.step(view, state.sampler)
+        batch = strategy.batch(wavefunction, sampler.walkers, drawn)
         energies = chunked_vmap(
-            lambda electrons: self.hamiltonian.local_energy(wavefunction, electrons),
-            sampler.walkers,
+            lambda electrons: self.hamiltonian.local_energy(view, electrons),
+            batch.walkers,
             self.chunk,
         )
-        residual, clipped = _residual(energies.total, self.clip)
-        update, optimizer = self.optimizer.step(
-            Scores(wavefunction, sampler.walkers), residual, state.optimizer
+        shares = _shares(energies.total, batch.weights)
+        residual, clipped = _residual(energies.total, shares, self.clip)
+        # Where the energy is not finite, derivatives may not be either: another walker
+        # takes the place, and counts for nothing.
+        present = batch.walkers[jnp.argmax(shares)]
+        # Of the bare wave function, scores know how to take its layers apart.
+        scores = Scores(
+            wavefunction,
+            jnp.where(shares[:, None, None] > 0, batch.walkers, present[None]),
+            shares,
+            None if view is wavefunction else lambda f: strategy.view(f, drawn),
         )
+        update, optimizer = self.optimizer.step(scores, residual, state.optimizer)
         parameters, rest = partition(wavefunction)
-        updated = combine(eqx.apply_updates(parameters, update), rest)
-        statistics = _statistics(
-            energies, sampler.acceptance, clipped, self.hamiltonian.crystal.cells
+        good = jnp.any(shares > 0) & _all_finite((update, optimizer))
+        parameters, optimizer = _select(
+            good,
+            (eqx.apply_updates(parameters, update), optimizer),
+            (parameters, state.optimizer),
         )
-        return VMCState(updated, sampler, optimizer, state.step + 1), statistics
+        updated = combine(parameters, rest)
+        statistics = _statistics(
+            energies,
+            shares,
+            self.hamiltonian.crystal.cells,
+            acceptance=sampler.acceptance,
+            clipped=clipped,
+            dropped=batch.dropped,
+            rejected=(~good).astype(int),
+        )
+        strategies = tuple(
+            drawn if i == stage else other for i, other in enumerate(state.strategies)
+        )
+        following = VMCState(updated, sampler, optimizer, strategies, state.step + 1)
+        return following, statistics
+
+
+def _all_finite(tree: Any) -> Bool[Array, ""]:
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def _select(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
+    return jax.tree.map(
+        lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, new, old
+    )
+
+
+def _shares(
+    energies: Inexact[Array, " walkers"], weights: Float[Array, " walkers"] | None
+) -> Float[Array, " walkers"]:
+    """Shares of the walkers, 0 without a finite energy; they add up to 1."""
+    valid = jnp.isfinite(energies)
+    shares = valid.astype(energies.real.dtype)
+    if weights is not None:
+        shares = jnp.where(valid, weights.astype(shares.dtype), 0.0)
+    total = jnp.sum(shares)
+    return shares / jnp.where(total > 0, total, 1.0)
 
 
 def _residual(
-    energies: Inexact[Array, " walkers"], clip: float
+    energies: Inexact[Array, " walkers"],
+    shares: Float[Array, " walkers"],
+    clip: float,
 ) -> tuple[Inexact[Array, " walkers"], Float[Array, ""]]:
-    """Clipped and centred energies over the square root of their number, and the share
-    that was clipped. Walkers without a finite energy get 0."""
+    """Clipped and centred energies times the square root of the walkers' shares, and
+    the share that was clipped. Walkers without a finite energy get 0."""
     if jnp.iscomplexobj(energies):
-        real, clipped = _residual(energies.real, clip)
-        imaginary, _ = _residual(energies.imag, clip)
+        real, clipped = _residual(energies.real, shares, clip)
+        imaginary, _ = _residual(energies.imag, shares, clip)
         return jax.lax.complex(real, imaginary), clipped
     valid = jnp.isfinite(energies)
     centre = jnp.nanmedian(jnp.where(valid, energies, jnp.nan))
     deviation = jnp.where(valid, energies - centre, 0.0)
-    bound = clip * _mean(jnp.abs(deviation), valid)
+    bound = clip * _mean(jnp.abs(deviation), shares)
     limited = jnp.clip(deviation, -bound, bound)
-    centred = jnp.where(valid, limited - _mean(limited, valid), 0.0)
-    return centred * len(centred) ** -0.5, _mean(jnp.abs(deviation) > bound, valid)
+    centred = jnp.where(valid, limited - _mean(limited, shares), 0.0)
+    outside = (jnp.abs(deviation) > bound).astype(shares.dtype)
+    return centred * jnp.sqrt(shares), _mean(outside, shares)
 
 
-def _mean(values: Array, valid: Array) -> Float[Array, ""]:
-    total = jnp.sum(jnp.where(valid, values, jnp.zeros_like(values)))
-    return total / jnp.maximum(jnp.sum(valid), 1).astype(total.dtype)
+def _mean(values: Array, shares: Float[Array, " walkers"]) -> Array:
+    present = jnp.where(shares > 0, values, jnp.zeros_like(values))
+    return jnp.sum(shares.astype(values.dtype) * present)
 
 
 def _statistics(
     energies: LocalEnergy,
+    shares: Float[Array, " walkers"],
+    cells: int,
+    *,
     acceptance: Float[Array, ""],
     clipped: Float[Array, ""],
-    cells: int,
+    dropped: Int[Array, ""],
+    rejected: Int[Array, ""],
 ) -> Statistics:
     total = energies.total / cells
-    valid = jnp.isfinite(total)
-    mean = _mean(total.real, valid)
+    mean = _mean(total.real, shares)
+    square = jnp.sum(shares**2) * len(shares)
     return Statistics(
         energy=mean,
-        variance=_mean(jnp.abs(total - mean.astype(total.dtype)) ** 2, valid),
-        imaginary=_mean(total.imag, valid),
-        kinetic=_mean(energies.kinetic.real / cells, valid),
-        potential=_mean(energies.potential / cells, valid),
+        variance=_mean(jnp.abs(total - mean.astype(total.dtype)) ** 2, shares),
+        imaginary=_mean(total.imag, shares),
+        kinetic=_mean(energies.kinetic.real / cells, shares),
+        potential=_mean(energies.potential / cells, shares),
         acceptance=acceptance,
         clipped=clipped,
-        invalid=jnp.sum(~valid),
+        effective=1 / jnp.maximum(square, 1.0),
+        invalid=jnp.sum(~jnp.isfinite(total)),
+        dropped=dropped,
+        rejected=rejected,
     )

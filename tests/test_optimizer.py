@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import eqsym as eqs
+from eqsym._optimizer import _solve
 from toys import hydrogen, walkers, waves
 
 
@@ -159,3 +160,25 @@ def test_optax():
 def test_errors(change, message):
     with pytest.raises(ValueError, match=message):
         eqs.Spring(0.1, **change)
+
+
+def test_solve_of_a_matrix_that_rounding_made_negative():
+    """In single precision, a rank-one matrix of huge entries is not positive any more:
+    the shift that rounding asks for grows until the factorization succeeds."""
+    rng = np.random.default_rng(0)
+    vector = rng.normal(size=300)
+    noise = rng.normal(size=(300, 300))
+    gram = 1e8 * (np.outer(vector, vector) - 1e-5 * (noise + noise.T))
+    zeta = jnp.asarray(rng.normal(size=300), jnp.float32)
+    found = np.asarray(
+        jax.jit(lambda gram: _solve(gram, 1e-3, zeta))(jnp.asarray(gram, jnp.float32))
+    )
+    assert np.all(np.isfinite(found))
+    shift = np.finfo(np.float32).eps * np.trace(gram)
+    assert np.min(np.linalg.eigvalsh(gram)) < -shift
+    # Some power of ten times the first shift, which makes the matrix positive.
+    errors = []
+    for power in range(1, 9):
+        expected = np.linalg.solve(gram + 10**power * shift * np.eye(300), zeta)
+        errors.append(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    assert min(errors) < 1e-2

@@ -14,7 +14,15 @@ from eqsym._scores import _split_linears
 
 
 _WALKERS = 6
-_CASES = ("real", "complex", "factored", "one spin", "symmetrized")
+_CASES = (
+    "real",
+    "complex",
+    "factored",
+    "one spin",
+    "symmetrized",
+    "weighted",
+    "viewed",
+)
 
 
 def _crystal(**kwargs):
@@ -42,25 +50,34 @@ def _network(crystal, **kwargs):
 
 @functools.cache
 def _case(name):
+    weights, view = None, None
     if name == "one spin":
         wavefunction = _network(_crystal(supercell=(2, 1, 1), spin=2))
     elif name == "complex":
         wavefunction = _network(_crystal(supercell=(3, 1, 1), twist=(0.1, 0.2, 0.3)))
     elif name == "factored":
         wavefunction = _network(_crystal(supercell=(3, 1, 1)), full_determinant=False)
-    elif name == "symmetrized":
+    elif name == "weighted":
+        wavefunction = _network(_crystal(supercell=(3, 1, 1), twist=(0.1, 0.2, 0.3)))
+        weights = jnp.asarray([0.3, 1.0, 0.0, 2.0, 0.7, 0.1])
+    elif name in ("symmetrized", "viewed"):
         crystal = _crystal(supercell=(2, 1, 1))
         turns = np.array([np.eye(3), -np.eye(3)]).astype(int)
         about = 2 * crystal.lattice.to_fractional(crystal.positions[0])
         group = eqs.SpaceGroup(crystal, turns, np.stack([0 * about, about]))
-        wavefunction = eqs.Symmetrized(_network(crystal), eqs.GroupAverage(group))
+        view = functools.partial(
+            eqs.Symmetrized, symmetrizer=eqs.GroupAverage(group), chunk=1
+        )
+        wavefunction = _network(crystal)
+        if name == "symmetrized":
+            wavefunction, view = view(wavefunction), None
     else:
         wavefunction = _network(_crystal(supercell=(2, 1, 1)), real=True)
     rng = np.random.default_rng(1)
     crystal = wavefunction.crystal
     frac = rng.uniform(size=(_WALKERS, sum(crystal.electrons), 3))
     walkers = jnp.asarray(crystal.supercell.to_cartesian(frac))
-    return eqs.Scores(wavefunction, walkers)
+    return eqs.Scores(wavefunction, walkers, weights, view)
 
 
 @functools.cache
@@ -72,12 +89,27 @@ def _dense(name):
     flat, unravel = jax.flatten_util.ravel_pytree(parameters)
 
     def rows(flat):
-        psi = jax.vmap(eqs.combine(unravel(flat), rest))(scores.walkers)
+        wavefunction = eqs.combine(unravel(flat), rest)
+        if scores.view is not None:
+            wavefunction = scores.view(wavefunction)
+        psi = jax.vmap(wavefunction)(scores.walkers)
         return jnp.stack([psi.log] if psi.is_real else [psi.log, psi.phase])
 
     jacobian = np.asarray(jax.jit(jax.jacrev(rows))(flat))
-    centred = jacobian - np.mean(jacobian, axis=1, keepdims=True)
-    return centred.reshape(-1, flat.size) / np.sqrt(_WALKERS), unravel
+    shares = _shares(scores)
+    mean = np.average(jacobian, axis=1, weights=shares)
+    centred = np.sqrt(shares)[:, None] * (jacobian - mean[:, None])
+    return centred.reshape(-1, flat.size), unravel
+
+
+def _shares(scores):
+    weights = np.ones(_WALKERS) if scores.weights is None else scores.weights
+    return np.asarray(weights) / np.sum(weights)
+
+
+@functools.cache
+def _factored(name, chunk=None):
+    return eqx.filter_jit(eqs.Scores.factored)(_case(name), chunk)
 
 
 def _stacked(values):
@@ -88,19 +120,25 @@ def _stacked(values):
 def test_apply(name):
     scores, (dense, unravel) = _case(name), _dense(name)
     direction = np.random.default_rng(2).normal(size=dense.shape[1])
-    found = eqx.filter_jit(eqs.Scores.apply)(scores, unravel(jnp.asarray(direction)))
+    found = _factored(name).apply(unravel(jnp.asarray(direction)))
     assert scores.is_real == (not jnp.iscomplexobj(found))
     np.testing.assert_allclose(_stacked(np.asarray(found)), dense @ direction)
 
 
+@pytest.mark.parametrize("way", ["at once", "in chunks", "factored"])
 @pytest.mark.parametrize("name", _CASES)
-def test_transpose(name):
+def test_transpose(name, way):
     scores, (dense, _) = _case(name), _dense(name)
     rng = np.random.default_rng(3)
     residual = rng.normal(size=_WALKERS)
     if not scores.is_real:
         residual = residual + 1j * rng.normal(size=_WALKERS)
-    found = eqx.filter_jit(eqs.Scores.transpose)(scores, jnp.asarray(residual))
+    if way == "factored":
+        found = _factored(name).transpose(jnp.asarray(residual))
+    else:
+        found = eqx.filter_jit(eqs.Scores.transpose)(
+            scores, jnp.asarray(residual), None if way == "at once" else 3
+        )
     assert jax.tree.structure(found) == jax.tree.structure(scores.parameters)
     flat = jax.flatten_util.ravel_pytree(found)[0]
     np.testing.assert_allclose(flat, dense.T @ _stacked(residual), atol=1e-12)
@@ -109,14 +147,15 @@ def test_transpose(name):
 @pytest.mark.parametrize("chunk", [None, 4])
 @pytest.mark.parametrize("name", _CASES)
 def test_gram(name, chunk):
-    scores, (dense, _) = _case(name), _dense(name)
-    found = np.asarray(eqx.filter_jit(eqs.Scores.gram)(scores, chunk))
+    dense, _ = _dense(name)
+    found = np.asarray(_factored(name, chunk).gram())
     close = functools.partial(
         np.testing.assert_allclose, rtol=0, atol=1e-12 * np.max(dense**2) * _WALKERS
     )
     close(found, dense @ dense.T)
     # What the definition promises: no component along the mean of either part.
-    close(np.sum(found.reshape(-1, _WALKERS, len(found)), axis=1), 0)
+    blocks = found.reshape(-1, _WALKERS, len(found))
+    close(np.einsum("cwr,w->cr", blocks, np.sqrt(_shares(_case(name)))), 0)
 
 
 @pytest.mark.parametrize("name", ["real", "complex"])
@@ -142,7 +181,7 @@ def test_single_precision():
     single = eqs.Scores(
         eqs.combine(parameters, rest), scores.walkers.astype(jnp.float32)
     )
-    found = eqx.filter_jit(eqs.Scores.gram)(single)
+    found = eqx.filter_jit(lambda scores: scores.factored().gram())(single)
     assert found.dtype == jnp.float32
     expected = dense @ dense.T
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.max(expected))

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import eqsym as eqs
-from eqsym._vmc import _residual
+from eqsym._vmc import _residual, _shares
 from toys import grid, hydrogen, Lattice, walkers, waves
 
 
@@ -25,7 +25,11 @@ def _naive_residual(energies, clip):
     limited = np.clip(energies, median - bound, median + bound)
     mean = np.mean(limited[np.isfinite(energies)])
     residual = np.where(np.isfinite(energies), limited - mean, 0.0)
-    return residual / np.sqrt(len(energies)), np.mean(np.abs(kept - median) > bound)
+    return residual / np.sqrt(len(kept)), np.mean(np.abs(kept - median) > bound)
+
+
+def _equal_residual(energies, clip):
+    return _residual(energies, _shares(energies, None), clip)
 
 
 @pytest.mark.parametrize("bad", [(), (np.nan,), (np.nan, np.inf, -np.inf)])
@@ -39,7 +43,7 @@ def test_residual(is_complex, bad):
         both.real = energies
         both.imag = np.where(np.isfinite(energies), rng.standard_cauchy(41), energies)
         energies = both
-    found, clipped = _residual(jnp.asarray(energies), 2.0)
+    found, clipped = _equal_residual(jnp.asarray(energies), 2.0)
     expected, share = _naive_residual(energies, 2.0)
     assert 0 < share < 0.5
     np.testing.assert_allclose(found, expected, rtol=1e-12)
@@ -48,10 +52,10 @@ def test_residual(is_complex, bad):
 
 
 def test_residual_of_nothing_to_clip():
-    found, clipped = _residual(jnp.full(5, -3.0), 5.0)
+    found, clipped = _equal_residual(jnp.full(5, -3.0), 5.0)
     np.testing.assert_array_equal(found, np.zeros(5))
     assert clipped == 0
-    found, _ = _residual(jnp.full(3, jnp.nan), 5.0)
+    found, _ = _equal_residual(jnp.full(3, jnp.nan), 5.0)
     np.testing.assert_array_equal(found, np.zeros(3))
 
 
@@ -218,3 +222,31 @@ def test_refuses_what_does_not_fit():
         vmc.init(waves(other), walkers(other, 2), key=key)
     with pytest.raises(ValueError, match="`walkers` must have shape"):
         vmc.init(waves(), walkers(other, 2), key=key)
+
+
+class Infinite(eqs.AbstractOptimizer):
+    """Updates that are not finite in every other step."""
+
+    def init(self, parameters):
+        return jnp.zeros(())
+
+    def step(self, scores, residual, state):
+        size = jnp.where(state % 2 == 0, 0.1, jnp.inf)
+        update = jax.tree.map(lambda x: size * jnp.ones_like(x), scores.parameters)
+        return update, jnp.where(state % 2 == 0, state + 1, state)
+
+
+def test_updates_that_are_not_finite_are_rejected():
+    wavefunction = waves()
+    crystal = wavefunction.crystal
+    vmc = _vmc(crystal, Infinite())
+    state = vmc.init(wavefunction, walkers(crystal, 10), key=jax.random.key(0))
+    step = eqx.filter_jit(vmc.step)
+    first, seen = step(state)
+    assert seen.rejected == 0
+    np.testing.assert_allclose(first.wavefunction.a, wavefunction.a + 0.1)
+    second, seen = step(first)
+    assert seen.rejected == 1
+    np.testing.assert_array_equal(second.wavefunction.a, first.wavefunction.a)
+    assert second.optimizer == first.optimizer == 1
+    assert np.any(second.sampler.walkers != first.sampler.walkers)

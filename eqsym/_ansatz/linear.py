@@ -42,7 +42,11 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(outputs) if use_bias else None
         self.rows = rows
 
-    def __call__(self, x: Float[Array, "{self.rows} in"]) -> Float[Array, "rows out"]:
+    def __call__(
+        self, x: Float[Array, "*batch {self.rows} in"]
+    ) -> Float[Array, "*batch rows out"]:
         """Applies the layer to all rows."""
         y = x @ self.weight.T.astype(x.dtype)
-        return y if self.bias is None else y + self.bias[None].astype(x.dtype)
+        if self.bias is None:
+            return y
+        return y + jnp.broadcast_to(self.bias.astype(x.dtype), y.shape)

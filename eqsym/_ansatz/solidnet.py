@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from .._crystal import Crystal
-from .._math import sum_of_determinants
+from .._math import full_precision, sum_of_determinants
 from .._meanfield import Occupation
 from .._types import Electrons, Key, LogPsi
 from .base import AbstractWavefunction
@@ -279,13 +279,21 @@ class SolidNet(AbstractWavefunction):
         self.orbital_sets = (orbital_set(0, up_key), orbital_set(1, down_key))
 
     def __call__(self, electrons: Electrons) -> LogPsi:
-        up, down = self.orbitals(electrons)
+        return self.from_orbitals(*self.orbitals(electrons))
+
+    def from_orbitals(
+        self,
+        up: Inexact[Array, "determinants up up_orbitals"],
+        down: Inexact[Array, "determinants down down_orbitals"],
+    ) -> LogPsi:
+        """The sum of determinants of what `orbitals` returns."""
         if self.full_determinant:
             return sum_of_determinants(jnp.concatenate([up, down], axis=1))
         return sum_of_determinants(up, down)
 
+    @full_precision()
     def orbitals(
-        self, electrons: Electrons
+        self, electrons: Electrons, *, phases_at: Electrons | None = None
     ) -> tuple[
         Inexact[Array, "determinants up up_orbitals"],
         Inexact[Array, "determinants down down_orbitals"],
@@ -295,6 +303,7 @@ class SolidNet(AbstractWavefunction):
         **Arguments:**
 
         - `electrons`: positions in Bohr, (electrons, 3), spin-up first.
+        - `phases_at`: where the Bloch phases are taken, at `electrons` by default.
 
         **Returns:**
 
@@ -323,10 +332,11 @@ class SolidNet(AbstractWavefunction):
         )
         if not self.real:
             empty = jax.lax.complex(empty, empty)
+        places = electrons if phases_at is None else phases_at
         blocks = [
             empty
             if orbitals is None
-            else orbitals(h[s], near.distance[s], electrons[s] @ k.T, self.real)
+            else orbitals(h[s], near.distance[s], places[s] @ k.T, self.real)
             for s, orbitals, k in zip(
                 channels, self.orbital_sets, self._kpoints(dtype), strict=True
             )

@@ -1,0 +1,178 @@
+"""Averages over random parts of a group, and of orbitals instead of wave functions."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Inexact, Int
+
+from ._ansatz import AbstractWavefunction, SolidNet
+from ._crystal import Crystal
+from ._group import SpaceGroup
+from ._momentum import keeps_momentum
+from ._symmetrize import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
+from ._types import Electrons, Key, LogPsi
+
+
+class SubsetAverage(AbstractSymmetrizer):
+    r"""The average over some operations of a group, $k^{-1} \sum_m f(g_m^{-1} x)$: a
+    draw of [`eqsym.RandomSubset`][]. No projector, unless the operations are a group.
+    """
+
+    group: SpaceGroup
+    operations: Int[Array, " images"]
+
+    @property
+    def characters(self) -> None:
+        """None: a part of the group makes nothing invariant."""
+        return None
+
+    def orbit(self, electrons: Electrons) -> Orbit:
+        count = self.operations.shape[0]
+        weights = jnp.full((count,), 1 / count, electrons.dtype)
+        return Orbit(weights, self.group.apply_inverse(electrons, self.operations))
+
+
+class RandomSubset(AbstractRandomSymmetrizer):
+    """Averages over `size` random operations: group averaging with subsampled
+    operations of Huang et al. (2025), arXiv 2502.05318. The expectation over the draws
+    is the average over the group."""
+
+    group: SpaceGroup
+    size: int = eqx.field(static=True)
+    replace: bool = eqx.field(static=True)
+
+    def __init__(self, group: SpaceGroup, size: int, *, replace: bool = False):
+        """**Arguments:**
+
+        - `group`: of the operations.
+        - `size`: number of operations in a draw.
+        - `replace`: whether a draw may hold an operation more than once.
+
+        **Raises:** `ValueError` for no operations, and for more than the group has
+        where none may repeat.
+        """
+        self.group = group
+        self.size = size
+        self.replace = replace
+
+    def __check_init__(self):
+        check_subset("size", self.size, self.replace, self.group)
+
+    def draw(self, key: Key) -> SubsetAverage:
+        """**Arguments:**
+
+        - `key`: seeds the draw.
+
+        **Returns:**
+
+        The average over the operations drawn.
+        """
+        operations = draw_operations(key, self.group, self.size, self.replace)
+        return SubsetAverage(self.group, operations)
+
+
+class SymmetrizedOrbitals(AbstractWavefunction):
+    r"""A network whose orbitals are averaged over images of the configuration before
+    the determinants are taken, $\sum_m w_m \phi^d_j(r_i; x_m)$ in place of
+    $\phi^d_j(r_i; x)$.
+
+    With [`eqsym.GroupAverage`][] it is as symmetric as the average of the wave function
+    and a nonlinear function of it: no projection of the network, and not to be used
+    after training. Huang et al. (2025), arXiv 2502.05318, appendix.
+    """
+
+    wavefunction: SolidNet
+    symmetrizer: AbstractSymmetrizer
+    phases: Literal["image", "electron"] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        wavefunction: SolidNet,
+        symmetrizer: AbstractSymmetrizer,
+        *,
+        phases: Literal["image", "electron"] = "image",
+    ):
+        r"""**Arguments:**
+
+        - `wavefunction`: the network.
+        - `symmetrizer`: gives weights and images, for the crystal of the network.
+        - `phases`: where the Bloch phases $e^{i k_j \cdot r_i}$ are taken: at the
+            images, or, as published too, at the electrons themselves and not averaged.
+            At non-zero k only the former makes the orbitals symmetric.
+
+        **Raises:** `ValueError` for a group of another crystal.
+        """
+        self.wavefunction = wavefunction
+        self.symmetrizer = symmetrizer
+        self.phases = phases
+
+    def __check_init__(self):
+        if not isinstance(self.wavefunction, SolidNet):
+            raise ValueError(
+                "`wavefunction` must be a `SolidNet`, whose orbitals can be averaged, "
+                f"got `{type(self.wavefunction).__name__}`."
+            )
+        if self.phases not in ("image", "electron"):
+            raise ValueError(
+                f"`phases` must be 'image' or 'electron', got {self.phases!r}."
+            )
+        self.symmetrizer.group.check_crystal(self.wavefunction.crystal)
+
+    @property
+    def crystal(self) -> Crystal:
+        """The crystal of the network."""
+        return self.wavefunction.crystal
+
+    @property
+    def crystal_momentum(self) -> Float[np.ndarray, "3"] | None:
+        """That of the network, where it is that of all terms: where phases are taken at
+        the electrons, or all operations keep all k-points of the orbitals."""
+        if self.symmetrizer.characters is None:
+            return None
+        kpoints = np.unique(
+            np.concatenate(self.wavefunction.occupation.kpoints), axis=0
+        )
+        if self.phases == "electron" or all(
+            keeps_momentum(self.symmetrizer.group, k)
+            for k in np.unique(kpoints, axis=0)
+        ):
+            return self.wavefunction.crystal_momentum
+        return None
+
+    def __call__(self, electrons: Electrons) -> LogPsi:
+        orbit = self.symmetrizer.orbit(electrons)
+        places = electrons if self.phases == "electron" else None
+        terms = jax.vmap(
+            lambda image: self.wavefunction.orbitals(image, phases_at=places)
+        )(orbit.images)
+        up, down = (_weighted_sum(orbit.weights, rows) for rows in terms)
+        return self.wavefunction.from_orbitals(up, down)
+
+
+def _weighted_sum(
+    weights: Inexact[Array, " images"],
+    rows: Inexact[Array, "images determinants electrons orbitals"],
+) -> Inexact[Array, "determinants electrons orbitals"]:
+    dtype = jnp.promote_types(weights.dtype, rows.dtype)
+    return jnp.tensordot(weights.astype(dtype), rows.astype(dtype), 1)
+
+
+def check_subset(name: str, size: int, replace: bool, group: SpaceGroup) -> None:
+    """Raises `ValueError` where `size` operations cannot be drawn."""
+    if size < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {size}.")
+    if not replace and size > group.order:
+        raise ValueError(
+            f"`{name}` must be at most the {group.order} operations of the group if "
+            f"none may repeat, got {size}. Set `replace=True` to allow repetitions."
+        )
+
+
+def draw_operations(
+    key: Key, group: SpaceGroup, size: int, replace: bool
+) -> Int[Array, " size"]:
+    """Numbers of random operations."""
+    return jax.random.choice(key, group.order, (size,), replace=replace)
