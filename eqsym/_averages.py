@@ -136,8 +136,7 @@ class SymmetrizedOrbitals(AbstractWavefunction):
             np.concatenate(self.wavefunction.occupation.kpoints), axis=0
         )
         if self.phases == "electron" or all(
-            keeps_momentum(self.symmetrizer.group, k)
-            for k in np.unique(kpoints, axis=0)
+            keeps_momentum(self.symmetrizer.group, k) for k in kpoints
         ):
             return self.wavefunction.crystal_momentum
         return None
