@@ -123,6 +123,8 @@ class SymmetrizedOrbitals(AbstractWavefunction):
     def crystal_momentum(self) -> Float[np.ndarray, "3"] | None:
         """That of the network, unless averaged phases mix the momenta of orbitals."""
         group = self.symmetrizer.group
+        if self.symmetrizer.characters is None:
+            return None
         kpoints = np.concatenate(self.wavefunction.occupation.kpoints)
         if self.average_phases and not all(keeps_momentum(group, k) for k in kpoints):
             return None

@@ -15,6 +15,7 @@ from ._estimate import Estimate, Evaluation, jackknife, table
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._math import chunked_vmap
+from ._momentum import check_projection
 from ._sampler import AbstractSampler, Metropolis
 from ._symmetrize import AbstractSymmetrizer, symmetry_ratio
 from ._types import Electrons, Key, LogPsi, Walkers
@@ -191,9 +192,11 @@ def post_hoc(
 
     Both rows and their difference, [`eqsym.PostHoc`][].
 
-    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for fewer than 2 images.
+    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for fewer than 2 images
+    and where the average is no projection of f, see [`eqsym.Symmetrized`][].
     """
     group.check_crystal(wavefunction.crystal)
+    check_projection(wavefunction, group, np.ones(group.order))
     if images < 2:
         raise ValueError(
             f"`images` must be at least 2, because the variance needs pairs of images, "

@@ -49,9 +49,9 @@ def check_projection(
         raise ValueError(
             f"`symmetrizer`: {_product(group, products, bad)}, which is no vector of "
             "the supercell, and `wavefunction` does not tell its phase under such a "
-            "translation: its `crystal_momentum` is None. Use a group that is closed "
-            "modulo translations of the supercell, or a wave function with a crystal "
-            "momentum."
+            "translation: its `crystal_momentum` is None. Use the group of "
+            "`SpaceGroup.with_translations`, which is closed modulo vectors of the "
+            "supercell, or a wave function with a crystal momentum."
         )
     if np.any(bad := np.abs(phases - 1) > _PHASE):
         phase = np.angle(phases[bad][0]) / np.pi
@@ -61,8 +61,8 @@ def check_projection(
             f"{_momentum(crystal, momentum)}. So the operations do not multiply on it "
             "as they do in the group, and a sum over them projects onto nothing. Use a "
             "wave function of another total crystal momentum (0, say) or twist, fewer "
-            "operations, or for a translation that is no vector of the supercell, "
-            "irreps of a group that is closed modulo translations of the supercell."
+            "operations, or, for a translation that is no vector of the supercell, "
+            "`IrrepProjection` with the group of `SpaceGroup.with_translations`."
         )
     where, translations = _translations(group)
     phases = _translation_phases(wavefunction, translations)
@@ -82,7 +82,7 @@ def check_projection(
         f"group contains translations such as {translations[worst].tolist()} (in "
         "primitive lattice vectors), under which `wavefunction`, "
         f"{_momentum(crystal, momentum)}, behaves unlike the representation asked for. "
-        "Use operations modulo primitive translations only, as of `SpaceGroup.of`, or "
+        "Use a group modulo primitive translations, as of `SpaceGroup.of`, or "
         f"`IrrepProjection` onto one of {', '.join(fitting)}."
     )
 
@@ -98,18 +98,12 @@ class _Products(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _products(group: SpaceGroup) -> _Products:
-    rotations, shifts = group.rotations, group.frac_translations
     table = group.multiplication_table
-    inverses = np.round(np.linalg.inv(rotations)).astype(int)
-    found = {}
-    for i in range(group.order):
-        left = shifts @ rotations[i].T + shifts[i] - shifts[table[i]]
-        # The translation acts first: that is where the momentum is known.
-        right = np.einsum("gij,gj->gi", inverses[table[i]], left)
-        for j, n in enumerate(np.round(right).astype(int).tolist()):
-            found.setdefault(tuple(n), (i, j))
-    keys = sorted(found)
-    return _Products(np.array(keys), np.array([found[key] for key in keys]))
+    inverses = np.round(np.linalg.inv(group.rotations)).astype(int)
+    # Before the operation instead of after it: that is where the momentum is known.
+    first = np.einsum("ijkl,ijl->ijk", inverses[table], group.product_translations)
+    found, where = np.unique(first.reshape(-1, 3), axis=0, return_index=True)
+    return _Products(found, np.stack(np.divmod(where, len(table)), axis=1))
 
 
 def _translations(

@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 import ase.io
-import spglib
 
 import eqsym as eqs
 
@@ -24,21 +23,20 @@ def main() -> None:
     options = parser.parse_args()
     options.path.mkdir(parents=True, exist_ok=True)
 
-    print("crystal             space group     operations  domain [Angstrom^3]")
+    print("crystal             space group     operations  domain [Angstrom^3]  faces")
     for file in sorted(CRYSTALS.glob("*.cif")):
         atoms = ase.io.read(file)
         assert isinstance(atoms, ase.Atoms)
         crystal = eqs.Crystal.from_ase(atoms)
-        group = eqs.SpaceGroup.of(crystal)
-        frac = crystal.lattice.to_fractional(crystal.positions)
-        cell = (crystal.lattice.vectors, frac, crystal.atomic_numbers)
-        found = spglib.get_symmetry_dataset(tuple(part.tolist() for part in cell))
-        assert found is not None
-        # Images of a fundamental domain, one for each operation, fill the cell.
-        volume = crystal.lattice.volume / group.order * BOHR**3
-        symbol = f"{found.international} ({found.number})"
-        print(f"{file.stem:20}{symbol:16}{group.order:10}{volume:21.3f}")
-        figure = eqs.plot_group(crystal, group=group)
+        # Phosphorene is a slab: its group is a layer group.
+        vacuum = (2,) if file.stem == "phosphorene" else ()
+        group = eqs.SpaceGroup.of(crystal, vacuum=vacuum)
+        domain = eqs.FundamentalDomain.of(group)
+        print(
+            f"{file.stem:20}{group.symbol:16}{group.order:10}"
+            f"{domain.volume * BOHR**3:21.3f}{len(domain.faces):7}"
+        )
+        figure = eqs.plot_group(crystal, group=group, domain=domain)
         figure.savefig(options.path / f"{file.stem}.png")
     print(f"Wrote {options.path}")
 

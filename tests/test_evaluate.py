@@ -351,3 +351,28 @@ def test_errors():
     settings["walkers"] = places[:1]
     with pytest.raises(ValueError, match="at least 2 walkers"):
         eqs.evaluate(wavefunction, hamiltonian, steps=1, burn_in=0, **settings)
+
+
+def test_post_hoc_refuses_what_is_no_projection():
+    class Alternating(eqs.AbstractWavefunction):
+        crystal: eqs.Crystal
+
+        @property
+        def crystal_momentum(self):
+            return 0.5 * self.crystal.lattice.reciprocal[0]
+
+        def __call__(self, electrons):
+            raise NotImplementedError
+
+    # The square of the translation by half a cell changes the sign.
+    crystal = eqs.Crystal.hydrogen_chain(
+        spacing=2.0, vacuum=9.0, unit="bohr", supercell=(2, 1, 1)
+    )
+    with pytest.raises(ValueError, match="do not multiply on it as they do"):
+        eqs.post_hoc(
+            Alternating(crystal),
+            Lattice(crystal),
+            eqs.SpaceGroup.of(crystal),
+            walkers=walkers(crystal, 4),
+            key=jax.random.key(0),
+        )

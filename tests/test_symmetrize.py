@@ -349,7 +349,7 @@ def test_kinetic_energy_of_chunks(threshold):
         Symmetrized(wavefunction, average), electrons
     )
     kinetic = ForwardLaplacian(sparsity_threshold=threshold)
-    for chunk in (None, 1, 2):
+    for chunk in (None, 2):
         found = eqx.filter_jit(kinetic)(
             Symmetrized(wavefunction, average, chunk), electrons
         )
@@ -448,11 +448,13 @@ def _hall_group(hall, **kwargs):
     return SpaceGroup(crystal, rotations, shifts)
 
 
-def _bloch(crystal, seed, momenta):
+def _bloch(crystal, seed, momenta, count=8):
     """A function of one electron that is a sum of plane waves in the Bloch waves of
     some momenta (in fractions), without any other symmetry. In numpy."""
     rng = np.random.default_rng(seed)
-    waves = rng.integers(-2, 3, size=(len(momenta), 8, 3)) + np.array(momenta)[:, None]
+    waves = (
+        rng.integers(-2, 3, size=(len(momenta), count, 3)) + np.array(momenta)[:, None]
+    )
     waves = waves.reshape(-1, 3) @ crystal.lattice.reciprocal
     factors = rng.normal(size=(2, len(waves)))
     return lambda r: np.exp(1j * r @ waves.T) @ (factors[0] + 1j * factors[1])
@@ -679,6 +681,34 @@ def test_refuses_a_half_translation_that_changes_the_sign():
     Symmetrized(Bloch(crystal, (0.0, 0.0, 0.0)), GroupAverage(group))
     with pytest.raises(ValueError, match=r"exp\(.*1 i pi\), whose crystal momentum"):
         Symmetrized(Bloch(crystal, (0.5, 0.0, 0.0)), GroupAverage(group))
+
+
+@settings(max_examples=15)
+@given(st.sampled_from([6, 128, 438]), st.sampled_from(_ALL_HALVES[1:]), _SEEDS)
+def test_refuses_irreps_without_the_momentum(hall, momentum, seed):
+    full = _hall_group(hall, electrons=1, supercell=2).with_translations()
+    crystal = full.crystal
+    # So many waves that some are in no special direction.
+    f = _bloch(crystal, seed, [momentum], count=40)
+    places = np.asarray(full.apply_inverse(_electrons(crystal, seed)))[:, 0]
+    found, refused = [], []
+    for irrep in irreps(full):
+        projection = IrrepProjection(full, irrep)
+        value = np.mean(np.conj(irrep.characters) * f(places))
+        # Nothing can be refused where nothing is known, or where it is right.
+        Symmetrized(Bloch(crystal, None), projection)
+        if abs(value) < 1e-8:
+            refused.append(irrep.label)
+            with pytest.raises(ValueError, match="zero everywhere") as error:
+                Symmetrized(Bloch(crystal, momentum), projection)
+            named = str(error.value).split("onto one of ")[1].rstrip(".").split(", ")
+        else:
+            found.append(irrep.label)
+            Symmetrized(Bloch(crystal, momentum), projection)
+    # The trivial one is among those that are not there.
+    assert refused[0] == irreps(full)[0].label and named == found
+    with pytest.raises(ValueError, match="zero everywhere"):
+        Symmetrized(Bloch(crystal, momentum), GroupAverage(full))
 
 
 def test_partial_sums_are_not_checked():
