@@ -25,6 +25,7 @@ SUBSET = 4
 STEPS = 600
 PRETRAINING_STEPS = 200
 EVALUATION_STEPS = 40
+BURN_IN = 20
 CHUNK = 64
 SEED = 0
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--pretraining-steps", type=int, default=PRETRAINING_STEPS)
     parser.add_argument("--evaluation-steps", type=int, default=EVALUATION_STEPS)
+    parser.add_argument("--burn-in", type=int, default=BURN_IN)
     parser.add_argument("--evaluations", type=int, default=EVALUATIONS)
     options = parser.parse_args()
 
@@ -105,6 +107,7 @@ def main() -> None:
             walkers=walkers[:64],
             key=evaluation_key,
             steps=options.evaluation_steps,
+            burn_in=options.burn_in,
             symmetrizer=average,
             chunk=16,
         )
@@ -118,6 +121,7 @@ def main() -> None:
             walkers=walkers[:64],
             key=evaluation_key,
             steps=options.evaluation_steps,
+            burn_in=options.burn_in,
             symmetrizer=average,
             chunk=16,
         )

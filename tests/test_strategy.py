@@ -330,3 +330,56 @@ def test_a_group_of_another_crystal_is_refused(strategy):
     vmc = _vmc(strategy(eqs.SpaceGroup.of(other)))
     with pytest.raises(ValueError, match="another lattice"):
         _state(vmc)
+
+
+def _symmetrizations(group):
+    domain = eqs.FundamentalDomain.of(group)
+    canonical = eqs.Canonicalization(domain, max_images=4)
+    return {
+        "DA": eqs.Augment(group, 2),
+        "GA": eqs.Symmetrize(
+            eqs.GroupAverage(group), functools.partial(eqs.Symmetrized, chunk=4)
+        ),
+        "GA, subset": eqs.Symmetrize(eqs.RandomSubset(group, 2)),
+        "GA, orbitals": eqs.Symmetrize(
+            eqs.RandomSubset(group, 2), eqs.SymmetrizedOrbitals
+        ),
+        "SC": eqs.Symmetrize(canonical),
+        "SC, random": eqs.Symmetrize(eqs.RandomCanonicalization(domain)),
+        "schedule": eqs.Schedule(
+            [(0, eqs.NoSymmetry()), (1, eqs.Symmetrize(eqs.RandomSubset(group, 2)))]
+        ),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["LiH", "graphene"])
+def test_networks_train_with_every_strategy(name):
+    """A few steps of a small network with each: finite, no update rejected, and the
+    parameters change."""
+    if name == "LiH":
+        crystal = eqs.Crystal.rock_salt("Li", "H", a=4.02, unit="angstrom")
+        group = eqs.SpaceGroup.of(crystal)
+    else:
+        crystal = eqs.Crystal.graphene(a=2.46, vacuum=20.0, unit="angstrom")
+        group = eqs.SpaceGroup.of(crystal, vacuum=(2,))
+    gamma = eqs.Occupation(tuple(np.zeros((n, 3)) for n in crystal.electrons))
+    network = eqs.SolidNet(
+        crystal, gamma, widths=((8, 3),), determinants=1, key=jax.random.key(0)
+    )
+    x = eqs.initial_walkers(crystal, 4, key=jax.random.key(1))
+    for label, strategy in _symmetrizations(group).items():
+        vmc = eqs.VMC(
+            eqs.Hamiltonian(crystal),
+            eqs.Metropolis(2),
+            eqs.Spring(0.05),
+            strategy=strategy,
+        )
+        state = vmc.init(network, x, key=jax.random.key(2))
+        step = eqx.filter_jit(vmc.step)
+        for _ in range(2):
+            state, seen = step(state)
+            assert np.isfinite(seen.energy), label
+            assert seen.rejected == 0, label
+        weights = state.wavefunction.layers[0].own.weight
+        assert np.any(weights != network.layers[0].own.weight), label
