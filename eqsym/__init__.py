@@ -37,7 +37,7 @@ from ._elements import (
     SymmetryPlane as SymmetryPlane,
 )
 from ._estimate import Estimate as Estimate, Evaluation as Evaluation, table as table
-from ._evaluate import evaluate as evaluate, post_hoc as post_hoc, PostHoc as PostHoc
+from ._evaluate import evaluate as evaluate
 from ._ewald import Ewald as Ewald
 from ._group import SpaceGroup as SpaceGroup
 from ._hamiltonian import (
@@ -64,11 +64,19 @@ from ._optimizer import (
 )
 from ._plot import (
     plot_scans as plot_scans,
+    plot_sectors as plot_sectors,
     plot_training as plot_training,
     translation_scan as translation_scan,
     TranslationScan as TranslationScan,
 )
 from ._plot_group import plot_group as plot_group
+from ._post_hoc import (
+    post_hoc as post_hoc,
+    PostHoc as PostHoc,
+    Sector as Sector,
+    Sectors as Sectors,
+    sectors as sectors,
+)
 from ._pretrain import Pretraining as Pretraining
 from ._run import run as run, RunResult as RunResult
 from ._sampler import (

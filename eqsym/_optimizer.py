@@ -76,7 +76,7 @@ class Spring(AbstractOptimizer[SpringState]):
     learning_rate: Schedule
     momentum: float
     damping: float
-    norm_bound: float
+    norm_bound: Schedule
     chunk: int | None = eqx.field(static=True)
 
     def __init__(
@@ -85,7 +85,7 @@ class Spring(AbstractOptimizer[SpringState]):
         *,
         momentum: float = 0.95,
         damping: float = 1e-3,
-        norm_bound: float = 1e-3,
+        norm_bound: Schedule = 1e-3,
         chunk: int | None = None,
     ):
         """**Arguments:**
@@ -95,7 +95,9 @@ class Spring(AbstractOptimizer[SpringState]):
         - `damping`: lambda. What rounding makes of a singular Gram matrix is added: its
             trace times the resolution of the floating-point type; and ten times as much
             again, as often as needed, where the matrix is still not positive.
-        - `norm_bound`: C, the largest squared norm of a step.
+        - `norm_bound`: C, the largest squared norm of a step, or a schedule of the
+            step. If it falls with the square of the rate, bad batches late in training
+            cannot undo what small steps have reached.
         - `chunk`: walkers differentiated at a time, see [`eqsym.Scores.factored`][].
 
         **Raises:** `ValueError` for a setting outside its range.
@@ -110,10 +112,9 @@ class Spring(AbstractOptimizer[SpringState]):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"`momentum` must be in [0, 1), got {self.momentum}.")
         for name in ("damping", "norm_bound"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"`{name}` must be positive, got {getattr(self, name)}."
-                )
+            value = getattr(self, name)
+            if not callable(value) and not value > 0:
+                raise ValueError(f"`{name}` must be positive, got {value}.")
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
 
@@ -129,8 +130,10 @@ class Spring(AbstractOptimizer[SpringState]):
         solution = _solve(factored.gram(), self.damping, zeta)
         direction = jax.tree.map(jnp.add, decayed, factored.transpose(solution))
 
-        rate = _rate(self.learning_rate, state.count)
-        bound = jnp.sqrt(self.norm_bound) / jnp.maximum(_norm(direction), 1e-30)
+        rate = _scheduled(self.learning_rate, state.count)
+        largest = jnp.sqrt(_scheduled(self.norm_bound, state.count))
+        norm = _norm(direction)
+        bound = largest.astype(norm.dtype) / jnp.maximum(norm, 1e-30)
         update = _scale(-jnp.minimum(rate, bound), direction)
         return update, SpringState(direction, state.count + 1)
 
@@ -222,7 +225,7 @@ def _solve(
     return solution
 
 
-def _rate(schedule: Schedule, count: Int[Array, ""]) -> Any:
+def _scheduled(schedule: Schedule, count: Int[Array, ""]) -> Any:
     if not callable(schedule):
         return schedule
     with jax.numpy_dtype_promotion("standard"):

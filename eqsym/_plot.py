@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ._ansatz import AbstractWavefunction
+from ._post_hoc import Sectors
 from ._types import Electrons
 
 
@@ -186,3 +187,53 @@ def _moving(
     """Steps, means and standard deviations of all windows, each at its end."""
     views = np.lib.stride_tricks.sliding_window_view(values, window)
     return steps[window - 1 :], views.mean(axis=1), views.std(axis=1)
+
+
+def plot_sectors(sectors: Sectors) -> "Figure":
+    """Weights of symmetry sectors, on a logarithmic scale, and their energies.
+
+    **Arguments:**
+
+    - `sectors`: of [`eqsym.sectors`][].
+
+    **Returns:**
+
+    A matplotlib figure with error bars. Sectors without an energy have a weight only;
+    weights below zero, which noise can make, are not drawn.
+    """
+    labels = [sector.label for sector in sectors.sectors]
+    places = np.arange(len(labels))
+    width = max(4.0, 0.55 * len(labels) + 1.5)
+    figure, ((top,), (bottom,)) = new_figure(2, 1, (width, 5.0), sharex=True)
+    weights = np.array([s.weight.mean for s in sectors.sectors])
+    errors = np.array([s.weight.error for s in sectors.sectors])
+    shown = weights > 0
+    # Error bars that reach zero would leave the scale.
+    low = np.minimum(errors, 0.999 * np.abs(weights))
+    top.bar(
+        places[shown],
+        weights[shown],
+        yerr=np.stack([low, errors])[:, shown],
+        capsize=3,
+        color="tab:blue",
+    )
+    top.set_yscale("log")
+    top.set_ylabel("weight")
+    with_energy = [
+        (place, sector.energy)
+        for place, sector in zip(places, sectors.sectors, strict=True)
+        if sector.energy is not None
+    ]
+    bottom.errorbar(
+        [place for place, _ in with_energy],
+        [energy.mean for _, energy in with_energy],
+        yerr=[energy.error for _, energy in with_energy],
+        fmt="o",
+        capsize=3,
+        color="tab:orange",
+    )
+    bottom.axhline(sectors.energy.mean, color="gray", linestyle="--", label="OG")
+    bottom.legend()
+    bottom.set_ylabel("energy [Ha per cell]")
+    bottom.set_xticks(places, labels)
+    return figure

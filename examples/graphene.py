@@ -40,6 +40,11 @@ EVALUATION_STEPS = 40
 SEED = 0
 
 
+def learning_rate(step):
+    """Also the length of the longest step."""
+    return 0.1 / (1 + step / 500)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
@@ -73,7 +78,7 @@ def main() -> None:
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
         eqs.Metropolis(preset.moves),
-        eqs.Spring(lambda step: 0.1 / (1 + step / 500), norm_bound=0.03),
+        eqs.Spring(learning_rate, norm_bound=lambda step: learning_rate(step) ** 2),
         chunk=preset.chunk,
     )
     result = eqs.run(

@@ -30,6 +30,11 @@ CHUNK = 64
 SEED = 0
 
 
+def learning_rate(step):
+    """Also the length of the longest step."""
+    return 0.1 / (1 + step / 500)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--path", type=Path, default=Path("runs/strategies"))
@@ -82,7 +87,9 @@ def main() -> None:
             hamiltonian,
             sampler,
             eqs.Spring(
-                lambda step: 0.1 / (1 + step / 500), norm_bound=0.01, chunk=CHUNK
+                learning_rate,
+                norm_bound=lambda step: learning_rate(step) ** 2,
+                chunk=CHUNK,
             ),
             strategy=strategy,
             chunk=CHUNK,
