@@ -350,7 +350,7 @@ def sectors(
     )
 
     cells, count = wavefunction.crystal.cells, len(table.irreps)
-    zero = float(np.real(reference.total)) / cells
+    zero = float(reference.kinetic + reference.potential) / cells
 
     def results(means: np.ndarray) -> np.ndarray:
         plain, numerators, shares = np.split(means.real, [1, 1 + count], axis=-1)

@@ -31,7 +31,7 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "cpu": Preset(((64, 16),) * 3, 4, 256, 20, 500, 1000, 16),
+    "cpu": Preset(((64, 16),) * 3, 4, 256, 20, 500, 800, 16),
     "paper": Preset(((256, 32),) * 3, 8, 1000, 20, 1000, 80_000, None),
 }
 LATTICE_CONSTANT = 2.4612  # Angstrom

@@ -19,6 +19,13 @@ def database(hall_number):
     return found["rotations"], found["translations"]
 
 
+def space_group_number(hall_number):
+    """The number in the International Tables."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return spglib.get_spacegroup_type(hall_number).number
+
+
 def lattice_for(rotations, rng, size=20.0):
     """Random lattice vectors, as rows in Bohr, that integer rotations (on columns of
     fractions) leave as they are: the mean of a random metric over the group."""

@@ -170,7 +170,7 @@ def test_picture():
     assert len(top.patches) == sum(s.weight.mean > 0 for s in found.sectors)
     names = [label.get_text() for label in bottom.get_xticklabels()]
     assert names == [s.label for s in found.sectors]
-    drawn = bottom.lines[0].get_ydata()
+    drawn = np.asarray(bottom.lines[0].get_ydata(), float)
     energies = [s.energy.mean for s in found.sectors if s.energy is not None]
     np.testing.assert_allclose(drawn, energies)
 
