@@ -58,6 +58,11 @@ class RandomSubset(AbstractRandomSymmetrizer):
     def __check_init__(self):
         check_subset("size", self.size, self.replace, self.group)
 
+    @property
+    def characters(self) -> Float[np.ndarray, " ops"]:
+        """Those of the trivial representation: the mean over draws is invariant."""
+        return np.ones(self.group.order)
+
     def draw(self, key: Key) -> SubsetAverage:
         """**Arguments:**
 

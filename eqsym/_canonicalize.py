@@ -284,6 +284,11 @@ class RandomCanonicalization(AbstractRandomSymmetrizer):
         """The group of the domain."""
         return self.domain.group
 
+    @property
+    def characters(self) -> Float[np.ndarray, " ops"]:
+        """Those of the trivial representation: the mean over draws is invariant."""
+        return np.ones(self.group.order)
+
     def draw(self, key: Key) -> RandomImage:
         """Draws an electron and a uniform number; `jax.vmap` it for a draw per walker.
 

@@ -353,7 +353,7 @@ def sectors(
     zero = float(reference.kinetic + reference.potential) / cells
 
     def results(means: np.ndarray) -> np.ndarray:
-        plain, numerators, shares = np.split(means.real, [1, 1 + count], axis=-1)
+        plain, numerators, shares = np.split(np.real(means), [1, 1 + count], axis=-1)
         with np.errstate(divide="ignore", invalid="ignore"):
             energies = numerators / shares / cells
         plain = plain / cells

@@ -13,6 +13,7 @@ from ._ansatz import AbstractWavefunction
 from ._averages import check_subset, draw_operations
 from ._group import SpaceGroup
 from ._math import chunked_vmap
+from ._momentum import check_projection
 from ._symmetrize import AbstractRandomSymmetrizer, AbstractSymmetrizer, Symmetrized
 from ._types import Electrons, Key, Walkers
 
@@ -166,6 +167,9 @@ class Symmetrize(AbstractStrategy[DrawnSymmetrizer]):
         self.form = form
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnSymmetrizer:
+        group = self.symmetrizer.group
+        group.check_crystal(wavefunction.crystal)
+        check_projection(wavefunction, group, self.symmetrizer.characters)
         key, subkey = jax.random.split(key)
         state = DrawnSymmetrizer(self.symmetrizer.draw(subkey), key)
         self.view(wavefunction, state)

@@ -33,6 +33,16 @@ class AbstractRandomSymmetrizer(AbstractFixed):
 
     group: eqx.AbstractVar[SpaceGroup]
 
+    @property
+    @abc.abstractmethod
+    def characters(self) -> Inexact[np.ndarray, " ops"] | None:
+        """The characters of the irreducible representation of `group` to which P f, in
+        the mean over draws, belongs, one for each operation: ones where it is
+        invariant. `None` where it has no such symmetry; then nothing is checked about
+        f, and nothing known about the crystal momentum of P f. Known when a symmetrizer
+        is made, never traced.
+        """
+
     @abc.abstractmethod
     def draw(self, key: Key) -> "AbstractSymmetrizer":
         """**Arguments:**
@@ -56,15 +66,6 @@ class AbstractSymmetrizer(AbstractRandomSymmetrizer):
     """
 
     group: eqx.AbstractVar[SpaceGroup]
-
-    @property
-    @abc.abstractmethod
-    def characters(self) -> Inexact[np.ndarray, " ops"] | None:
-        """The characters of the irreducible representation of `group` to which P f
-        belongs, one for each operation: ones where P f is invariant. `None` where P f
-        has no such symmetry; then nothing is checked about f, and nothing known about
-        the crystal momentum of P f. Known when a symmetrizer is made, never traced.
-        """
 
     @abc.abstractmethod
     def orbit(self, electrons: Electrons) -> Orbit:

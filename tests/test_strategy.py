@@ -332,6 +332,32 @@ def test_a_group_of_another_crystal_is_refused(strategy):
         _state(vmc)
 
 
+def test_random_parts_of_a_group_that_leaves_nothing_are_refused():
+    """Twisted so that the primitive translations in the supercell are -1."""
+    crystal = hydrogen(supercell=(2, 1, 1), twist=(0.5, 0, 0))
+    group = eqs.SpaceGroup.of(crystal).with_translations()
+
+    class Twisted(eqs.AbstractWavefunction):
+        crystal: eqs.Crystal
+        a: jax.Array
+
+        @property
+        def crystal_momentum(self):
+            return 0.5 * self.crystal.lattice.reciprocal[0]
+
+        def __call__(self, electrons):
+            return eqs.LogPsi(jnp.ones(()), jnp.sum(self.a * electrons))
+
+    wavefunction = Twisted(crystal, jnp.ones(3))
+    for symmetrizer in (
+        eqs.GroupAverage(group),
+        eqs.RandomSubset(group, 2),
+        eqs.RandomCanonicalization(eqs.FundamentalDomain.of(group)),
+    ):
+        with pytest.raises(ValueError, match="zero everywhere"):
+            eqs.Symmetrize(symmetrizer).init(wavefunction, key=jax.random.key(0))
+
+
 def _symmetrizations(group):
     domain = eqs.FundamentalDomain.of(group)
     canonical = eqs.Canonicalization(domain, max_images=4)
