@@ -133,11 +133,11 @@ def plot_training(
     references = references or {}
     for i, (name, value) in enumerate(references.items()):
         energy_axis.axhline(value, color=f"C{i + 2}", lw=1, ls="--", label=name)
-    # The start is far above the end: show what comes after most of it.
+    # The start is far above the end, and single steps are far off: show the others.
     settled = energy[len(energy) // 10 :]
-    everything = [*references.values(), *settled]
-    low, high = np.min(everything), np.percentile(settled, 99)
-    high = max(high, *references.values()) if references else high
+    low, high = np.percentile(settled, [0.5, 99])
+    shown = [low, high, *references.values()]
+    low, high = min(shown), max(shown)
     margin = 0.05 * (high - low) + 1e-6
     energy_axis.set(ylabel="energy [Ha per cell]", ylim=(low - margin, high + margin))
     energy_axis.legend(
