@@ -58,19 +58,15 @@ def test_example_writes_its_table_and_its_run_folder(tmp_path, name):
 
 @pytest.mark.slow
 def test_example_compares_strategies(tmp_path):
-    command = (
-        "--steps 2 --pretraining-steps 2 --evaluation-steps 1 --evaluations 8 "
-        "--burn-in 1 --path run"
-    ).split()
+    command = "--steps 2 --pretraining-steps 2 --evaluation-steps 1 --burn-in 1".split()
+    command += ["--evaluations", "8", "--path", "run", "--only", "OG", "DA"]
     printed = _python(tmp_path, "strategies.py", *command)
     report = json.loads((tmp_path / "run" / "strategies.json").read_text())
-    assert list(report) == [
-        *("OG", "DA", "DA, unweighted", "GA", "GA, subset", "SC", "SC, random"),
-        *("PA of OG", "PC of OG"),
-    ]
+    assert list(report) == ["OG", "DA", "PA of OG", "PC of OG"]
     for name, row in report.items():
         assert name in printed
         assert np.isfinite(row["energy"]["mean"]) and row["seconds"] > 0
     # Averages are symmetric, canonicalized functions too; the network is not.
-    assert report["GA"]["symmetry"]["mean"] < 1e-6 < report["OG"]["symmetry"]["mean"]
+    assert report["OG"]["symmetry"]["mean"] > 1e-6
+    assert report["PA of OG"]["symmetry"]["mean"] < 1e-6
     assert report["PC of OG"]["symmetry"]["mean"] < 1e-6
