@@ -25,7 +25,7 @@ SUBSET = 4
 IMAGES = 16  # of smoothed canonicalization in training; the rest is dropped
 STEPS = 400
 PRETRAINING_STEPS = 200
-EVALUATION_STEPS = 30
+EVALUATION_STEPS = 50
 BURN_IN = 20
 CHUNK = 64
 SEED = 0
@@ -84,7 +84,7 @@ def main() -> None:
 
     sampler = eqs.Metropolis(10)
     hamiltonian = eqs.Hamiltonian(crystal)
-    rows, seconds, prices, trained = {}, {}, {}, {}
+    rows, seconds, prices = {}, {}, {}
     for name in options.only or strategies:
         strategy, symmetrizer = strategies[name]
         prices[name] = strategy.cost(sampler.moves)
@@ -110,45 +110,46 @@ def main() -> None:
             path=options.path / name.replace(", ", "_").lower(),
         )
         seconds[name] = time.monotonic() - begin
-        trained[name] = result.wavefunction
-        function = result.wavefunction
-        if symmetrizer is not None:
-            function = averaged(function, symmetrizer)
-        rows[name] = eqs.evaluate(
-            function,
-            hamiltonian,
-            walkers=walkers[:64],
-            key=evaluation_key,
-            steps=options.evaluation_steps,
-            burn_in=options.burn_in,
-            symmetrizer=average,
-            chunk=16,
-        )
+        f = result.wavefunction
+        settings = dict(key=evaluation_key, burn_in=options.burn_in)
+        if symmetrizer is average or symmetrizer is None:
+            # The function as trained, and averaged, from the same walkers.
+            found = eqs.post_hoc(
+                f,
+                hamiltonian,
+                group,
+                walkers=walkers,
+                steps=options.evaluation_steps,
+                chunk=CHUNK,
+                **settings,
+            )
+            if symmetrizer is None:
+                rows[name] = found.plain
+                rows[f"PA of {name}"] = found.averaged
+            else:
+                rows[name] = found.averaged
+        canonicalized = {name: canonical} if symmetrizer is canonical else {}
+        if name == "OG":
+            canonicalized["PC of OG"] = canonical
+        for row, canonicalization in canonicalized.items():
+            rows[row] = eqs.evaluate(
+                averaged(f, canonicalization),
+                hamiltonian,
+                walkers=walkers[:64],
+                steps=options.evaluation_steps,
+                symmetrizer=average,
+                chunk=16,
+                **settings,
+            )
         print(f"{name}: {rows[name].energy} Ha, {seconds[name]:.0f} s", flush=True)
-
-    post_hoc = {"PA of OG": average, "PC of OG": canonical} if "OG" in trained else {}
-    for name, symmetrizer in post_hoc.items():
-        begin = time.monotonic()
-        rows[name] = eqs.evaluate(
-            averaged(trained["OG"], symmetrizer),
-            hamiltonian,
-            walkers=walkers[:64],
-            key=evaluation_key,
-            steps=options.evaluation_steps,
-            burn_in=options.burn_in,
-            symmetrizer=average,
-            chunk=16,
-        )
-        seconds[name] = time.monotonic() - begin
 
     print(f"\nLiH, {options.steps} steps each; energies per primitive cell:")
     print(eqs.table(rows))
     print("\nPer walker and step: amplitudes, local energies, gradients; training [s]")
     for name, price in prices.items():
         print(f"{name:>15}  {tuple(price)}  {seconds[name]:.0f}")
-    report = {
-        name: row.to_dict() | {"seconds": seconds[name]} for name, row in rows.items()
-    }
+    report = {name: row.to_dict() for name, row in rows.items()}
+    report["seconds"] = seconds
     (options.path / "strategies.json").write_text(json.dumps(report, indent=1))
 
 

@@ -62,11 +62,13 @@ def test_example_compares_strategies(tmp_path):
     command += ["--evaluations", "8", "--path", "run", "--only", "OG", "DA"]
     printed = _python(tmp_path, "strategies.py", *command)
     report = json.loads((tmp_path / "run" / "strategies.json").read_text())
-    assert list(report) == ["OG", "DA", "PA of OG", "PC of OG"]
+    seconds = report.pop("seconds")
+    assert list(seconds) == ["OG", "DA"]
+    assert list(report) == ["OG", "PA of OG", "PC of OG", "DA", "PA of DA"]
     for name, row in report.items():
         assert name in printed
-        assert np.isfinite(row["energy"]["mean"]) and row["seconds"] > 0
+        assert np.isfinite(row["energy"]["mean"])
     # Averages are symmetric, canonicalized functions too; the network is not.
     assert report["OG"]["symmetry"]["mean"] > 1e-6
-    assert report["PA of OG"]["symmetry"]["mean"] < 1e-6
+    assert report["PA of OG"]["symmetry"]["mean"] == 0
     assert report["PC of OG"]["symmetry"]["mean"] < 1e-6
