@@ -203,3 +203,24 @@ def test_folder_that_cannot_be_written(tmp_path):
         (tmp_path / "locked").mkdir(mode=0o500)
         with pytest.raises(OSError, match="`path` must be a folder"):
             _run(tmp_path / "locked", 2)
+
+
+class _Diverging(eqs.AbstractOptimizer):
+    """Finite updates for three steps, then none."""
+
+    def init(self, parameters):
+        return jax.numpy.zeros((), int)
+
+    def step(self, scores, residual, state):
+        size = jax.numpy.where(state < 3, 0.01, jax.numpy.nan)
+        update = jax.tree.map(lambda x: 0 * x + size, scores.parameters)
+        return update, state + 1
+
+
+def test_diverged_run_stops_and_keeps_what_was_finite(tmp_path):
+    with pytest.raises(FloatingPointError, match="last 20 updates .* up to step 23"):
+        _run(tmp_path / "run", 40, optimizer=_Diverging())
+    history = np.genfromtxt(tmp_path / "run/history.csv", delimiter=",", names=True)
+    assert list(history["rejected"]) == [0] * 3 + [1] * 20
+    assert np.all(np.isfinite(history["energy"]))
+    assert eqs.latest_checkpoint(tmp_path / "run/checkpoints") == 23
