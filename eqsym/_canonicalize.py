@@ -2,6 +2,7 @@
 fundamental domain."""
 
 import abc
+import functools
 import itertools
 
 import equinox as eqx
@@ -10,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ._crystal import Lattice
-from ._domain import FundamentalDomain, polyhedron, reduced
+from ._domain import FundamentalDomain, polyhedron
 from ._group import SpaceGroup
+from ._operations import static_data
 from ._symmetrize import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
 from ._types import AbstractFixed, Electrons, Key
 
@@ -135,7 +136,7 @@ class Canonicalization(AbstractSymmetrizer):
         self.eps = _width(domain, eps)
         self.smoothing = SmoothStep() if smoothing is None else smoothing
         self.max_images = max_images
-        self._reach = _Reach(domain, self.eps)
+        self._reach = _reach(domain, self.eps)
         self._meeting = _meeting(domain, self._reach, self.eps)
 
     def __check_init__(self):
@@ -219,7 +220,7 @@ class RandomImage(AbstractSymmetrizer):
         self.smoothing = SmoothStep() if smoothing is None else smoothing
         self.electron = electron
         self.uniform = uniform
-        self._reach = _Reach(domain, self.eps)
+        self._reach = _reach(domain, self.eps)
 
     @property
     def group(self) -> SpaceGroup:
@@ -320,7 +321,7 @@ class _Reach(AbstractFixed):
     _shifts: tuple[tuple[float, ...], ...] = eqx.field(static=True)
 
     def __init__(self, domain: FundamentalDomain, eps: float):
-        lattice = Lattice(reduced(domain.group.lattice.vectors))
+        lattice = domain.group.lattice.reduced()
         inner = domain.offsets - domain.normals @ domain.point
         widened = polyhedron(domain.normals, inner + eps).vertices + domain.point
         frac = lattice.to_fractional(widened)
@@ -335,9 +336,9 @@ class _Reach(AbstractFixed):
         lowest = domain.normals @ lattice.to_cartesian(middle) - deepest
         beyond = lowest - shifts @ domain.normals.T - domain.offsets
         possible = np.all(beyond <= eps + 1e-6 * (1 + eps), axis=1)
-        self._vectors = tuple(tuple(row) for row in lattice.vectors.tolist())
-        self._middle = tuple(lattice.to_cartesian(middle).tolist())
-        self._shifts = tuple(tuple(row) for row in shifts[possible].tolist())
+        self._vectors = static_data(lattice.vectors)
+        self._middle = static_data(lattice.to_cartesian(middle))
+        self._shifts = static_data(shifts[possible])
 
     @property
     def shifts(self) -> Float[np.ndarray, "shifts 3"]:
@@ -372,6 +373,12 @@ def _times(
     points: Float[Array, "*batch 3"], matrix: Float[Array, "3 3"]
 ) -> Float[Array, "*batch 3"]:
     return jnp.matmul(points, matrix, precision=jax.lax.Precision.HIGHEST)
+
+
+@functools.lru_cache(maxsize=64)
+def _reach(domain: FundamentalDomain, eps: float) -> _Reach:
+    """The same for every draw of an image."""
+    return _Reach(domain, eps)
 
 
 def _weights(

@@ -116,6 +116,26 @@ class Lattice(AbstractFixed):
         frac = self.to_fractional(cart)
         return self.to_cartesian(frac - np.floor(frac + 1e-9))
 
+    def reduced(self) -> "Lattice":
+        """The same lattice with Minkowski-reduced vectors, the shortest first: none can
+        be made shorter by adding others, which in three dimensions need be tried only
+        once each (Semaev, 2001, "A 3-dimensional lattice reduction algorithm")."""
+        basis = self.vectors
+        improved = True
+        while improved:
+            improved = False
+            basis = basis[np.argsort(np.linalg.norm(basis, axis=1), kind="stable")]
+            for i, j in ((1, 0), (2, 0), (2, 1)):
+                basis[i] -= (
+                    np.round(basis[i] @ basis[j] / (basis[j] @ basis[j])) * basis[j]
+                )
+            for i in range(3):
+                for m, n in itertools.product((-1, 0, 1), repeat=2):
+                    shorter = basis[i] + m * basis[i - 1] + n * basis[i - 2]
+                    if shorter @ shorter < (1 - 1e-10) * (basis[i] @ basis[i]):
+                        basis[i], improved = shorter, True
+        return Lattice(basis[np.argsort(np.linalg.norm(basis, axis=1), kind="stable")])
+
     def points_within(self, radius: float) -> Float[np.ndarray, "points 3"]:
         """Lattice points, in Bohr, that can be within `radius` (Bohr) of the origin.
 

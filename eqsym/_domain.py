@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ._crystal import Lattice
 from ._group import SpaceGroup
+from ._operations import static_data
 from ._types import AbstractFixed
 
 
@@ -92,12 +93,10 @@ class FundamentalDomain(AbstractFixed):
                 "told apart. Leave it out of `FundamentalDomain.of`."
             )
         self.group = group
-        self._point = tuple(centre.tolist())
-        self._normals = tuple(tuple(row) for row in cell.normals.tolist())
-        offsets = cell.offsets + cell.normals @ centre
-        self._offsets = tuple(offsets.tolist())
-        vertices = cell.vertices + centre
-        self._vertices = tuple(tuple(row) for row in vertices.tolist())
+        self._point = static_data(centre)
+        self._normals = static_data(cell.normals)
+        self._offsets = static_data(cell.offsets + cell.normals @ centre)
+        self._vertices = static_data(cell.vertices + centre)
         self._faces = cell.faces
 
     @classmethod
@@ -229,7 +228,7 @@ class _Operations:
         exact = _exact_translations(integers, translations)
         self.rotations = vectors.T @ integers @ np.linalg.inv(vectors.T)
         self.translations = exact @ vectors
-        self.lattice = Lattice(reduced(vectors))
+        self.lattice = Lattice(vectors).reduced()
 
     def neighbours(
         self, point: Float[np.ndarray, "3"], shifts: Float[np.ndarray, "shifts 3"]
@@ -371,20 +370,6 @@ def _best_point(operations: _Operations) -> Float[np.ndarray, "3"]:
             best, best_score = point, score
     assert best is not None
     return best
-
-
-def reduced(vectors: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
-    """Lattice vectors none of which gets shorter by adding others to it (Minkowski)."""
-    vectors = np.array(vectors)
-    shorter = True
-    while shorter:
-        shorter = False
-        for i in range(3):
-            sums = _AROUND[_AROUND[:, i] == 1] @ vectors
-            best = sums[np.argmin(np.sum(sums**2, axis=1))]
-            if best @ best < (1 - 1e-9) * (vectors[i] @ vectors[i]):
-                vectors[i], shorter = best, True
-    return vectors
 
 
 def _exact_translations(

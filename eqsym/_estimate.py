@@ -1,6 +1,6 @@
 """Means with error bars from many correlated chains, and the tables they print."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -51,7 +51,8 @@ class Evaluation(eqx.Module):
         return table({"": self})
 
 
-_COLUMNS = {
+# Heads of table columns by names of fields.
+QUANTITIES = {
     "energy": "energy [Ha]",
     "variance": "variance [Ha^2]",
     "kinetic": "kinetic [Ha]",
@@ -68,14 +69,19 @@ def table(rows: dict[str, Evaluation]) -> str:
 
     - `rows`: evaluations by name.
     """
-    lines = [["", *_COLUMNS.values()]]
+    lines = [["", *QUANTITIES.values()]]
     for name, row in rows.items():
-        values = (getattr(row, column) for column in _COLUMNS)
+        values = (getattr(row, column) for column in QUANTITIES)
         lines.append([name, *("-" if v is None else str(v) for v in values)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return aligned(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of as many cells each, in columns aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+        "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     )
 
 

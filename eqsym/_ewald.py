@@ -283,7 +283,7 @@ class _Sums:
         precision: float,
         alpha: float | None,
     ):
-        cell = Lattice(_reduced(lattice.vectors))
+        cell = Lattice(lattice.reduced().vectors[::-1])
         if alpha is None:
             middle = math.sqrt(math.pi) / cell.volume ** (1 / 3)
             candidates = middle * np.geomspace(1 / 3, 5, 28)
@@ -361,29 +361,6 @@ def _screened(
 
 def _lengths(vectors: Float[np.ndarray, "many 3"]) -> Float[np.ndarray, " many"]:
     return np.linalg.norm(vectors, axis=-1)
-
-
-def _reduced(vectors: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
-    """A Minkowski-reduced basis of the same lattice, longest vector first.
-
-    Semaev, "A 3-dimensional lattice reduction algorithm" (2001): no vector can be made
-    shorter by adding others, which in three dimensions need be tried only once each.
-    """
-    basis = vectors.copy()
-    improved = True
-    while improved:
-        improved = False
-        basis = basis[np.argsort(_lengths(basis), kind="stable")]
-        for i, j in ((1, 0), (2, 0), (2, 1)):
-            basis[i] -= np.round(basis[i] @ basis[j] / (basis[j] @ basis[j])) * basis[j]
-        for i in range(3):
-            j, k = (i + 1) % 3, (i + 2) % 3
-            for m, n in itertools.product((-1, 0, 1), repeat=2):
-                shorter = basis[i] + m * basis[j] + n * basis[k]
-                if shorter @ shorter < (1 - 1e-10) * (basis[i] @ basis[i]):
-                    basis[i] = shorter
-                    improved = True
-    return basis[np.argsort(-_lengths(basis), kind="stable")]
 
 
 def _point_density(

@@ -7,6 +7,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Complex, Inexact, Int
 
+from ._estimate import aligned
 from ._group import SpaceGroup
 from ._types import AbstractFixed
 
@@ -137,11 +138,7 @@ class CharacterTable(AbstractFixed):
             [irrep.label, *(_shown(complex(value)) for value in values)]
             for irrep, values in zip(self.irreps, self.values, strict=True)
         ]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        return "\n".join(
-            "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))
-            for row in (head, *rows)
-        )
+        return aligned([head, *rows])
 
 
 def character_table(group: SpaceGroup) -> CharacterTable:
@@ -195,9 +192,8 @@ class _Products(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _products(group: SpaceGroup) -> _Products:
-    table = group.multiplication_table
-    identity = int(np.flatnonzero(np.diagonal(table) == np.arange(len(table)))[0])
-    return _Products(table, np.argmax(table == identity, axis=1), identity)
+    table, inverses = group.multiplication_table, group.inverses
+    return _Products(table, inverses, int(table[0, inverses[0]]))
 
 
 @functools.lru_cache(maxsize=64)
@@ -206,12 +202,11 @@ def _classes(
 ) -> tuple[Int[np.ndarray, " classes"], Int[np.ndarray, " ops"]]:
     """One operation of each conjugacy class, and the class of each operation; the class
     of the identity first, then by the number of the first operation."""
-    table, inverses, identity = _products(group)
-    # h g h^-1 for all h (rows) and g; the least number stands for the class.
-    least = np.min(table[table, inverses[:, None]], axis=0)
-    first = np.unique(least)
-    first = np.concatenate([[identity], first[first != identity]])
-    return first, np.argmax(least[:, None] == first[None], axis=1)
+    classes = group.conjugacy_classes
+    # The class of the identity to the front.
+    front = classes[_products(group).identity]
+    classes = np.where(classes == front, 0, classes + (classes < front))
+    return np.unique(classes, return_index=True)[1], classes
 
 
 def _characters(group: SpaceGroup) -> Complex[np.ndarray, "irreps classes"]:

@@ -10,6 +10,7 @@ from ._ansatz.base import AbstractWavefunction
 from ._crystal import Crystal
 from ._group import SpaceGroup
 from ._irreps import character_table
+from ._operations import pure_translations
 
 
 # Phases that differ by less are the same.
@@ -116,8 +117,7 @@ def _translations(
     near = np.linalg.norm(
         group.crystal.lattice.to_cartesian(shifts - integer), axis=1
     ) < (group.tolerance)
-    pure = np.all(group.rotations == np.eye(3, dtype=int), axis=(1, 2))
-    where = np.flatnonzero(pure & near)
+    where = np.flatnonzero(pure_translations(group.rotations) & near)
     return where, integer[where].astype(int)
 
 

@@ -199,7 +199,7 @@ def keeps_supercell(crystal: Crystal, rotations: Rotations) -> Bool[np.ndarray, 
     """Whether rotations map the supercell lattice to itself."""
     # Supercell vectors have integer y, so their images must be integer too. R^-1 is a
     # power of R, so the lattice is then mapped onto itself.
-    inside = _supercell_rotations(crystal, rotations)
+    inside = supercell_rotations(crystal, rotations)
     return np.all(np.abs(inside - np.round(inside)) < 1e-6, axis=(1, 2))
 
 
@@ -208,11 +208,11 @@ def keeps_twist(crystal: Crystal, rotations: Rotations) -> Bool[np.ndarray, " op
     supercell."""
     # k.r is the same before and after, so the row of fractions k goes to k Q^-1; that
     # is k modulo integers where k Q is, as Q and Q^-1 are integer.
-    change = crystal.twist @ _supercell_rotations(crystal, rotations) - crystal.twist
+    change = crystal.twist @ supercell_rotations(crystal, rotations) - crystal.twist
     return np.all(np.abs(change - np.round(change)) < _SAME_TWIST, axis=1)
 
 
-def _supercell_rotations(
+def supercell_rotations(
     crystal: Crystal, rotations: Rotations
 ) -> Float[np.ndarray, "ops 3 3"]:
     """The same rotations on columns of fractions of the supercell vectors: with

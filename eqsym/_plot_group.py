@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ._crystal import Crystal
-from ._elements import modulo_lattice, symmetry_elements, SymmetryElements
+from ._elements import symmetry_elements, SymmetryElements
 from ._group import SpaceGroup
 from ._plot import new_figure
 from ._plot_bulk import draw_bulk
@@ -24,6 +24,7 @@ from ._plot_parts import (
     species_colours,
     vertices_near_cell,
 )
+from ._vacuum import vacuum_gap
 
 
 if TYPE_CHECKING:
@@ -97,12 +98,9 @@ def plot_group(
 def _vacuum_axis(crystal: Crystal) -> int | None:
     """The lattice vector that alone crosses a vacuum, at right angles to the others."""
     vectors, heights = crystal.lattice.vectors, crystal.lattice.heights
-    frac = np.sort(modulo_lattice(crystal.lattice.to_fractional(crystal.positions)), 0)
-    gaps = np.diff(np.concatenate([frac, frac[:1] + 1]), axis=0)
-    empty = np.max(gaps, axis=0) * heights >= _VACUUM
     upright = np.abs(np.linalg.norm(vectors, axis=1) / heights - 1) < _SAME
-    found = np.flatnonzero(empty)
-    return int(found[0]) if len(found) == 1 and upright[found[0]] else None
+    found = [i for i in range(3) if vacuum_gap(crystal, i)[0] >= _VACUUM]
+    return found[0] if len(found) == 1 and upright[found[0]] else None
 
 
 def _draw_layer(

@@ -64,7 +64,7 @@ def find_operations(crystal: Crystal, symprec: float) -> tuple[Any, Any]:
         crystal.atomic_numbers.tolist(),
     )
     try:
-        dataset = _quiet(spglib.get_symmetry_dataset, cell, symprec=symprec)
+        dataset = quiet(spglib.get_symmetry_dataset, cell, symprec=symprec)
         cause = None
     except spglib.error.SpglibError as error:
         dataset, cause = None, error
@@ -103,7 +103,7 @@ def tabulated_operations(
             f"`frac_origin` must be three finite numbers, got {frac_origin}."
         )
     matrix = _conventional(axes)
-    found = _quiet(spglib.get_symmetry_from_database, hall_number)
+    found = quiet(spglib.get_symmetry_from_database, hall_number)
     # Row fractions y of the conventional vectors are y M of the lattice vectors.
     turned = matrix.T @ found["rotations"] @ np.linalg.inv(matrix.T)
     rotations = np.round(turned).astype(int)
@@ -193,7 +193,7 @@ def _space_group_symbol(
 ) -> str | None:
     """International symbol of the group of these operations and the lattice."""
     try:
-        found = _quiet(
+        found = quiet(
             spglib.get_spacegroup_type_from_symmetry,
             rotations,
             translations,
@@ -242,7 +242,7 @@ def _layer_group_symbol(
     kinds = np.repeat(np.arange(len(images)) + 1, len(rotations))
     cell = (vectors.tolist(), np.concatenate(images).tolist(), kinds.tolist())
     try:
-        found = _quiet(spglib.get_symmetry_layerdataset, cell, direction, symprec)
+        found = quiet(spglib.get_symmetry_layerdataset, cell, direction, symprec)
     except spglib.error.SpglibError:
         return None
     if found is None or len(found.rotations) != len(rotations):
@@ -257,12 +257,13 @@ def _layer_group_symbol(
 def _first_settings() -> dict[int, int]:
     settings = {}
     for hall_number in range(1, _SPACE_SETTINGS + 1):
-        found = _quiet(spglib.get_spacegroup_type, hall_number)
+        found = quiet(spglib.get_spacegroup_type, hall_number)
         settings.setdefault(found.number, hall_number)
     return settings
 
 
-def _quiet(call: Callable, *args: Any, **kwargs: Any) -> Any:
+def quiet(call: Callable, *args: Any, **kwargs: Any) -> Any:
+    """A call of spglib without its warnings."""
     with warnings.catch_warnings():
         # spglib 2 announces another way to report errors; both are handled.
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -65,8 +65,6 @@ class AbstractSymmetrizer(AbstractRandomSymmetrizer):
     never trained.
     """
 
-    group: eqx.AbstractVar[SpaceGroup]
-
     @abc.abstractmethod
     def orbit(self, electrons: Electrons) -> Orbit:
         """Weights and images for one configuration; `jax.vmap` it over walkers.

@@ -1,6 +1,5 @@
 """Twist averaging: the irreducible twists of a mesh, and means over them."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,10 @@ import spglib
 from jaxtyping import Float
 
 from ._crystal import Crystal
-from ._estimate import Estimate, Evaluation, table
+from ._estimate import aligned, Estimate, Evaluation, QUANTITIES, table
 from ._group import SpaceGroup
+from ._operations import supercell_rotations
+from ._spglib import quiet
 
 
 class Twists(eqx.Module):
@@ -30,12 +31,9 @@ class Twists(eqx.Module):
         return np.array([crystal.twist for crystal in self.crystals])
 
     def __str__(self) -> str:
-        rows = zip(self.twists, self.weights, strict=True)
-        lines = [
-            "  ".join(f"{x:8.5f}" for x in (*twist, weight)) for twist, weight in rows
-        ]
-        head = "  ".join(name.rjust(8) for name in ("k_1", "k_2", "k_3", "weight"))
-        return "\n".join([head, *lines])
+        numbers = np.column_stack([self.twists, self.weights])
+        rows = [[f"{x:.5f}" for x in row] for row in numbers]
+        return aligned([["k_1", "k_2", "k_3", "weight"], *rows])
 
 
 def irreducible_twists(
@@ -79,18 +77,14 @@ def irreducible_twists(
             f"{shift!r}. The symmetry of a crystal maps no other mesh to itself."
         )
     group = SpaceGroup.of(_twisted(crystal, (0, 0, 0)))
-    # On columns of fractions of the supercell vectors x = S^T y: S^-T R S^T.
-    columns = crystal.matrix.T
-    rotations = np.round(np.linalg.inv(columns) @ group.rotations @ columns)
-    with warnings.catch_warnings():
-        # spglib 2 announces another way to report errors.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        found = spglib.get_stabilized_reciprocal_mesh(
-            divisions,
-            np.unique(rotations.astype(np.intc), axis=0),
-            is_shift=(2 * offset).astype(int),
-            is_time_reversal=True,
-        )
+    rotations = np.round(supercell_rotations(crystal, group.rotations))
+    found = quiet(
+        spglib.get_stabilized_reciprocal_mesh,
+        divisions,
+        np.unique(rotations.astype(np.intc), axis=0),
+        is_shift=(2 * offset).astype(int),
+        is_time_reversal=True,
+    )
     if found is None:
         raise ValueError(f"`mesh` {divisions.tolist()}: spglib finds no twists.")
     mapping, addresses = found
@@ -182,17 +176,7 @@ def twist_average(
             float(weights @ means), float(np.hypot.reduce(weights * errors))
         )
 
-    quantities: Any = {
-        name: mean(name)
-        for name in (
-            "energy",
-            "variance",
-            "kinetic",
-            "potential",
-            "imaginary",
-            "symmetry",
-        )
-    }
+    quantities: Any = {name: mean(name) for name in QUANTITIES}
     whole = Evaluation(
         **quantities,
         samples=sum(one.samples for one in evaluations),

@@ -19,11 +19,11 @@ def database(hall_number):
     return found["rotations"], found["translations"]
 
 
-def space_group_number(hall_number):
-    """The number in the International Tables."""
+def space_group_type(hall_number):
+    """The names of a setting: `number` in the International Tables, and others."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return spglib.get_spacegroup_type(hall_number).number
+        return spglib.get_spacegroup_type(hall_number)
 
 
 def lattice_for(rotations, rng, size=20.0):

@@ -5,7 +5,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from group_toys import crystal_for, database, space_group_number
+from group_toys import crystal_for, database, space_group_type
 from hypothesis import given, settings, strategies as st
 from jaxtyping import Array, Complex, Float
 
@@ -16,7 +16,7 @@ def _first_settings():
     """The first Hall number of each space group, and all of the layer groups."""
     seen, found = set(), []
     for hall in range(1, 531):
-        number = space_group_number(hall)
+        number = space_group_type(hall).number
         if number not in seen:
             seen.add(number)
             found.append(hall)
@@ -136,6 +136,6 @@ def test_symmetrization_on_more_groups(hall, seed):
 
 
 def test_list_of_groups_is_complete():
-    numbers = {space_group_number(h) for h in _HALL_NUMBERS if h > 0}
+    numbers = {space_group_type(h).number for h in _HALL_NUMBERS if h > 0}
     assert numbers == set(range(1, 231))
     assert sum(h < 0 for h in _HALL_NUMBERS) == 116

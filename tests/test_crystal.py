@@ -128,6 +128,29 @@ def test_points_within_are_all():
     assert np.all(np.diff(np.linalg.norm(found, axis=1)) > -1e-12)
 
 
+@given(st.integers(0, 10**6))
+def test_no_reduced_vector_gets_shorter_by_adding_others(seed):
+    rng = np.random.default_rng(seed)
+    steps = np.array(list(itertools.product(range(-3, 4), repeat=3)))
+    # A random lattice in a skew basis: shears, one after the other.
+    vectors = rng.normal(size=(3, 3)) * rng.uniform(0.2, 3, size=(3, 1)) + np.eye(3)
+    for _ in range(6):
+        i, j = rng.choice(3, size=2, replace=False)
+        vectors[i] += rng.integers(-3, 4) * vectors[j]
+    lattice = Lattice(vectors)
+    found = lattice.reduced()
+    change = lattice.to_fractional(found.vectors)
+    np.testing.assert_allclose(change, np.round(change), atol=1e-6)
+    assert abs(round(np.linalg.det(change))) == 1
+    lengths = np.linalg.norm(found.vectors, axis=1)
+    assert np.all(np.diff(lengths) >= 0)
+    for i in range(3):
+        # Minkowski: steps with a coefficient of 1 or -1 there, or further out.
+        sums = steps[np.abs(steps[:, i]) == 1] @ found.vectors
+        shortest = np.min(np.linalg.norm(sums, axis=1))
+        assert shortest >= lengths[i] * (1 - 1e-9)
+
+
 @st.composite
 def supercells(draw):
     entry = st.integers(-3, 3)

@@ -6,7 +6,6 @@ import functools
 import group_toys
 import numpy as np
 import pytest
-import spglib
 from hypothesis import given, settings, strategies as st
 from spgrep.rep.enumerate import enumerate_unitary_irreps_from_regular_representation
 
@@ -63,9 +62,9 @@ _POINT_GROUPS = {
 @functools.cache
 def _hall_numbers():
     """The first Hall number of each point group and of each space group."""
-    types = {hall: spglib.get_spacegroup_type(hall) for hall in range(1, 531)}
     points, spaces = {}, {}
-    for hall, kind in types.items():
+    for hall in range(1, 531):
+        kind = group_toys.space_group_type(hall)
         points.setdefault(kind.pointgroup_international, hall)
         spaces.setdefault(kind.number, hall)
     return points, tuple(spaces.values())
