@@ -192,8 +192,8 @@ class SpaceGroup(AbstractFixed):
         """All operations of a crystal that its supercell and twist admit, found by
         spglib. The identity comes first.
 
-        Says on the logger `eqsym` how many operations of the primitive crystal the
-        vacuum, the supercell and the twist exclude.
+        A warning on the logger `eqsym` says how many operations of the primitive
+        crystal the vacuum, the supercell and the twist exclude.
 
         **Arguments:**
 
@@ -232,7 +232,7 @@ class SpaceGroup(AbstractFixed):
         ):
             dropped = int(np.sum(keep & ~good))
             if dropped:
-                _logger.info(
+                _logger.warning(
                     "%d of %d symmetry operations are dropped: they %s.",
                     dropped,
                     found,
