@@ -18,8 +18,6 @@ from ._symmetrize import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
 from ._types import AbstractFixed, Electrons, Key
 
 
-# The default width, in units of the radius of the largest ball in the domain.
-_WIDTH = 0.5
 # Where exp(-1/w) is 0 to rounding, in any precision that JAX has.
 _FLAT = 1e-3
 # Points of the grid on which the images that meet somewhere are counted.
@@ -119,7 +117,7 @@ class Canonicalization(AbstractSymmetrizer):
 
         - `domain`: the fundamental domain.
         - `eps`: the width $\epsilon$ in Bohr of the layer around the domain in which
-            weights go to 0. By default half the radius of the largest ball inside the
+            weights go to 0. By default the radius of the largest ball inside the
             domain. The narrower, the fewer images, and the larger the kinetic energy
             in the layer.
         - `smoothing`: the function s, by default [`eqsym.SmoothStep`][].
@@ -400,7 +398,7 @@ def _weights(
 
 def _width(domain: FundamentalDomain, eps: float | None) -> float:
     if eps is None:
-        return _WIDTH * domain.inradius
+        return domain.inradius
     if not 0 < eps <= domain.circumradius:
         raise ValueError(
             "`eps` must be a positive length in Bohr of at most the size of the "
