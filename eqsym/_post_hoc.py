@@ -109,8 +109,8 @@ def post_hoc(
 
     Both rows and their difference, [`eqsym.PostHoc`][].
 
-    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for less than 1 image or 2
-    amplitudes, and where the average is no projection of f, see
+    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for less than 1 image or
+    2 amplitudes, and where the average is no projection of f, see
     [`eqsym.Symmetrized`][].
     """
     group.check_crystal(wavefunction.crystal)

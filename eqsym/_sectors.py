@@ -131,7 +131,8 @@ def sectors(
     A weight and, where there is one, an energy for each irrep, [`eqsym.Sectors`][].
 
     **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for less than 1 image or
-    2 amplitudes, and where the operations do not act on f as a group, see [`eqsym.Symmetrized`][].
+    2 amplitudes, and where the operations do not act on f as a group, see
+    [`eqsym.Symmetrized`][].
     """
     group.check_crystal(wavefunction.crystal)
     table = character_table(group)

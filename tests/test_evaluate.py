@@ -1,7 +1,6 @@
 """Energies with error bars: against quadrature, exact eigenstates and known chains."""
 
 import functools
-import json
 
 import equinox as eqx
 import jax
