@@ -181,7 +181,7 @@ def compare(
         if points > group.order:
             continue
         amplitude = timed(amplitudes, wavefunction, walkers, points)
-        for images in sorted({1, 2, 4, group.order}):
+        for images in sorted({*options.images, group.order}):
             if images > points:
                 continue
             found = eqs.post_hoc(
@@ -218,7 +218,12 @@ def main() -> None:
     parser.add_argument("--moves", type=int, default=20, help="between samples")
     parser.add_argument("--samples", type=int, default=20, help="of every walker")
     parser.add_argument("--burn-in", type=int, default=20, help="before the first")
-    parser.add_argument("--amplitudes", type=int, nargs="+", default=[4, 8])
+    parser.add_argument(
+        "--amplitudes", type=int, nargs="+", default=[4, 8], help="and all"
+    )
+    parser.add_argument(
+        "--images", type=int, nargs="+", default=[1, 2, 4], help="and all"
+    )
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
