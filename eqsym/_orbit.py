@@ -12,6 +12,7 @@ from ._ansatz import AbstractWavefunction
 from ._chains import excess
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
+from ._math import full_precision
 from ._types import Electrons, Key, LogPsi
 
 
@@ -62,7 +63,10 @@ def orbit_sampler(
     images: int,
     amplitudes: int | None,
 ) -> OrbitSampler:
-    r"""**Arguments:**
+    r"""Makes what `post_hoc` and `sectors` have in common: the choice of points of an
+    orbit, their amplitudes and local energies, and the weights of these.
+
+    **Arguments:**
 
     - `wavefunction`, `hamiltonian`, `group`: f, H, G.
     - `characters`: $d_\rho \chi_\rho$ of every projection.
@@ -108,6 +112,7 @@ def orbit_sampler(
         some = jnp.asarray(characters.conj())[:, pairs]
         return operations, some * jnp.asarray(factors, some.dtype)[None]
 
+    @full_precision()
     def sample(electrons: Electrons, key: Key, reference: LocalEnergy) -> OrbitSample:
         operations, matrices = draw(jax.random.fold_in(key, 0))
         orbit = group.apply_inverse(electrons, operations)
@@ -155,11 +160,9 @@ def _pair_weights(points: int, order: int) -> Float[np.ndarray, "points points"]
 
 
 def _choose(walker: Float[Array, " points"], images: int, key: Key) -> _Choice:
-    """Draws images without replacement from points that are in random order after the
-    first one, which is the walker.
-
-    One time out of two the walker and random others, else random points. Which of the
-    points was the walker is forgotten: its probabilities are `walker`.
+    """Draws images without replacement: one time out of two the walker, which is the
+    first point, and random others, else random points. The weights forget which of the
+    points was the walker; its probabilities are `walker`.
     """
     points, dtype = walker.shape[0], walker.dtype
     if images == points:
