@@ -70,13 +70,7 @@ from ._plot import (
     TranslationScan as TranslationScan,
 )
 from ._plot_group import plot_group as plot_group
-from ._post_hoc import (
-    post_hoc as post_hoc,
-    PostHoc as PostHoc,
-    Sector as Sector,
-    Sectors as Sectors,
-    sectors as sectors,
-)
+from ._post_hoc import post_hoc as post_hoc, PostHoc as PostHoc
 from ._pretrain import Pretraining as Pretraining
 from ._run import run as run, RunResult as RunResult
 from ._sampler import (
@@ -87,6 +81,7 @@ from ._sampler import (
     MetropolisState as MetropolisState,
 )
 from ._scores import FactoredScores as FactoredScores, Scores as Scores
+from ._sectors import Sector as Sector, Sectors as Sectors, sectors as sectors
 from ._sharding import (
     replicate as replicate,
     shard_walkers as shard_walkers,

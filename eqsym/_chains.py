@@ -1,7 +1,7 @@
 """The loop over samples that all estimators share, and what they make of them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,6 +18,18 @@ from ._sampler import AbstractSampler, Metropolis
 from ._types import Electrons, Key, Walkers
 
 
+class Chains(NamedTuple):
+    """How to sample: arguments of [`eqsym.evaluate`][], which all estimators share."""
+
+    walkers: Walkers
+    key: Key
+    steps: int
+    burn_in: int
+    sampler: AbstractSampler | None
+    chunk: int | None
+    progress: bool | None
+
+
 class Samples(NamedTuple):
     """Means over the chain of every walker, (walkers, moments); the reference energies,
     those of the walkers after the burn-in; samples of every walker that were finite."""
@@ -31,17 +43,12 @@ def sampled(
     sample: Callable[[Electrons, Key, LocalEnergy], Inexact[Array, " moments"]],
     wavefunction: AbstractWavefunction,
     hamiltonian: AbstractHamiltonian,
-    walkers: Walkers,
-    *,
-    key: Key,
-    steps: int,
-    burn_in: int,
-    sampler: AbstractSampler | None,
-    chunk: int | None,
-    progress: bool | None,
+    chains: Chains,
 ) -> Samples:
-    """Means of `sample(electrons, key, reference)` over chains of |psi|^2; arguments as
-    for [`eqsym.evaluate`][]."""
+    """Means of `sample(electrons, key, reference)` over chains of |psi|^2.
+
+    They are added up as they come: memory does not grow with the number of samples."""
+    walkers, key, steps, burn_in, sampler, chunk, progress = chains
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
     if wavefunction.crystal != hamiltonian.crystal:
@@ -124,13 +131,13 @@ def per_cell(
 
 
 def evaluation(
-    parts: list[Estimate],
+    parts: list[Any],
     symmetry: Estimate | None,
     counts: Int[np.ndarray, " walkers"],
     steps: int,
 ) -> Evaluation:
-    """From estimates in the order of `per_cell`, and the samples of each walker that
-    were finite out of `steps`."""
+    """From estimates in the order of `per_cell`, the variance `None` where it was not
+    measured, and the samples of each walker that were finite out of `steps`."""
     energy, variance, kinetic, potential, imaginary = parts
     return Evaluation(
         energy=energy,

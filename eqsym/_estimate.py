@@ -23,7 +23,7 @@ class Evaluation(eqx.Module):
 
     - `energy`: real part of the mean local energy.
     - `variance`: of the local energy per primitive cell, in Hartree squared; 0 for an
-        exact eigenstate.
+        exact eigenstate. `None` where it was not measured.
     - `kinetic`, `potential`: the two parts of the energy.
     - `imaginary`: imaginary part of the mean local energy, 0 up to noise.
     - `symmetry`: Var[Pf/f] for a projector P onto functions with the symmetry of a
@@ -35,7 +35,7 @@ class Evaluation(eqx.Module):
     """
 
     energy: Estimate
-    variance: Estimate
+    variance: Estimate | None
     kinetic: Estimate
     potential: Estimate
     imaginary: Estimate

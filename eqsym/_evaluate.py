@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
-from ._chains import evaluation, excess, per_cell, sampled, stack
+from ._chains import Chains, evaluation, excess, per_cell, sampled, stack
 from ._estimate import Evaluation, jackknife
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._sampler import AbstractSampler
@@ -69,18 +69,8 @@ def evaluate(
             energy.kinetic, energy.potential, square, ratio, jnp.abs(ratio) ** 2
         )
 
-    moments, reference, counts = sampled(
-        sample,
-        wavefunction,
-        hamiltonian,
-        walkers,
-        key=key,
-        steps=steps,
-        burn_in=burn_in,
-        sampler=sampler,
-        chunk=chunk,
-        progress=progress,
-    )
+    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
+    moments, reference, counts = sampled(sample, wavefunction, hamiltonian, chains)
 
     cells = wavefunction.crystal.cells
 

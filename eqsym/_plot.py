@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ._ansatz import AbstractWavefunction
-from ._post_hoc import Sectors
+from ._sectors import Sectors
 from ._types import Electrons
 
 

@@ -1,7 +1,6 @@
 """Energies with error bars: against quadrature, exact eigenstates and known chains."""
 
 import functools
-import json
 
 import equinox as eqx
 import jax
@@ -168,73 +167,6 @@ def test_evaluate(name):
     assert (found.samples, found.invalid) == (6000, 0)
 
 
-@functools.cache
-def _post_hoc(name, images):
-    wavefunction, hamiltonian, group = _case(name)
-    return eqs.post_hoc(
-        wavefunction,
-        hamiltonian,
-        group,
-        walkers=walkers(wavefunction.crystal, 200),
-        key=jax.random.key(1),
-        steps=15,
-        images=images,
-        **_SETTINGS,
-    )
-
-
-@pytest.mark.parametrize("images", [2, 5, 48])
-@pytest.mark.parametrize("name", sorted(_CASES))
-def test_post_hoc(name, images):
-    (norm, energy, variance), (p_norm, p_energy, p_variance) = _exact(name)
-    assert abs(p_energy - energy) > 0.02
-    found = _post_hoc(name, images)
-    _within(found.plain.energy, energy, 0.03)
-    _within(found.averaged.energy, p_energy, 0.03)
-    _within(found.plain.variance, variance, 0.1)
-    _within(found.averaged.variance, p_variance, 0.1)
-    _within(found.difference, p_energy - energy, 0.03)
-    weight = p_norm / norm
-    _within(found.weight, weight, 0.02)
-    _within(found.plain.symmetry, weight - weight**2, 0.02)
-    for row in (found.plain, found.averaged):
-        total = row.kinetic.mean + row.potential.mean
-        np.testing.assert_allclose(total, row.energy.mean, atol=1e-6)
-        assert abs(row.imaginary.mean) <= 3 * row.imaginary.error
-        assert (row.samples, row.invalid) == (3000, 0)
-    assert found.averaged.symmetry.mean == 0
-    difference = found.averaged.energy.mean - found.plain.energy.mean
-    np.testing.assert_allclose(found.difference.mean, difference, atol=1e-12)
-
-
-def test_all_images_are_the_sharpest():
-    for name in _CASES:
-        errors = [_post_hoc(name, n).averaged.energy.error for n in (2, 48)]
-        assert errors[1] < errors[0]
-
-
-def test_post_hoc_of_a_symmetric_function():
-    wavefunction, hamiltonian, group = _case("real")
-    symmetric = eqx.tree_at(
-        lambda f: (f.a, f.c), wavefunction, (jnp.full(3, 0.4), jnp.zeros(3))
-    )
-    for images in (3, 48):
-        found = eqs.post_hoc(
-            symmetric,
-            hamiltonian,
-            group,
-            walkers=walkers(symmetric.crystal, 20),
-            key=jax.random.key(1),
-            steps=3,
-            images=images,
-            **_SETTINGS,
-        )
-        assert abs(found.difference.mean) < 1e-10
-        assert found.difference.error < 1e-10
-        np.testing.assert_allclose(found.weight.mean, 1, rtol=1e-10)
-        assert abs(found.plain.symmetry.mean) < 1e-10
-
-
 class Holed(Lattice):
     """No local energy in a part of the cell."""
 
@@ -300,21 +232,6 @@ def test_same_key_same_numbers():
     assert first == again
 
 
-def test_numbers_and_tables():
-    found = _post_hoc("real", 5)
-    numbers = json.loads(json.dumps(found.to_dict()))
-    assert numbers["plain"]["energy"]["mean"] == found.plain.energy.mean
-    assert numbers["averaged"]["samples"] == 3000
-    assert numbers["difference"]["error"] == found.difference.error
-    text = str(found)
-    assert "OG" in text and "PA" in text and "energy [Ha]" in text
-    assert str(found.weight) in text
-    rows = eqs.table({"a": found.plain, "bc": found.averaged}).splitlines()
-    assert len(rows) == 3
-    assert rows[2].split()[0] == "bc"
-    assert json.dumps(found.plain.to_dict())
-
-
 @pytest.mark.parametrize(
     ("mean", "error", "text"),
     [
@@ -330,7 +247,7 @@ def test_printed_errors(mean, error, text):
 
 
 def test_errors():
-    wavefunction, hamiltonian, group = _case("real")
+    wavefunction, hamiltonian, _ = _case("real")
     other = hydrogen(twist=(0.5, 0.0, 0.0))
     places = walkers(wavefunction.crystal, 2)
     settings = dict(walkers=places, key=jax.random.key(0), progress=False)
@@ -338,41 +255,9 @@ def test_errors():
         eqs.evaluate(wavefunction, hamiltonian, steps=0, **settings)
     with pytest.raises(ValueError, match="must have the same crystal"):
         eqs.evaluate(wavefunction, Lattice(other), **settings)
-    with pytest.raises(ValueError, match="`images` must be at least 2"):
-        eqs.post_hoc(wavefunction, hamiltonian, group, images=1, **settings)
-    elsewhere = eqs.SpaceGroup.of(
-        eqs.Crystal(5 * np.eye(3), ["H"], frac_positions=[[0, 0, 0]], unit="bohr")
-    )
-    with pytest.raises(ValueError, match="lattice"):
-        eqs.post_hoc(wavefunction, hamiltonian, elsewhere, **settings)
     settings["walkers"] = walkers(hydrogen(supercell=(2, 1, 1)), 2)
     with pytest.raises(ValueError, match="`walkers` must have shape"):
         eqs.evaluate(wavefunction, hamiltonian, **settings)
     settings["walkers"] = places[:1]
     with pytest.raises(ValueError, match="at least 2 walkers"):
         eqs.evaluate(wavefunction, hamiltonian, steps=1, burn_in=0, **settings)
-
-
-def test_post_hoc_refuses_what_is_no_projection():
-    class Alternating(eqs.AbstractWavefunction):
-        crystal: eqs.Crystal
-
-        @property
-        def crystal_momentum(self):
-            return 0.5 * self.crystal.lattice.reciprocal[0]
-
-        def __call__(self, electrons):
-            raise NotImplementedError
-
-    # The square of the translation by half a cell changes the sign.
-    crystal = eqs.Crystal.hydrogen_chain(
-        spacing=2.0, vacuum=9.0, unit="bohr", supercell=(2, 1, 1)
-    )
-    with pytest.raises(ValueError, match="do not multiply on it as they do"):
-        eqs.post_hoc(
-            Alternating(crystal),
-            Lattice(crystal),
-            eqs.SpaceGroup.of(crystal),
-            walkers=walkers(crystal, 4),
-            key=jax.random.key(0),
-        )

@@ -113,6 +113,7 @@ def test_trivial_sector_is_what_averaging_gives():
         key=jax.random.key(1),
         steps=15,
         images=4,
+        amplitudes=None,
         **_SETTINGS,
     )
     found = _sectors("real", 4)

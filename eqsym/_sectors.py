@@ -1,0 +1,184 @@
+"""A wave function taken apart by the irreducible representations of a group."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Inexact
+
+from ._ansatz import AbstractWavefunction
+from ._chains import Chains, sampled
+from ._estimate import Estimate, jackknife
+from ._group import SpaceGroup
+from ._hamiltonian import AbstractHamiltonian, LocalEnergy
+from ._irreps import character_table
+from ._momentum import check_projection
+from ._orbit import orbit_sampler
+from ._sampler import AbstractSampler
+from ._types import Electrons, Key, Walkers
+
+
+class Sector(eqx.Module):
+    r"""The part $P_\rho f$ of a wave function f that belongs to one irreducible
+    representation.
+
+    - `label`, `dimension`: of the irrep.
+    - `weight`: its share $|P_\rho f|^2 / |f|^2$; the shares add up to 1.
+    - `energy`: in Hartree per primitive cell; `None` where the weight is not positive
+        by three standard errors.
+    - `difference`: that energy minus the one of f, with the error of the paired
+        difference.
+    """
+
+    label: str
+    dimension: int
+    weight: Estimate
+    energy: Estimate | None
+    difference: Estimate | None
+
+
+class Sectors(eqx.Module):
+    """A wave function taken apart by the irreps of a group, of [`eqsym.sectors`][].
+
+    - `sectors`: one for each irrep, in the order of [`eqsym.irreps`][].
+    - `energy`: of the whole wave function.
+    - `samples`: number of configurations.
+    - `invalid`: those left out, because an energy was not finite.
+    """
+
+    sectors: tuple[Sector, ...]
+    energy: Estimate
+    samples: int
+    invalid: int
+
+    def __getitem__(self, label: str) -> Sector:
+        for sector in self.sectors:
+            if sector.label == label:
+                return sector
+        names = ", ".join(sector.label for sector in self.sectors)
+        raise KeyError(f"{label!r} is none of the sectors {names}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers only, for JSON."""
+        rows = {
+            sector.label: {
+                name: vars(value) if isinstance(value, Estimate) else value
+                for name, value in vars(sector).items()
+                if name != "label"
+            }
+            for sector in self.sectors
+        }
+        return {
+            "sectors": rows,
+            "energy": vars(self.energy),
+            "samples": self.samples,
+            "invalid": self.invalid,
+        }
+
+    def __str__(self) -> str:
+        head = ["", "d", "weight", "energy [Ha]", "minus OG [Ha]"]
+        lines = [head, ["OG", "", "1", str(self.energy), ""]]
+        for sector in self.sectors:
+            values = (sector.weight, sector.energy, sector.difference)
+            shown = ["-" if value is None else str(value) for value in values]
+            lines.append([sector.label, str(sector.dimension), *shown])
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        return "\n".join(
+            "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))
+            for line in lines
+        )
+
+
+# Standard errors by which a weight must be positive for its sector to have an energy.
+_PRESENT = 3
+
+
+def sectors(
+    wavefunction: AbstractWavefunction,
+    hamiltonian: AbstractHamiltonian,
+    group: SpaceGroup,
+    *,
+    walkers: Walkers,
+    key: Key,
+    steps: int = 100,
+    burn_in: int = 20,
+    images: int = 2,
+    amplitudes: int | None = None,
+    sampler: AbstractSampler | None = None,
+    chunk: int | None = None,
+    progress: bool | None = None,
+) -> Sectors:
+    r"""Weights and energies of the parts of a wave function in all irreducible
+    representations of a group, in one pass over walkers of the wave function itself.
+
+    As [`eqsym.post_hoc`][], which is about the trivial representation: with the
+    projection $f_\rho = P_\rho f$, $p = |G|^{-1} \sum_g |f(g^{-1}x)|^2$ and images y
+    of the walkers,
+
+    $$\frac{|f_\rho|^2}{|f|^2} = E[|f_\rho(y)|^2 / p], \quad
+    E_\rho = \frac{E[\overline{f_\rho(y)} (H f)(y) / p]}{E[|f_\rho(y)|^2 / p]} .$$
+
+    The |G| amplitudes of an orbit give all projections at all of its points. The energy
+    of a sector is an upper bound on the lowest level of that symmetry. See
+    [Symmetry sectors](../sectors.md).
+
+    **Arguments:** as for [`eqsym.post_hoc`][]. All amplitudes by default: with a part
+    of them, small weights are noisy and can come out negative.
+
+    **Returns:**
+
+    A weight and, where there is one, an energy for each irrep, [`eqsym.Sectors`][].
+
+    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for less than 1 image or
+    2 amplitudes, and where the operations do not act on f as a group, see
+    [`eqsym.Symmetrized`][].
+    """
+    group.check_crystal(wavefunction.crystal)
+    table = character_table(group)
+    # Something is left of f in one irrep or another: the regular representation.
+    regular = np.sum([i.dimension * i.characters for i in table.irreps], axis=0).real
+    check_projection(wavefunction, group, regular)
+    draw = orbit_sampler(
+        wavefunction,
+        hamiltonian,
+        group,
+        np.array([i.dimension * i.characters for i in table.irreps]),
+        images=images,
+        amplitudes=amplitudes,
+    )
+    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
+
+    def sample(
+        electrons: Electrons, key: Key, reference: LocalEnergy
+    ) -> Inexact[Array, " moments"]:
+        orbit = draw(electrons, key, reference)
+        above = orbit.kinetic + orbit.potential
+        plain = (orbit.plain @ above)[None]
+        return jnp.concatenate([plain, orbit.projected @ above, orbit.shares])
+
+    moments, reference, counts = sampled(sample, wavefunction, hamiltonian, chains)
+
+    cells, count = wavefunction.crystal.cells, len(table.irreps)
+    zero = float(reference.kinetic + reference.potential) / cells
+
+    def results(means: np.ndarray) -> np.ndarray:
+        plain, numerators, shares = np.split(np.real(means), [1, 1 + count], axis=-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            energies = numerators / shares / cells
+        plain = plain / cells
+        return np.concatenate(
+            [plain + zero, shares, energies + zero, energies - plain], axis=-1
+        )
+
+    energy, *found = jackknife(moments, results)
+    shares, energies, differences = (found[i * count :][:count] for i in range(3))
+    parts = []
+    for irrep, share, *rest in zip(
+        table.irreps, shares, energies, differences, strict=True
+    ):
+        present = share.mean > _PRESENT * share.error and share.mean > 1e-12
+        values = rest if present else [None, None]
+        parts.append(Sector(irrep.label, irrep.dimension, share, *values))
+    invalid = steps * len(counts) - int(counts.sum())
+    return Sectors(tuple(parts), energy, int(counts.sum()), invalid)
