@@ -447,11 +447,9 @@ class Project(AbstractStrategy[DrawnKey]):
 
         keys = jax.random.split(state.draw, len(walkers))
         points, weights, matrices = chunked_vmap(images, (walkers, keys), self.chunk)
-        return Batch(
-            points.reshape(-1, *walkers.shape[1:]),
-            weights.reshape(-1),
-            coupling=Coupling(matrices, self.share),
-        )
+        points = points.reshape(-1, *walkers.shape[1:])
+        coupling = Coupling(matrices, self.share) if self.share < 1 else None
+        return Batch(points, weights.reshape(-1), coupling=coupling)
 
     def cost(self, moves: int) -> Cost:
         return Cost(moves + 1 + self.amplitudes, self.images, self.images)

@@ -7,11 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import eqsym as eqs
 from eqsym._vmc import _normalised, _residual, _shares, _statistics
-from toys import grid, hydrogen, Lattice, waves
+from toys import grid, hydrogen, Lattice, walkers, waves
 
 
 _CRYSTAL = hydrogen()
@@ -46,7 +47,6 @@ def _irrep(number, *, dimension=1, is_complex=False, row=None):
 _CASES = {
     "pairs": (_REAL, _trivial(99), 0.4, 2, 2),
     "alone": (_REAL, _trivial(99), 0.0, 2, 2),
-    "plain": (_REAL, _trivial(99), 1.0, 2, 2),
     "triples": (_REAL, _trivial(99), 0.4, 3, 3),
     "all images": (_REAL, _trivial(99), 0.4, 8, 8),
     "drawn from all": (_REAL, _trivial(75), 0.4, 2, 4),
@@ -197,3 +197,224 @@ def test_objective_and_gradient(name, monkeypatch):
     ):
         assert np.max(np.abs(other)) > 1e-3
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
+
+
+def test_draws_of_operations():
+    """The identity first, others each at most once; every set as often, at a rate that
+    a chi-square test with error rate 1e-4 accepts."""
+    group = eqs.SpaceGroup.of(_CRYSTAL)
+    # Not the first operation here.
+    group = group.subgroup(np.roll(np.arange(group.order), 5))
+    identity = int(np.flatnonzero(np.all(group.rotations == np.eye(3), (1, 2)))[0])
+    strategy = eqs.Project(eqs.GroupAverage(group), images=5)
+    keys = jax.random.split(jax.random.key(0), 2350)
+    drawn = np.asarray(jax.vmap(strategy._operations)(keys))
+    assert identity != 0
+    assert np.all(drawn[:, 0] == identity)
+    assert all(len(set(row)) == 5 for row in drawn.tolist())
+    counts = np.delete(np.bincount(drawn[:, 1:].ravel(), minlength=48), identity)
+    # Draws without replacement scatter less than those of a multinomial.
+    assert np.sum((counts - 200) ** 2 / 200) < 93.2  # 46 degrees of freedom
+
+
+def test_draws_of_images():
+    """Half uniformly, half by density, with the weights that undo it, at most 2."""
+    strategy = eqs.Project(_trivial(99), images=2, amplitudes=4)
+    densities = jnp.asarray([3.0, 0.8, 0.2, 0.0])
+    keys = jax.random.split(jax.random.key(0), 4000)
+    drawn, weights = jax.vmap(lambda key: strategy._draw(densities, key))(keys)
+    expected = 8000 * (0.5 + 0.5 * np.asarray(densities)) / 4
+    counts = np.bincount(np.asarray(drawn).ravel(), minlength=4)
+    assert np.sum((counts - expected) ** 2 / expected) < 21.1  # error rate 1e-4
+    np.testing.assert_allclose(weights, (2000 / expected)[drawn])
+    every, ones = eqs.Project(_trivial(99), images=4)._draw(densities, keys[0])
+    np.testing.assert_array_equal(every, np.arange(4))
+    np.testing.assert_array_equal(ones, np.ones(4))
+
+
+@pytest.mark.parametrize("label", ["Bu", "1Eg"])
+def test_all_images_of_a_walker_give_the_local_energy_of_the_projection(label):
+    """For a network, with nodes and signs, by `Symmetrized`: the pairs of a walker add
+    up to |Pf|^2 / p and to the local energy of P f; its real part, as f is real."""
+    crystal = eqs.Crystal.rock_salt("Li", "H", a=4.02, unit="angstrom")
+    gamma = eqs.Occupation(tuple(np.zeros((n, 3)) for n in crystal.electrons))
+    f = eqs.SolidNet(
+        crystal, gamma, widths=((8, 3),), determinants=1, key=jax.random.key(0)
+    )
+    group = eqs.SpaceGroup.of(crystal).generated_by([1, 2])  # I4/m
+    projection = eqs.IrrepProjection(group, label)
+    strategy = eqs.Project(projection, images=8)
+    x = eqs.initial_walkers(crystal, 1, key=jax.random.key(1))
+    state = strategy.init(f, key=jax.random.key(2))
+    batch = eqx.filter_jit(strategy.batch)(f, x, state)
+    (matrix,) = np.asarray(batch.coupling.matrices)
+    assert matrix.dtype == np.float64
+    squares = np.exp(2 * np.asarray(jax.vmap(f)(batch.walkers).log))
+    np.testing.assert_allclose(batch.weights, squares / np.mean(squares))
+
+    projected = eqs.Symmetrized(f, projection)
+    expected = np.exp(2 * projected(x[0]).log) / np.mean(squares)
+    np.testing.assert_allclose(np.mean(matrix), expected, rtol=1e-9)
+    hamiltonian = eqs.Hamiltonian(crystal)
+    local = eqx.filter_jit(hamiltonian.local_energy)
+    energies = np.asarray([local(f, y).total for y in batch.walkers])
+    assert np.ptp(energies) > 1
+    energy = np.sum(matrix @ energies) / np.sum(matrix)
+    np.testing.assert_allclose(energy, local(projected, x[0]).total.real, rtol=1e-8)
+
+
+def _vmc(strategy, hamiltonian=_HAMILTONIAN, optimizer=None):
+    optimizer = eqs.Spring(0.1, norm_bound=0.01) if optimizer is None else optimizer
+    return eqs.VMC(
+        hamiltonian, eqs.Metropolis(3, width=1.0), optimizer, strategy=strategy
+    )
+
+
+class Holed(Lattice):
+    """No local energy in a part of the cell."""
+
+    def local_energy(self, wavefunction, electrons):
+        found = super().local_energy(wavefunction, electrons)
+        inside = electrons[0, 0] % 4.0 < 1
+        return eqs.LocalEnergy(
+            found.kinetic, jnp.where(inside, jnp.nan, found.potential)
+        )
+
+
+@pytest.mark.parametrize("wavefunction", [_REAL, _COMPLEX], ids=["real", "complex"])
+def test_pairs_without_a_finite_energy_are_left_out(wavefunction):
+    strategy = eqs.Project(_trivial(99))
+    vmc = _vmc(strategy, Holed(_CRYSTAL))
+    state = vmc.init(wavefunction, walkers(_CRYSTAL, 60), key=jax.random.key(0))
+    following, seen = eqx.filter_jit(vmc.step)(state)
+    for value in jax.tree.leaves((seen, following.wavefunction.a)):
+        assert np.all(np.isfinite(value))
+    drawn = strategy.step(state.strategies[0])
+    batch = strategy.batch(wavefunction, following.sampler.walkers, drawn)
+    energies = jax.vmap(lambda x: vmc.hamiltonian.local_energy(wavefunction, x).total)
+    local = np.asarray(energies(batch.walkers))
+    valid = np.isfinite(local)
+    assert seen.invalid == np.sum(~valid) > 0
+    weights = np.where(valid, batch.weights, 0)
+    pairs = valid.reshape(-1, 2, 1) & valid.reshape(-1, 1, 2)
+    matrices = np.where(pairs, batch.coupling.matrices, 0)
+    local = np.where(valid, local, 0)
+    plain = np.sum(weights * local) / np.sum(weights)
+    coupled = np.einsum("wij,wj->", matrices, local.reshape(-1, 2)) / np.sum(matrices)
+    np.testing.assert_allclose(seen.energy, np.real(plain + coupled) / 2)
+
+
+class Odd(eqs.AbstractWavefunction):
+    """`a + sin w`: for small a it is nearly odd, and its average nearly 0."""
+
+    crystal: eqs.Crystal
+    a: jax.Array
+
+    @property
+    def crystal_momentum(self):
+        return np.zeros(3)
+
+    def __call__(self, electrons):
+        reciprocal = jnp.asarray(self.crystal.lattice.reciprocal)
+        value = self.a[0] + jnp.sum(jnp.sin(electrons @ reciprocal[2]))
+        return eqs.LogPsi(jnp.sign(value), jnp.log(jnp.abs(value)))
+
+
+def test_a_step_that_sees_no_projection_is_rejected():
+    """The part of an odd function that is even under the mirrors is so small that the
+    pairs of some draws add up to a negative weight."""
+    strategy = eqs.Project(_trivial(47))
+    f = Odd(_CRYSTAL, jnp.full(1, 1e-3))
+    vmc = _vmc(strategy, optimizer=eqs.Optax(optax.sgd(1e-3)))
+    step = eqx.filter_jit(vmc.step)
+    rejected = []
+    for seed in range(6):
+        state = vmc.init(f, walkers(_CRYSTAL, 20), key=jax.random.key(seed))
+        following, seen = step(state)
+        drawn = following.strategies[0]
+        batch = strategy.batch(f, following.sampler.walkers, drawn)
+        rejected.append(bool(np.sum(batch.coupling.matrices) <= 0))
+        assert bool(seen.rejected) == rejected[-1]
+        assert np.isfinite(seen.energy) != rejected[-1]
+        assert np.all((following.wavefunction.a == f.a) == rejected[-1])
+    assert len(set(rejected)) == 2
+
+
+def test_a_whole_share_is_plain_training():
+    """With weights, at all images."""
+    strategy = eqs.Project(_trivial(99), share=1.0, images=3)
+    state = strategy.init(_REAL, key=jax.random.key(0))
+    batch = strategy.batch(_REAL, walkers(_CRYSTAL, 5), state)
+    assert batch.coupling is None
+    np.testing.assert_allclose(np.sum(batch.weights), 15)
+
+
+def test_training():
+    """In a schedule, by `run`: finds the best function that can be projected, to be
+    seen by quadrature of both energies."""
+    strategy = eqs.Project(eqs.GroupAverage(eqs.SpaceGroup.of(_CRYSTAL)), share=0.5)
+    schedule = eqs.Schedule([(0, eqs.NoSymmetry()), (3, strategy)])
+    vmc = _vmc(schedule, Lattice(_CRYSTAL, depth=2.0))
+    result = eqs.run(
+        vmc, _REAL, steps=60, walkers=60, key=jax.random.key(0), progress=False
+    )
+    assert np.all(np.isfinite(result.history["energy"]))
+    assert np.all(result.history["rejected"] == 0)
+    places = grid(_CRYSTAL, 8)
+
+    def energy(f):
+        density = jnp.exp(2 * jax.vmap(f)(places).log)
+        local = jax.vmap(lambda x: vmc.hamiltonian.local_energy(f, x).total)(places)
+        return float(jnp.sum(density * local) / jnp.sum(density))
+
+    first, last = energy(_REAL), energy(result.wavefunction)
+    best = min(
+        energy(waves(_CRYSTAL, a=(a, a, a), c=(0, 0, 0)))
+        for a in np.arange(0.8, 1.4, 0.1)
+    )
+    assert last < best + 0.02 < first - 0.5
+    np.testing.assert_allclose(result.wavefunction.c, 0, atol=0.1)
+
+
+def test_cost():
+    average = eqs.GroupAverage(eqs.SpaceGroup.of(_CRYSTAL))
+    assert eqs.Project(average).cost(10) == eqs.Cost(13, 2, 2)
+    assert eqs.Project(average, images=4).cost(10) == eqs.Cost(15, 4, 4)
+    assert eqs.Project(average, amplitudes=48).cost(10) == eqs.Cost(59, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(share=1.5), "`share` must be from 0 to 1, got 1.5"),
+        (dict(share=-0.1), "`share` must be from 0 to 1, got -0.1"),
+        (dict(images=1), "`images` must be at least 2"),
+        (dict(images=3, amplitudes=2), "at least the 3 `images`"),
+        (dict(amplitudes=9), "at most the 8 operations of the group, got 9"),
+        (dict(images=9), "at most the 8 operations of the group, got 9"),
+        (dict(chunk=0), "`chunk` must be at least 1 walker, got 0"),
+    ],
+)
+def test_errors(change, message):
+    with pytest.raises(ValueError, match=message):
+        eqs.Project(_trivial(99), **change)
+
+
+def test_refuses_what_is_no_projector():
+    group = _group(99)
+    for other in (group, eqs.RandomSubset(group, 2)):
+        with pytest.raises((ValueError, TypeError), match="(?i)projection"):
+            eqs.Project(other)
+
+
+def test_refuses_what_does_not_fit():
+    other = eqs.SpaceGroup.of(eqs.Crystal.bcc("H", a=5.0, unit="bohr"))
+    with pytest.raises(ValueError, match="another lattice"):
+        eqs.Project(eqs.GroupAverage(other)).init(_REAL, key=jax.random.key(0))
+    # Primitive translations multiply f by 1: it has no part that they multiply by -1.
+    crystal = hydrogen(supercell=(2, 1, 1))
+    group = eqs.SpaceGroup.of(crystal).with_translations().translations()
+    odd = [i.label for i in eqs.irreps(group) if np.any(i.characters < 0)]
+    strategy = eqs.Project(eqs.IrrepProjection(group, odd[0]))
+    with pytest.raises(ValueError, match="zero everywhere"):
+        strategy.init(waves(crystal), key=jax.random.key(0))
