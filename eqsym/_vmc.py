@@ -39,10 +39,11 @@ class VMCState(eqx.Module):
 class Statistics(eqx.Module):
     """What one training step saw. Energies in Hartree per primitive cell.
 
-    - `energy`: mean local energy, real part.
+    - `energy`: mean local energy, real part. Where the strategy couples images, as
+        [`eqsym.Project`][] does: the objective, a mean of two energies.
     - `variance`: variance of the local energy per primitive cell, in Hartree squared.
-    - `imaginary`: imaginary part of the mean local energy.
-    - `kinetic`, `potential`: means of the two parts.
+    - `imaginary`: imaginary part of what `energy` is the real part of.
+    - `kinetic`, `potential`: the two parts of `energy`.
     - `acceptance`: accepted share of the moves.
     - `clipped`: share of walkers whose local energy was clipped in the gradient.
     - `effective`: effective share of the walkers, $(\\sum w)^2 / (n \\sum w^2)$ with
@@ -51,8 +52,9 @@ class Statistics(eqx.Module):
         out of all means and of the gradient.
     - `dropped`: images with non-zero weight that a bound on their number left out, over
         all walkers.
-    - `rejected`: 1 where the update of the parameters was not finite, or no walker had
-        a finite energy: parameters and optimizer stay as they were.
+    - `rejected`: 1 where the update of the parameters was not finite, no walker had a
+        finite energy, or coupled images have no positive weight: parameters and
+        optimizer stay as they were.
     """
 
     energy: Float[Array, ""]
@@ -74,8 +76,9 @@ class VMC(eqx.Module):
     One step moves the walkers, evaluates their local energies $E_L$ and hands the
     residual $E_L - \langle E_L \rangle$ to the optimizer, clipped to `clip` mean
     absolute deviations from the median, real and imaginary parts apart. Clipping
-    affects the gradient, never the energies reported. All methods are pure: jit `step`
-    with `eqx.filter_jit` and call it in a loop, or let [`eqsym.run`][] do so.
+    affects the gradient, never the energies reported. Coupled images have the residual
+    of [`eqsym.Coupling`][]. All methods are pure: jit `step` with `eqx.filter_jit` and
+    call it in a loop, or let [`eqsym.run`][] do so.
 
     A strategy says what is done about symmetry in training. Energies are those of the
     function it trains, the parameters always those of the bare wave function.
