@@ -90,12 +90,14 @@ from ._sharding import (
 from ._strategy import (
     AbstractStrategy as AbstractStrategy,
     Augment as Augment,
-    AugmentState as AugmentState,
     Batch as Batch,
     Cost as Cost,
+    Coupling as Coupling,
+    DrawnKey as DrawnKey,
     DrawnSymmetrizer as DrawnSymmetrizer,
     NoState as NoState,
     NoSymmetry as NoSymmetry,
+    Project as Project,
     Schedule as Schedule,
     Symmetrize as Symmetrize,
 )

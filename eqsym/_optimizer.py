@@ -46,8 +46,10 @@ class AbstractOptimizer(eqx.Module, Generic[State]):
         """**Arguments:**
 
         - `scores`: of the wave function at the walkers.
-        - `residual`: centred (and clipped) local energies in Hartree, times the square
-            root of the walkers' shares, one over their number if all weigh the same.
+        - `residual`: whose product with the scores is half the gradient. For the energy
+            of a wave function, centred (and clipped) local energies in Hartree, times
+            the square root of the walkers' shares, one over their number if all weigh
+            the same.
         - `state`: of `init` or of the step before.
 
         **Returns:**

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
@@ -14,7 +15,7 @@ from ._math import chunked_vmap
 from ._optimizer import AbstractOptimizer
 from ._sampler import AbstractSampler, AbstractSamplerState
 from ._scores import Scores
-from ._strategy import AbstractStrategy, NoSymmetry, Schedule
+from ._strategy import AbstractStrategy, Coupling, NoSymmetry, Schedule
 from ._types import combine, Key, partition, Walkers
 
 
@@ -38,10 +39,11 @@ class VMCState(eqx.Module):
 class Statistics(eqx.Module):
     """What one training step saw. Energies in Hartree per primitive cell.
 
-    - `energy`: mean local energy, real part.
+    - `energy`: mean local energy, real part. Where the strategy couples images, as
+        [`eqsym.Project`][] does: the objective, a mean of two energies.
     - `variance`: variance of the local energy per primitive cell, in Hartree squared.
-    - `imaginary`: imaginary part of the mean local energy.
-    - `kinetic`, `potential`: means of the two parts.
+    - `imaginary`: imaginary part of what `energy` is the real part of.
+    - `kinetic`, `potential`: the two parts of `energy`.
     - `acceptance`: accepted share of the moves.
     - `clipped`: share of walkers whose local energy was clipped in the gradient.
     - `effective`: effective share of the walkers, $(\\sum w)^2 / (n \\sum w^2)$ with
@@ -50,8 +52,9 @@ class Statistics(eqx.Module):
         out of all means and of the gradient.
     - `dropped`: images with non-zero weight that a bound on their number left out, over
         all walkers.
-    - `rejected`: 1 where the update of the parameters was not finite, or no walker had
-        a finite energy: parameters and optimizer stay as they were.
+    - `rejected`: 1 where the update of the parameters was not finite, no walker had a
+        finite energy, or coupled images have no positive weight: parameters and
+        optimizer stay as they were.
     """
 
     energy: Float[Array, ""]
@@ -73,8 +76,9 @@ class VMC(eqx.Module):
     One step moves the walkers, evaluates their local energies $E_L$ and hands the
     residual $E_L - \langle E_L \rangle$ to the optimizer, clipped to `clip` mean
     absolute deviations from the median, real and imaginary parts apart. Clipping
-    affects the gradient, never the energies reported. All methods are pure: jit `step`
-    with `eqx.filter_jit` and call it in a loop, or let [`eqsym.run`][] do so.
+    affects the gradient, never the energies reported. Coupled images have the residual
+    of [`eqsym.Coupling`][]. All methods are pure: jit `step` with `eqx.filter_jit` and
+    call it in a loop, or let [`eqsym.run`][] do so.
 
     A strategy says what is done about symmetry in training. Energies are those of the
     function it trains, the parameters always those of the bare wave function.
@@ -233,7 +237,8 @@ class VMC(eqx.Module):
             self.chunk,
         )
         shares = _shares(energies.total, batch.weights)
-        residual, clipped = _residual(energies.total, shares, self.clip)
+        coupling = _normalised(batch.coupling, shares)
+        residual, clipped = _residual(energies.total, shares, self.clip, coupling)
         # Where the energy is not finite, derivatives may not be either: another walker
         # takes the place, and counts for nothing.
         present = batch.walkers[jnp.argmax(shares)]
@@ -256,6 +261,7 @@ class VMC(eqx.Module):
         statistics = _statistics(
             energies,
             shares,
+            coupling,
             self.hamiltonian.crystal.cells,
             acceptance=sampler.acceptance,
             clipped=clipped,
@@ -292,35 +298,73 @@ def _shares(
     return shares / jnp.where(total > 0, total, 1.0)
 
 
+def _normalised(
+    coupling: Coupling | None, shares: Float[Array, " walkers"]
+) -> Coupling | None:
+    """With matrices that add up to 1, 0 for walkers without a share. Not finite where
+    the weight of the projection, as sampled, is not positive: then no update is."""
+    if coupling is None:
+        return None
+    matrices = coupling.matrices
+    present = (shares > 0).reshape(matrices.shape[:2])
+    both = present[:, :, None] & present[:, None]
+    matrices = jnp.where(both, matrices, jnp.zeros_like(matrices))
+    total = jnp.sum(matrices.real)
+    scale = 1 / jnp.where(total > 0, total, jnp.nan)
+    return Coupling(matrices * scale.astype(matrices.dtype), coupling.share)
+
+
 def _residual(
     energies: Inexact[Array, " walkers"],
     shares: Float[Array, " walkers"],
     clip: float,
+    coupling: Coupling | None = None,
 ) -> tuple[Inexact[Array, " walkers"], Float[Array, ""]]:
     """Clipped and centred energies times the square root of the walkers' shares, and
-    the share that was clipped. Walkers without a finite energy get 0."""
+    the share that was clipped. Walkers without a finite energy get 0. `coupling` is
+    normalised."""
+    limited, clipped = _limited(energies, shares, clip)
+    root = jnp.sqrt(shares).astype(limited.dtype)
+    centred = jnp.where(shares > 0, limited - _mean(limited, shares), 0.0) * root
+    if coupling is None:
+        return centred, clipped
+    matrices, share = coupling.matrices.astype(limited.dtype), coupling.share
+    blocks = limited.reshape(matrices.shape[0], 1, matrices.shape[2])
+    mean = jnp.sum(matrices * blocks)
+    coupled = jnp.sum(matrices * (blocks - mean), axis=2).reshape(-1)
+    coupled /= jnp.where(shares > 0, root, 1.0)
+    return share * centred + (1 - share) * coupled, clipped
+
+
+def _limited(
+    energies: Inexact[Array, " walkers"],
+    shares: Float[Array, " walkers"],
+    clip: float,
+) -> tuple[Inexact[Array, " walkers"], Float[Array, ""]]:
+    """Energies over their median, clipped, 0 where they are not finite, and the share
+    that was clipped."""
     if jnp.iscomplexobj(energies):
-        real, clipped = _residual(energies.real, shares, clip)
-        imaginary, _ = _residual(energies.imag, shares, clip)
+        real, clipped = _limited(energies.real, shares, clip)
+        imaginary, _ = _limited(energies.imag, shares, clip)
         return jax.lax.complex(real, imaginary), clipped
     valid = jnp.isfinite(energies)
     centre = jnp.nanmedian(jnp.where(valid, energies, jnp.nan))
     deviation = jnp.where(valid, energies - centre, 0.0)
     bound = clip * _mean(jnp.abs(deviation), shares)
-    limited = jnp.clip(deviation, -bound, bound)
-    centred = jnp.where(valid, limited - _mean(limited, shares), 0.0)
     outside = (jnp.abs(deviation) > bound).astype(shares.dtype)
-    return centred * jnp.sqrt(shares), _mean(outside, shares)
+    return jnp.clip(deviation, -bound, bound), _mean(outside, shares)
 
 
-def _mean(values: Array, shares: Float[Array, " walkers"]) -> Array:
-    present = jnp.where(shares > 0, values, jnp.zeros_like(values))
-    return jnp.sum(shares.astype(values.dtype) * present)
+def _mean(values: Array, shares: Inexact[Array, " walkers"]) -> Array:
+    present = jnp.where(shares != 0, values, jnp.zeros_like(values))
+    dtype = np.promote_types(values.dtype, shares.dtype)
+    return jnp.sum(shares.astype(dtype) * present.astype(dtype))
 
 
 def _statistics(
     energies: LocalEnergy,
     shares: Float[Array, " walkers"],
+    coupling: Coupling | None,
     cells: int,
     *,
     acceptance: Float[Array, ""],
@@ -329,14 +373,21 @@ def _statistics(
     rejected: Int[Array, ""],
 ) -> Statistics:
     total = energies.total / cells
-    mean = _mean(total.real, shares)
+    centre = _mean(total, shares).real.astype(total.dtype)
+    # What each energy adds to the objective.
+    parts = shares
+    if coupling is not None:
+        coupled = jnp.sum(coupling.matrices, axis=1).reshape(-1)
+        plain = coupling.share * shares
+        parts = plain.astype(coupled.dtype) + (1 - coupling.share) * coupled
+    energy = _mean(total, parts)
     square = jnp.sum(shares**2) * len(shares)
     return Statistics(
-        energy=mean,
-        variance=_mean(jnp.abs(total - mean.astype(total.dtype)) ** 2, shares),
-        imaginary=_mean(total.imag, shares),
-        kinetic=_mean(energies.kinetic.real / cells, shares),
-        potential=_mean(energies.potential / cells, shares),
+        energy=energy.real,
+        variance=_mean(jnp.abs(total - centre) ** 2, shares),
+        imaginary=energy.imag,
+        kinetic=_mean(energies.kinetic / cells, parts).real,
+        potential=_mean(energies.potential / cells, parts).real,
         acceptance=acceptance,
         clipped=clipped,
         effective=1 / jnp.maximum(square, 1.0),

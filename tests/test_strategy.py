@@ -25,6 +25,8 @@ _STRATEGIES = {
         eqs.GroupAverage(_GROUP), functools.partial(eqs.Symmetrized, chunk=16)
     ),
     "GA, subset": eqs.Symmetrize(eqs.RandomSubset(_GROUP, 4)),
+    "P": eqs.Project(eqs.GroupAverage(_GROUP)),
+    "P, all amplitudes": eqs.Project(eqs.GroupAverage(_GROUP), amplitudes=48),
 }
 
 
@@ -273,6 +275,8 @@ def test_cost():
         "DA, unweighted": eqs.Cost(11, 2, 2),
         "GA": eqs.Cost(11 * 48, 48, 48),
         "GA, subset": eqs.Cost(11 * 4, 4, 4),
+        "P": eqs.Cost(11 + 2, 2, 2),
+        "P, all amplitudes": eqs.Cost(11 + 48, 2, 2),
     }
     domain = eqs.FundamentalDomain.of(_GROUP)
     some = eqs.Symmetrize(eqs.Canonicalization(domain, max_images=5))
@@ -321,6 +325,7 @@ def test_errors(build, message):
     "strategy",
     [
         lambda group: eqs.Augment(group),
+        lambda group: eqs.Project(eqs.GroupAverage(group)),
         lambda group: eqs.Symmetrize(eqs.GroupAverage(group)),
         lambda group: eqs.Symmetrize(eqs.RandomSubset(group, 2)),
     ],
@@ -370,6 +375,7 @@ def _symmetrizations(group):
         "GA, orbitals": eqs.Symmetrize(
             eqs.RandomSubset(group, 2), eqs.SymmetrizedOrbitals
         ),
+        "P": eqs.Project(eqs.GroupAverage(group)),
         "SC": eqs.Symmetrize(canonical),
         "SC, random": eqs.Symmetrize(eqs.RandomCanonicalization(domain)),
         "schedule": eqs.Schedule(

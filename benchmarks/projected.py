@@ -1,0 +1,172 @@
+"""Training with the energy of the projection in the objective, against training without
+and with other uses of symmetry: LiH, for the same time each from the same start.
+
+    taskset -c 1 python benchmarks/projected.py --seconds 230
+
+A plain run of some steps is the start. How long a step takes is measured for all in
+turn, several times, and the fastest counts: each gets the steps that fit into the time,
+and the learning rate falls alike over them. Every result is then evaluated as trained
+(OG) and averaged over the group (PA), from the same number of fresh walkers.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+import eqsym as eqs
+
+
+LATTICE_CONSTANT = 4.02  # Angstrom
+WALKERS = 256  # of which each strategy has as many as make so many local energies
+PRETRAINING_STEPS = 300
+START_STEPS = 500
+LAST_STEP = 1700  # of the learning rate
+BURN_IN = 20
+CHUNK = 64
+ROUNDS = 5  # of timing
+TIMED_STEPS = 4  # in each
+
+
+class Rate(eqx.Module):
+    """The learning rate of `examples/lih.py` from its step `first` to the last one, in
+    `steps` steps; to a power."""
+
+    first: int
+    steps: jax.Array
+    power: int
+
+    def __call__(self, step):
+        along = self.first + (LAST_STEP - self.first) * step / self.steps
+        return (0.1 / (1 + along / 500)) ** self.power
+
+
+@eqx.filter_jit
+def advance(vmc, state):
+    return vmc.step(state)
+
+
+def several(vmc, state, steps):
+    for _ in range(steps):
+        state, seen = advance(vmc, state)
+    return jax.block_until_ready((state, seen))
+
+
+def strategies(group):
+    """Names, strategies and their images per walker."""
+    average = eqs.GroupAverage(group)
+
+    def project(**kwargs):
+        return eqs.Project(average, chunk=CHUNK, **kwargs)
+
+    return {
+        "OG": (eqs.NoSymmetry(), 1),
+        "DA": (eqs.Augment(group, 4, chunk=CHUNK), 4),
+        "DA, unweighted": (eqs.Augment(group, 4, weighted=False), 4),
+        "GA, subset of 4": (eqs.Symmetrize(eqs.RandomSubset(group, 4)), 4),
+        "P alone, all": (project(share=0.0, amplitudes=group.order), 2),
+        "P alone, 2": (project(share=0.0), 2),
+        "half P, all": (project(amplitudes=group.order), 2),
+        "half P, 2": (project(), 2),
+        "half P, 4": (project(images=4), 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--path", type=Path, default=Path("runs/projected"))
+    parser.add_argument("--seconds", type=float, default=230.0, help="of training each")
+    parser.add_argument("--start-steps", type=int, default=START_STEPS)
+    parser.add_argument("--pretraining-steps", type=int, default=PRETRAINING_STEPS)
+    parser.add_argument("--evaluation-steps", type=int, default=100)
+    parser.add_argument("--walkers", type=int, default=WALKERS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", help="strategies, by name")
+    options = parser.parse_args()
+
+    crystal = eqs.Crystal.rock_salt("Li", "H", a=LATTICE_CONSTANT, unit="angstrom")
+    options.path.mkdir(parents=True, exist_ok=True)
+    mean_field = eqs.MeanField.solve(
+        crystal, basis="cc-pvdz", path=options.path / "mean_field.npz"
+    )
+    group = eqs.SpaceGroup.of(crystal)
+    hamiltonian = eqs.Hamiltonian(crystal)
+    keys = jax.random.split(jax.random.key(options.seed), 4)
+
+    def trainer(strategy, first, steps):
+        rates = (Rate(first, jnp.asarray(float(steps)), power) for power in (1, 2))
+        return eqs.VMC(
+            hamiltonian,
+            eqs.Metropolis(10),
+            eqs.Spring(next(rates), norm_bound=next(rates), chunk=CHUNK),
+            strategy=strategy,
+            chunk=CHUNK,
+        )
+
+    first = options.start_steps
+    start = eqs.run(
+        trainer(eqs.NoSymmetry(), 0, LAST_STEP),
+        eqs.SolidNet(crystal, mean_field.occupation, key=keys[0]),
+        steps=options.start_steps,
+        walkers=options.walkers,
+        key=keys[1],
+        pretraining=eqs.Pretraining(mean_field, options.pretraining_steps),
+        path=options.path / f"start_{options.seed}",
+    )
+
+    chosen = strategies(group)
+    names = options.only or list(chosen)
+    trainers, states, times = {}, {}, {name: [] for name in names}
+    for name in names:
+        strategy, images = chosen[name]
+        trainers[name] = trainer(strategy, first, 1000)
+        walkers = start.walkers[: max(2, options.walkers // images)]
+        states[name] = trainers[name].init(start.wavefunction, walkers, key=keys[2])
+        several(trainers[name], states[name], 1)
+    for _ in range(ROUNDS):
+        for name in names:
+            begin = time.perf_counter()
+            several(trainers[name], states[name], TIMED_STEPS)
+            times[name].append((time.perf_counter() - begin) / TIMED_STEPS)
+
+    def evaluated(name, wavefunction):
+        found = eqs.post_hoc(
+            wavefunction,
+            hamiltonian,
+            group,
+            walkers=start.walkers,
+            key=keys[3],
+            steps=options.evaluation_steps,
+            burn_in=BURN_IN,
+            chunk=CHUNK,
+        )
+        report[name] |= found.to_dict()
+        print(
+            f"| {name} | {report[name]['steps']} | {report[name]['seconds']:.0f} | "
+            f"{found.plain.energy} | {found.averaged.energy} | {found.difference} | "
+            f"{found.weight} | {found.plain.variance} |",
+            flush=True,
+        )
+
+    print(f"LiH, {options.seconds:.0f} s each; Ha per primitive cell")
+    print("| | steps | seconds | OG | PA | PA - OG | weight of Pf | variance of OG |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    report = {"start": {"steps": 0, "seconds": 0.0}}
+    evaluated("start", start.wavefunction)
+    for name in names:
+        steps = max(1, round(options.seconds / min(times[name])))
+        begin = time.perf_counter()
+        state, _ = several(trainer(chosen[name][0], first, steps), states[name], steps)
+        seconds = time.perf_counter() - begin
+        report[name] = {"steps": steps, "seconds": seconds, "step": min(times[name])}
+        evaluated(name, state.wavefunction)
+        file = options.path / f"projected_{options.seed}.json"
+        file.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
