@@ -55,6 +55,20 @@ from ._irreps import (
     irreps as irreps,
 )
 from ._meanfield import MeanField as MeanField, Occupation as Occupation
+from ._observables import (
+    AbstractObservable as AbstractObservable,
+    Density as Density,
+    FourierDensity as FourierDensity,
+    PairCorrelation as PairCorrelation,
+    Polarization as Polarization,
+    StructureFactor as StructureFactor,
+)
+from ._observe import (
+    observe as observe,
+    observe_post_hoc as observe_post_hoc,
+    Observed as Observed,
+    PostHocObserved as PostHocObserved,
+)
 from ._optimizer import (
     AbstractOptimizer as AbstractOptimizer,
     MinSR as MinSR,
