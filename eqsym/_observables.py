@@ -90,7 +90,7 @@ class Density(AbstractObservable):
         crystal: Crystal,
         shape: Any,
         *,
-        spins: tuple[float, float] = (1, 1),
+        spins: tuple[float | int, float | int] = (1, 1),
         supercell: bool = False,
     ):
         """**Arguments:**
@@ -115,7 +115,7 @@ class Density(AbstractObservable):
         first, second, third = sizes.tolist()
         self.crystal = crystal
         self.shape = (first, second, third)
-        self.spins = spins
+        self.spins = (float(spins[0]), float(spins[1]))
         self.supercell = supercell
 
     @classmethod
@@ -124,7 +124,7 @@ class Density(AbstractObservable):
         group: SpaceGroup,
         spacing: Any,
         *,
-        spins: tuple[float, float] = (1, 1),
+        spins: tuple[float | int, float | int] = (1, 1),
         supercell: bool = False,
     ) -> "Density":
         """A density on a grid that all operations of a group take to itself.
