@@ -224,14 +224,14 @@ def observe_post_hoc(
     def row(number: int) -> dict[str, Observed]:
         return {name: _jackknife(rows[number], sums) for name, rows in found.items()}
 
-    shares = _replicates(sums.weights[:, 2:], sums.valid, lambda means: means[:, 0])
+    shares = _replicates(sums.weights[:, 2:], sums.valid, lambda means: means)
     weights = _jackknife(shares, sums)
     return PostHocObserved(
         plain=row(0),
         symmetrized=row(1),
         averaged=row(2),
         difference=row(3),
-        weight=Estimate(float(weights.mean), float(weights.error)),
+        weight=Estimate(float(weights.mean[0]), float(weights.error[0])),
     )
 
 
