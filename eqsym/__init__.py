@@ -83,6 +83,7 @@ from ._plot import (
     translation_scan as translation_scan,
     TranslationScan as TranslationScan,
 )
+from ._plot_density import plot_densities as plot_densities
 from ._plot_group import plot_group as plot_group
 from ._post_hoc import (
     post_hoc as post_hoc,

@@ -42,6 +42,12 @@ def from_nearest(
     return near + jnp.where(shorter, others[best], 0)
 
 
+def inner_radius(lattice: Lattice) -> float:
+    """Half the shortest lattice vector."""
+    reach = (1 + 1e-9) * np.min(np.linalg.norm(lattice.vectors, axis=1))
+    return float(np.linalg.norm(lattice.points_within(reach)[1])) / 2
+
+
 def _useful_steps(vectors: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "steps 3"]:
     """Those that are the shorter way for some point of the cell around the origin:
     none in an orthogonal cell."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Complex, Float, Inexact, Int
 
 from ._crystal import Crystal, Lattice
 from ._group import SpaceGroup
-from ._nearest import from_nearest
+from ._nearest import from_nearest, inner_radius
 from ._types import AbstractFixed
 
 
@@ -340,7 +340,7 @@ class PairCorrelation(AbstractObservable):
         **Raises:** `ValueError` for less than one bin, a radius that is not positive or
         too large, and where there are no such pairs.
         """
-        largest = _inner_radius(crystal.supercell)
+        largest = inner_radius(crystal.supercell)
         self.crystal = crystal
         self.bins = bins
         self.r_max = largest if r_max is None else float(r_max)
@@ -348,7 +348,7 @@ class PairCorrelation(AbstractObservable):
 
     def __check_init__(self):
         crystal, spins = self.crystal, self.spins
-        largest = _inner_radius(crystal.supercell)
+        largest = inner_radius(crystal.supercell)
         if self.bins < 1:
             raise ValueError(f"`bins` must be at least 1, got {self.bins}.")
         if not 0 < self.r_max <= (1 + 1e-9) * largest:
@@ -491,12 +491,6 @@ def _check_vectors(max_q: float, vectors: Float[np.ndarray, "vectors 3"]) -> Non
             "`max_q` must be at least the length of the shortest reciprocal vector, "
             f"in inverse Bohr, got {max_q}."
         )
-
-
-def _inner_radius(lattice: Lattice) -> float:
-    """Half the shortest lattice vector."""
-    reach = (1 + 1e-9) * np.min(np.linalg.norm(lattice.vectors, axis=1))
-    return float(np.linalg.norm(lattice.points_within(reach)[1])) / 2
 
 
 def _in_cell(

@@ -121,8 +121,7 @@ def observe(
 
     def spread(electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
         images = electrons[None] if group is None else group.apply_inverse(electrons)
-        weights = jnp.full((len(images), 1), 1 / len(images), electrons.dtype)
-        return _Spread(images, weights * weight)
+        return _Spread(images, jnp.full((len(images), 1), weight))
 
     sums = _sampled(
         weight,
@@ -195,7 +194,7 @@ def observe_post_hoc(
         images = jnp.concatenate([electrons[None], group.apply_inverse(electrons)])
         one, none = jnp.ones_like(weight), jnp.zeros_like(weight)
         walker = jnp.stack([one, none, none])
-        image = jnp.stack([none, one, weight]) / group.order
+        image = jnp.stack([none, one, weight])
         repeated = jnp.broadcast_to(image, (group.order, 3))
         return _Spread(images, jnp.concatenate([walker[None], repeated]))
 
@@ -224,7 +223,7 @@ def observe_post_hoc(
     def row(number: int) -> dict[str, Observed]:
         return {name: _jackknife(rows[number], sums) for name, rows in found.items()}
 
-    shares = _replicates(sums.weights[:, 2:], sums.valid, lambda means: means)
+    shares = _replicates(sums.weights[:, 2:], sums.weights[:, 1], lambda means: means)
     weights = _jackknife(shares, sums)
     return PostHocObserved(
         plain=row(0),

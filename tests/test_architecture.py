@@ -42,7 +42,7 @@ _LEVELS = (
     ("_averages", "_canonicalize", "_chains", "_observe", "_optimizer", "_pretrain"),
     ("_evaluate", "_post_hoc", "_strategy"),
     ("_plot", "_vmc"),
-    ("_plot_bulk",),
+    ("_plot_bulk", "_plot_density"),
     ("_plot_group",),
     ("_run",),
     ("__init__",),
