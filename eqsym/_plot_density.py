@@ -159,7 +159,7 @@ def _scale(
         return {"cmap": "RdBu_r", "vmin": -high, "vmax": high}, lines
     lines = high * 2.0 ** np.arange(-_LINES, 0)
     norm = LogNorm(lines[0], high, clip=True)
-    return {"cmap": "viridis", "norm": norm}, lines
+    return {"cmap": "viridis", "norm": norm}, lines[1:]
 
 
 def _nuclei(

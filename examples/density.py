@@ -1,12 +1,13 @@
-"""Electron densities of LiH and graphene: as trained, with the density averaged over
-the space group, and of the wave function averaged over it.
+"""Electron densities of LiH and graphene: as trained, then averaged over the space
+group, and of the wave function averaged over it.
 
-    python examples/density.py
+    python examples/density.py                      # LiH
     python examples/density.py --crystal graphene
 
 A short training, then one pass over walkers of the network for all three densities, the
 pair correlation and the structure factor, with error bars. Writes density.png and
-correlations.csv into the run folder. Run again, with more --steps, to go further.
+correlations.csv into the run folder. Run again to observe again, with more --steps to
+train further.
 """
 
 import argparse
@@ -16,38 +17,38 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 import eqsym as eqs
 
 
 class System(NamedTuple):
-    """A crystal, and how to observe its density."""
+    """A crystal, how long to train, and what to draw."""
 
     crystal: eqs.Crystal
-    widths: tuple[tuple[int, int], ...]
+    pretraining_steps: int
     steps: int
-    spacing: tuple[float, float, float]  # Bohr
-    sides: np.ndarray  # of the plane to draw, Bohr
+    spacing: float  # of the grid, Bohr
+    along: tuple[float, float, float]  # in units of it, for each lattice vector
+    sides: np.ndarray  # of the parallelogram to draw, Bohr
 
 
 def lithium_hydride() -> System:
     crystal = eqs.Crystal.rock_salt("Li", "H", a=4.02, unit="angstrom")
     # The (001) plane through both nuclei.
-    edge = 2 * crystal.positions[1, 0]
-    sides = edge * np.eye(3)[:2]
-    return System(crystal, ((32, 8),) * 3, 200, (0.25, 0.25, 0.25), sides)
+    sides = 2 * crystal.positions[1, 0] * np.eye(3)[:2]
+    return System(crystal, 200, 200, 0.25, (1, 1, 1), sides)
 
 
 def graphene() -> System:
     crystal = eqs.Crystal.graphene(a=2.4612, vacuum=10.0, unit="angstrom")
-    # Integrated over z; in the plane two by two cells.
+    # Integrated over z, two by two cells.
     sides = 2 * crystal.lattice.vectors[:2]
-    return System(crystal, ((32, 8),) * 3, 150, (0.2, 0.2, np.inf), sides)
+    return System(crystal, 500, 100, 0.2, (1, 1, np.inf), sides)
 
 
 SYSTEMS = {"lih": lithium_hydride, "graphene": graphene}
 WALKERS = 256
-PRETRAINING_STEPS = 200
 OBSERVATION_STEPS = 100
 SEED = 0
 
@@ -61,17 +62,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--crystal", choices=SYSTEMS, default="lih")
     parser.add_argument("--path", type=Path, help="runs/density_<crystal> by default")
-    parser.add_argument("--steps", type=int, help="instead of those of the crystal")
-    parser.add_argument("--pretraining-steps", type=int, default=PRETRAINING_STEPS)
+    parser.add_argument("--steps", type=int, help="instead of the crystal's")
+    parser.add_argument("--pretraining-steps", type=int, help="instead of the same")
+    parser.add_argument("--spacing", type=float, help="instead of the same, in Bohr")
     parser.add_argument("--evaluation-steps", type=int, default=OBSERVATION_STEPS)
     parser.add_argument("--walkers", type=int, default=WALKERS)
     options = parser.parse_args()
-    start = time.monotonic()
-    system = SYSTEMS[options.crystal]()
-    crystal = system.crystal
+    changes = {
+        name: getattr(options, name)
+        for name in ("steps", "pretraining_steps", "spacing")
+        if getattr(options, name) is not None
+    }
+    system = SYSTEMS[options.crystal]()._replace(**changes)
     path = options.path or Path(f"runs/density_{options.crystal}")
     path.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
 
+    crystal = system.crystal
     mean_field = eqs.MeanField.solve(crystal, path=path / "mean_field.npz")
     network_key, key, observation_key = jax.random.split(jax.random.key(SEED), 3)
     vmc = eqs.VMC(
@@ -82,21 +89,22 @@ def main() -> None:
     )
     result = eqs.run(
         vmc,
-        eqs.SolidNet(
-            crystal, mean_field.occupation, widths=system.widths, key=network_key
-        ),
-        steps=options.steps or system.steps,
+        eqs.SolidNet(crystal, mean_field.occupation, key=network_key),
+        steps=system.steps,
         walkers=options.walkers,
         key=key,
-        pretraining=eqs.Pretraining(mean_field, options.pretraining_steps),
+        pretraining=eqs.Pretraining(
+            mean_field, system.pretraining_steps, optimizer=optax.adam(3e-3)
+        ),
         path=path,
     )
 
     group = eqs.SpaceGroup.of(crystal)
-    density = eqs.Density.for_group(group, system.spacing)
-    pairs = eqs.PairCorrelation(crystal, 20)
-    unlike = eqs.PairCorrelation(crystal, 20, spins=(0, 1))
-    structure = eqs.StructureFactor(crystal, 6.0)
+    spacing = [system.spacing * factor for factor in system.along]
+    density = eqs.Density.for_group(group, spacing)
+    pairs = eqs.PairCorrelation(crystal, bins=20)
+    unlike = eqs.PairCorrelation(crystal, bins=20, spins=(0, 1))
+    structure = eqs.StructureFactor(crystal, max_q=4.0)
     found = eqs.observe_post_hoc(
         result.wavefunction,
         {"density": density, "g": pairs, "g up-down": unlike, "S": structure},
@@ -106,47 +114,30 @@ def main() -> None:
         steps=options.evaluation_steps,
         chunk=32,
     )
-    print(f"{options.crystal}: {density.shape} points, {group.order} operations")
+    densities = {
+        "OG, as trained": found.plain["density"],
+        "OG, density averaged": found.symmetrized["density"],
+        "PA, wave function averaged": found.averaged["density"],
+    }
+    print(f"{options.crystal}: {density.shape} grid points, {group.order} operations")
     print(f"symmetric weight |Pf|^2/|f|^2 = {found.weight}")
-    voxel = density.lattice.volume / np.prod(density.shape)
-    for name, row in (
-        ("OG", found.plain),
-        ("OG, density averaged", found.symmetrized),
-        ("PA", found.averaged),
-    ):
-        values = row["density"]
-        number, noise = np.sum(values.mean) * voxel, np.sum(values.error) * voxel
-        print(
-            f"{name:>21}: {number:.6f} electrons per cell, mean error per point ",
-            end="",
-        )
-        print(f"{noise / number:.1%} of the mean density")
-
-    figure = eqs.plot_densities(
-        density,
-        {
-            "OG, as trained": found.plain["density"],
-            "OG, density averaged": found.symmetrized["density"],
-            "PA, wave function averaged": found.averaged["density"],
-        },
-        system.sides,
-    )
+    for name, one in densities.items():
+        number = np.mean(one.mean) * density.lattice.volume
+        noise = np.mean(one.error) / np.mean(one.mean)
+        print(f"{name:>26}: {number:.5f} electrons per cell, errors {noise:.1%}")
+    figure = eqs.plot_densities(density, densities, system.sides)
     figure.savefig(path / "density.png")
 
-    lengths = np.linalg.norm(structure.vectors, axis=1)
     lines = ["observable,r [Bohr] or q [1/Bohr],OG,error,PA,error"]
     for name, places in (
         ("g", pairs.radii),
         ("g up-down", unlike.radii),
-        ("S", lengths),
+        ("S", np.linalg.norm(structure.vectors, axis=1)),
     ):
-        columns = [places]
-        for row in (found.plain, found.averaged):
-            columns += [row[name].mean, row[name].error]
-        lines += [
-            ",".join([name, *(f"{value:.6g}" for value in values)])
-            for values in zip(*columns, strict=True)
-        ]
+        plain, averaged = found.plain[name], found.averaged[name]
+        columns = places, plain.mean, plain.error, averaged.mean, averaged.error
+        for row in zip(*columns, strict=True):
+            lines.append(",".join([name, *(f"{value:.6g}" for value in row)]))
     (path / "correlations.csv").write_text("\n".join(lines) + "\n")
     print(f"Wrote {path} in {time.monotonic() - start:.0f} s")
 

@@ -23,8 +23,9 @@ _SETTINGS = dict(burn_in=15, sampler=eqs.Metropolis(10, width=1.0), progress=Fal
 
 
 def _agree(found, expected, most, error=None):
-    """All within 5.5 errors, which are neither too large nor too small on the whole:
-    their ratio to deviations has a mean square of about 1."""
+    """All within 5.5 errors. These are neither too large nor too small on the whole:
+    where many values are not the same by symmetry, the mean square of deviations over
+    errors is about 1."""
     error = found.error if error is None else error
     assert np.max(np.abs(error)) < most
     parts = [(np.real, np.real)] + [(np.imag, np.imag)] * np.iscomplexobj(found.mean)
@@ -35,7 +36,7 @@ def _agree(found, expected, most, error=None):
         off = gaps[~exact] / errors[~exact]
         if off.size:
             assert np.max(np.abs(off)) < 5.5
-        if off.size > 30:
+        if len(np.unique(np.round(off, 6))) > 30:
             assert 0.5 < np.mean(off**2) < 1.8
 
 
