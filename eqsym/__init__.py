@@ -55,6 +55,20 @@ from ._irreps import (
     irreps as irreps,
 )
 from ._meanfield import MeanField as MeanField, Occupation as Occupation
+from ._observables import (
+    AbstractObservable as AbstractObservable,
+    Density as Density,
+    FourierDensity as FourierDensity,
+    PairCorrelation as PairCorrelation,
+    Polarization as Polarization,
+    StructureFactor as StructureFactor,
+)
+from ._observe import (
+    observe as observe,
+    observe_post_hoc as observe_post_hoc,
+    Observed as Observed,
+    PostHocObserved as PostHocObserved,
+)
 from ._optimizer import (
     AbstractOptimizer as AbstractOptimizer,
     MinSR as MinSR,
@@ -69,6 +83,7 @@ from ._plot import (
     translation_scan as translation_scan,
     TranslationScan as TranslationScan,
 )
+from ._plot_density import plot_densities as plot_densities
 from ._plot_group import plot_group as plot_group
 from ._post_hoc import post_hoc as post_hoc, PostHoc as PostHoc
 from ._pretrain import Pretraining as Pretraining

@@ -57,6 +57,20 @@ def test_example_writes_its_table_and_its_run_folder(tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["lih", "graphene"])
+def test_example_draws_densities(tmp_path, name):
+    printed = _run(tmp_path, "density.py", "--crystal", name, "--spacing", "0.9")
+    electrons = {"lih": 4, "graphene": 12}[name]
+    assert printed.count(f"{electrons}.00000 electrons per cell") == 3
+    assert (tmp_path / "run" / "density.png").read_bytes().startswith(b"\x89PNG")
+    lines = (tmp_path / "run" / "correlations.csv").read_text().splitlines()
+    rows = [line.split(",") for line in lines[1:]]
+    assert {row[0] for row in rows} == {"g", "g up-down", "S"}
+    values = np.array([row[1:] for row in rows], float)
+    assert values.shape[1] == 5 and np.all(np.isfinite(values))
+
+
+@pytest.mark.slow
 def test_example_compares_strategies(tmp_path):
     command = "--steps 2 --pretraining-steps 2 --evaluation-steps 1 --burn-in 1".split()
     command += ["--evaluations", "8", "--path", "run", "--only", "OG", "DA"]

@@ -1,0 +1,394 @@
+"""Observables of a wave function and of its average over a group, with error bars."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Inexact, PyTree, Shaped
+from tqdm import tqdm
+
+from ._ansatz import AbstractWavefunction
+from ._estimate import Estimate
+from ._group import SpaceGroup
+from ._math import chunked_sum, chunked_vmap
+from ._momentum import check_projection
+from ._observables import AbstractObservable
+from ._sampler import AbstractSampler, Metropolis
+from ._types import Electrons, Key, LogPsi, Walkers
+
+
+# Error bars from so many blocks are themselves uncertain by an eighth.
+_BLOCKS = 32
+
+
+class Observed(eqx.Module):
+    """An array of means and one of their standard errors.
+
+    - `mean`: of the shape of the observable.
+    - `error`: of the same shape; complex where the mean is, with the errors of real and
+        imaginary part, so that its modulus is the error in the complex plane. Errors of
+        different elements are correlated.
+    - `samples`: number of configurations.
+    - `invalid`: number of configurations left out, because an amplitude was not finite;
+        anything but a few of them spoils the estimates.
+    """
+
+    mean: Inexact[np.ndarray, "..."]
+    error: Inexact[np.ndarray, "..."]
+    samples: int
+    invalid: int
+
+
+class PostHocObserved(eqx.Module):
+    """Observables of a wave function f before and after averaging over a group, by
+    name, from the same walkers.
+
+    - `plain`: of f as trained ("OG").
+    - `symmetrized`: of f, then averaged over the group: of the mixture of all $U_g f$.
+    - `averaged`: of P f ("PA").
+    - `difference`: `averaged` minus `symmetrized`, with the error of the paired
+        difference.
+    - `weight`: $|Pf|^2 / |f|^2$, the share of f that is symmetric.
+    """
+
+    plain: dict[str, Observed]
+    symmetrized: dict[str, Observed]
+    averaged: dict[str, Observed]
+    difference: dict[str, Observed]
+    weight: Estimate
+
+
+def observe(
+    wavefunction: AbstractWavefunction,
+    observables: Mapping[str, AbstractObservable],
+    *,
+    walkers: Walkers,
+    key: Key,
+    group: SpaceGroup | None = None,
+    steps: int = 100,
+    burn_in: int = 20,
+    sampler: AbstractSampler | None = None,
+    chunk: int | None = None,
+    progress: bool | None = None,
+) -> dict[str, Observed]:
+    r"""Samples $|\psi|^2$ and averages observables.
+
+    Works for every wave function, a symmetrized one included. For a function averaged
+    after training, [`eqsym.observe_post_hoc`][] is far cheaper.
+
+    Walkers are dealt to 32 blocks, or one for each where there are fewer. Error bars
+    are those of the jackknife over blocks, which takes the autocorrelation of chains
+    into account, with the same memory for any number of samples: a few arrays of the
+    size of the observables for each block.
+
+    **Arguments:**
+
+    - `wavefunction`: the wave function.
+    - `observables`: what to observe, by name, for the same crystal.
+    - `walkers`: where the chains start, in Bohr, (walkers, electrons, 3). Every walker
+        is an independent chain.
+    - `key`: seeds the chains.
+    - `group`: if given, observables are averaged over the images of every sample: they
+        become as symmetric as the group. Where $|\psi|^2$ has this symmetry, this only
+        lowers the noise; else they are those of the mixture of all images of the wave
+        function.
+    - `steps`: samples of every walker.
+    - `burn_in`: sampler steps before the first sample.
+    - `sampler`: [`eqsym.Metropolis`][] with 20 moves by default.
+    - `chunk`: walkers evaluated at a time, all by default.
+    - `progress`: whether to show a progress bar; by default on terminals only.
+
+    **Returns:**
+
+    For every name the means and their errors, [`eqsym.Observed`][].
+
+    **Raises:** `ValueError` for less than one step or two walkers, walkers of the wrong
+    shape, no observables, and observables or a group of another crystal;
+    `FloatingPointError` where the amplitudes of all walkers of a block are never
+    finite.
+    """
+    if group is not None:
+        group.check_crystal(wavefunction.crystal)
+
+    def weight(
+        wavefunction: AbstractWavefunction, electrons: Electrons
+    ) -> Float[Array, ""]:
+        # Tells whether the walker is where the wave function is known.
+        return jnp.where(jnp.isfinite(wavefunction(electrons).log), 1.0, jnp.nan)
+
+    def spread(electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
+        images = electrons[None] if group is None else group.apply_inverse(electrons)
+        return _Spread(images, jnp.full((len(images), 1), weight))
+
+    sums = _sampled(
+        weight,
+        spread,
+        wavefunction,
+        observables,
+        walkers,
+        key=key,
+        steps=steps,
+        burn_in=burn_in,
+        sampler=sampler,
+        chunk=chunk,
+        progress=progress,
+    )
+    return {
+        name: _jackknife(_of_kind(0, name, one, sums), sums)
+        for name, one in observables.items()
+    }
+
+
+def observe_post_hoc(
+    wavefunction: AbstractWavefunction,
+    observables: Mapping[str, AbstractObservable],
+    group: SpaceGroup,
+    *,
+    walkers: Walkers,
+    key: Key,
+    steps: int = 100,
+    burn_in: int = 20,
+    sampler: AbstractSampler | None = None,
+    chunk: int | None = None,
+    progress: bool | None = None,
+) -> PostHocObserved:
+    r"""What averaging over a group after training does to observables, from walkers of
+    the plain wave function.
+
+    A walker x of $|f|^2$ moved to a random point of its orbit has density proportional
+    to $p = |G|^{-1} \sum_g |f(g^{-1}x)|^2$, which is the same all over the orbit, as
+    $|F|^2$ is for $F = Pf$. A function A of the positions has therefore the mean
+
+    $$\langle A \rangle_{PA} = \frac{E[w(x) \, |G|^{-1} \sum_g A(g^{-1} x)]}{E[w(x)]} ,
+    \quad w = |F|^2 / p$$
+
+    in P f: |G| amplitudes per walker, no new Markov chain, no local energy, and every
+    sample counts at all points of its orbit. The weights are between 0 and 1.
+
+    **Arguments:** as for [`eqsym.observe`][], which also says what the error bars are,
+    and
+
+    - `wavefunction`: the trained wave function f.
+    - `group`: the group to average over.
+
+    **Returns:**
+
+    Observables of f, of the mixture of its images, and of P f,
+    [`eqsym.PostHocObserved`][].
+
+    **Raises:** as [`eqsym.observe`][] does, and `ValueError` where the average is no
+    projection of f, see [`eqsym.Symmetrized`][].
+    """
+    group.check_crystal(wavefunction.crystal)
+    check_projection(wavefunction, group, np.ones(group.order))
+
+    def weight(
+        wavefunction: AbstractWavefunction, electrons: Electrons
+    ) -> Float[Array, ""]:
+        return _invariant_share(jax.vmap(wavefunction)(group.apply_inverse(electrons)))
+
+    def spread(electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
+        images = jnp.concatenate([electrons[None], group.apply_inverse(electrons)])
+        one, none = jnp.ones_like(weight), jnp.zeros_like(weight)
+        walker = jnp.stack([one, none, none])
+        image = jnp.stack([none, one, weight])
+        repeated = jnp.broadcast_to(image, (group.order, 3))
+        return _Spread(images, jnp.concatenate([walker[None], repeated]))
+
+    sums = _sampled(
+        weight,
+        spread,
+        wavefunction,
+        observables,
+        walkers,
+        key=key,
+        steps=steps,
+        burn_in=burn_in,
+        sampler=sampler,
+        chunk=chunk,
+        progress=progress,
+    )
+
+    found: dict[str, tuple[_Replicates, ...]] = {}
+    for name, one in observables.items():
+        plain, mixed, averaged = (_of_kind(k, name, one, sums) for k in range(3))
+        difference = _Replicates(
+            averaged.whole - mixed.whole, averaged.without - mixed.without
+        )
+        found[name] = plain, mixed, averaged, difference
+
+    def row(number: int) -> dict[str, Observed]:
+        return {name: _jackknife(rows[number], sums) for name, rows in found.items()}
+
+    shares = _replicates(sums.weights[:, 2:], sums.weights[:, 1], lambda means: means)
+    weights = _jackknife(shares, sums)
+    return PostHocObserved(
+        plain=row(0),
+        symmetrized=row(1),
+        averaged=row(2),
+        difference=row(3),
+        weight=Estimate(float(weights.mean[0]), float(weights.error[0])),
+    )
+
+
+def _invariant_share(amplitudes: LogPsi) -> Float[Array, ""]:
+    """The square of the mean of amplitudes over the mean of squares."""
+    size = jnp.exp(amplitudes.log - jnp.max(amplitudes.log))
+    values = amplitudes.sign * size.astype(amplitudes.sign.dtype)
+    return jnp.abs(jnp.mean(values)) ** 2 / jnp.mean(size**2)
+
+
+class _Spread(NamedTuple):
+    """Images of a configuration, and weights of several kinds for each."""
+
+    images: Float[Array, "images electrons 3"]
+    weights: Float[Array, "images kinds"]
+
+
+class _Sums(NamedTuple):
+    """Block by block: of moments, by the name of the observable, and of weights, both
+    for each kind of weight; of valid and of invalid samples."""
+
+    totals: dict[str, Inexact[np.ndarray, "blocks kinds moments"]]
+    weights: Float[np.ndarray, "blocks kinds"]
+    valid: Float[np.ndarray, " blocks"]
+    invalid: Float[np.ndarray, " blocks"]
+
+
+def _sampled(
+    weight: Callable[[AbstractWavefunction, Electrons], Float[Array, ""]],
+    spread: Callable[[Electrons, Float[Array, ""]], _Spread],
+    wavefunction: AbstractWavefunction,
+    observables: Mapping[str, AbstractObservable],
+    walkers: Walkers,
+    *,
+    key: Key,
+    steps: int,
+    burn_in: int,
+    sampler: AbstractSampler | None,
+    chunk: int | None,
+    progress: bool | None,
+) -> _Sums:
+    """Sums over chains of |psi|^2. Samples whose weight is not finite are left out."""
+    if steps < 1:
+        raise ValueError(f"`steps` must be at least 1, got {steps}.")
+    if not observables:
+        raise ValueError("`observables` must be at least one, got none.")
+    for name, one in observables.items():
+        if one.crystal != wavefunction.crystal:
+            raise ValueError(
+                f"`observables` must have the crystal of `wavefunction`, but {name!r} "
+                f"has another one: expected {wavefunction.crystal}, got {one.crystal}."
+            )
+    sampler = Metropolis() if sampler is None else sampler
+    state = sampler.init(wavefunction, walkers, key=key)
+    if len(walkers) < 2:
+        raise ValueError(
+            "An error bar needs at least 2 walkers (independent chains), got "
+            f"{len(walkers)}."
+        )
+    advance = eqx.filter_jit(sampler.step)
+
+    def block(samples: tuple[Walkers, Array, Bool[Array, " walkers"]]) -> PyTree:
+        electrons, weights, inside = samples
+        valid = inside & jnp.isfinite(weights)
+        # Nothing times not a number is not a number.
+        electrons = jnp.where(valid[:, None, None], electrons, 0)
+        spreads = jax.vmap(spread)(electrons, jnp.where(valid, weights, 0))
+        kinds = jnp.where(valid[:, None, None], spreads.weights, 0)
+        totals = {k: o.total(spreads.images, kinds) for k, o in observables.items()}
+        counts = [jnp.sum(some.astype(int)) for some in (valid, inside & ~valid)]
+        return totals, jnp.sum(kinds, axis=(0, 1)), *counts
+
+    @eqx.filter_jit
+    def measure(wavefunction, walkers):
+        weights = chunked_vmap(lambda x: weight(wavefunction, x), walkers, chunk)
+        samples = walkers, weights.astype(walkers.dtype), jnp.ones(len(walkers), bool)
+        dealt = jax.tree.map(lambda x: _dealt(x, min(_BLOCKS, len(walkers))), samples)
+        return jax.lax.map(lambda some: chunked_sum(block, some, chunk), dealt)
+
+    sums = None
+    bar = tqdm(
+        desc="Observing",
+        total=burn_in + steps,
+        disable=None if progress is None else not progress,
+    )
+    with bar:
+        for _ in range(burn_in):
+            state = advance(wavefunction, state)
+            bar.update()
+        for _ in range(steps):
+            state = advance(wavefunction, state)
+            found = jax.tree.map(_double, measure(wavefunction, state.walkers))
+            sums = found if sums is None else jax.tree.map(np.add, sums, found)
+            bar.update()
+    assert sums is not None
+    sums = _Sums(*sums)
+    if not np.all(sums.valid):
+        raise FloatingPointError(
+            f"In {int(np.sum(sums.valid == 0))} of {len(sums.valid)} blocks of walkers "
+            "no amplitude was finite at any step."
+        )
+    return sums
+
+
+def _double(values: Shaped[Array, "..."]) -> Inexact[np.ndarray, "..."]:
+    found = np.asarray(values)
+    return found.astype(np.result_type(found.dtype, np.float64))
+
+
+def _dealt(values: Array, blocks: int) -> Array:
+    """The leading axis in two, (blocks, walkers of a block), one walker to each block
+    in turn; where they do not come out even, empty places are zeros, which `inside`
+    tells from walkers."""
+    rounds = -(-len(values) // blocks)
+    empty = [(0, rounds * blocks - len(values))] + [(0, 0)] * (values.ndim - 1)
+    padded = jnp.pad(values, empty)
+    return jnp.swapaxes(padded.reshape(rounds, blocks, *values.shape[1:]), 0, 1)
+
+
+class _Replicates(NamedTuple):
+    """A result from all blocks, and from all but one for each."""
+
+    whole: Inexact[np.ndarray, "..."]
+    without: Inexact[np.ndarray, "blocks ..."]
+
+
+def _replicates(
+    totals: Inexact[np.ndarray, "blocks moments"],
+    weights: Float[np.ndarray, " blocks"],
+    result: Callable[[np.ndarray], np.ndarray],
+) -> _Replicates:
+    """Of a function of the means, which are sums of moments over sums of weights."""
+    total, weight = np.sum(totals, axis=0, keepdims=True), np.sum(weights)
+    (whole,) = result(total / weight)
+    return _Replicates(whole, result((total - totals) / (weight - weights)[:, None]))
+
+
+def _of_kind(
+    kind: int, name: str, observable: AbstractObservable, sums: _Sums
+) -> _Replicates:
+    """An observable with one kind of weight."""
+    totals, weights = sums.totals[name][:, kind], sums.weights[:, kind]
+    return _replicates(totals, weights, observable.result)
+
+
+def _jackknife(found: _Replicates, sums: _Sums) -> Observed:
+    """The delete-m jackknife for blocks of unequal size: Busing, Meijer and van der
+    Leeden, Stat. Comput. 9, 3 (1999), eqs. 5 and 7."""
+    blocks, samples = len(sums.valid), np.sum(sums.valid)
+    ratio = (samples / sums.valid).reshape(-1, *[1] * found.whole.ndim)
+    mean = blocks * found.whole - np.sum((1 - 1 / ratio) * found.without, axis=0)
+    scatter = ratio * found.whole - (ratio - 1) * found.without - mean
+
+    def error(parts: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        return np.sqrt(np.mean(parts**2 / (ratio - 1), axis=0))
+
+    if np.iscomplexobj(scatter):
+        errors = error(scatter.real) + 1j * error(scatter.imag)
+    else:
+        errors = error(scatter)
+    return Observed(mean, errors, int(samples), int(np.sum(sums.invalid)))
