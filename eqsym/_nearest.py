@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._crystal import Lattice
-from ._domain import reduced
 
 
 _STEPS = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=3)))
@@ -24,7 +23,7 @@ def from_nearest(
     lattice point is at most one step in each direction from the one that rounding
     gives.
     """
-    vectors = reduced(lattice.vectors)
+    vectors = lattice.reduced().vectors
     steps = _useful_steps(vectors) @ vectors
     inverse = jnp.asarray(np.linalg.inv(vectors), points.dtype)
     precise = jax.lax.Precision.HIGHEST
@@ -44,8 +43,7 @@ def from_nearest(
 
 def inner_radius(lattice: Lattice) -> float:
     """Half the shortest lattice vector."""
-    reach = (1 + 1e-9) * np.min(np.linalg.norm(lattice.vectors, axis=1))
-    return float(np.linalg.norm(lattice.points_within(reach)[1])) / 2
+    return float(np.linalg.norm(lattice.reduced().vectors[0])) / 2
 
 
 def _useful_steps(vectors: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "steps 3"]:

@@ -87,7 +87,8 @@ class Scores(eqx.Module):
     @property
     def is_real(self) -> bool:
         """Whether the function that is differentiated is real-valued."""
-        return eqx.filter_eval_shape(self._viewed(), self.walkers[0]).is_real
+        psi = self._viewed(self.wavefunction)
+        return eqx.filter_eval_shape(psi, self.walkers[0]).is_real
 
     @full_precision()
     def transpose(
@@ -161,15 +162,13 @@ class Scores(eqx.Module):
         taps = [_Tap(tap.rows[:, 0], tap.cotangents) for tap in taps]
         return FactoredScores(self.parameters, taps, gradients, self._shares())
 
-    def _viewed(self) -> AbstractWavefunction:
-        view = self.view
-        return self.wavefunction if view is None else view(self.wavefunction)
+    def _viewed(self, wavefunction: AbstractWavefunction) -> AbstractWavefunction:
+        return wavefunction if self.view is None else self.view(wavefunction)
 
     def _components(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Float[Array, " components"]:
-        psi = wavefunction if self.view is None else self.view(wavefunction)
-        value = psi(electrons)
+        value = self._viewed(wavefunction)(electrons)
         if value.is_real:
             return value.log[None]
         return jnp.stack([value.log, value.phase])

@@ -9,7 +9,7 @@ from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
 from ._chains import Chains, sampled
-from ._estimate import Estimate, jackknife
+from ._estimate import aligned, Estimate, jackknife
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._irreps import character_table
@@ -83,11 +83,7 @@ class Sectors(eqx.Module):
             values = (sector.weight, sector.energy, sector.difference)
             shown = ["-" if value is None else str(value) for value in values]
             lines.append([sector.label, str(sector.dimension), *shown])
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        return "\n".join(
-            "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))
-            for line in lines
-        )
+        return aligned(lines)
 
 
 # Standard errors by which a weight must be positive for its sector to have an energy.

@@ -212,7 +212,9 @@ class VMC(eqx.Module):
             return function(0, state)
         arrays, rest = eqx.partition(state, eqx.is_array)
         structure = eqx.filter_eval_shape(lambda: function(0, state))
-        static = eqx.partition(structure, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+        _, static = eqx.partition(
+            structure, lambda x: isinstance(x, jax.ShapeDtypeStruct)
+        )
 
         def branch(stage: int):
             def at(arrays):
@@ -223,7 +225,7 @@ class VMC(eqx.Module):
 
         branches = [branch(stage) for stage in stages]
         found = jax.lax.switch(self.schedule.stage(state.step), branches, arrays)
-        return eqx.combine(found, static[1])
+        return eqx.combine(found, static)
 
     def _step(self, stage: int, state: VMCState) -> tuple[VMCState, Statistics]:
         strategy, wavefunction = self.schedule.strategies[stage], state.wavefunction
