@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import eqsym as eqs
 
@@ -48,6 +47,7 @@ def graphene() -> System:
 
 
 SYSTEMS = {"lih": lithium_hydride, "graphene": graphene}
+WIDTHS = ((32, 8),) * 3
 WALKERS = 256
 OBSERVATION_STEPS = 100
 SEED = 0
@@ -89,13 +89,11 @@ def main() -> None:
     )
     result = eqs.run(
         vmc,
-        eqs.SolidNet(crystal, mean_field.occupation, key=network_key),
+        eqs.SolidNet(crystal, mean_field.occupation, widths=WIDTHS, key=network_key),
         steps=system.steps,
         walkers=options.walkers,
         key=key,
-        pretraining=eqs.Pretraining(
-            mean_field, system.pretraining_steps, optimizer=optax.adam(3e-3)
-        ),
+        pretraining=eqs.Pretraining(mean_field, system.pretraining_steps),
         path=path,
     )
 
