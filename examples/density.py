@@ -41,9 +41,9 @@ def lithium_hydride() -> System:
 
 def graphene() -> System:
     crystal = eqs.Crystal.graphene(a=2.4612, vacuum=10.0, unit="angstrom")
-    # Integrated over z, two by two cells.
-    sides = 2 * crystal.lattice.vectors[:2]
-    return System(crystal, 500, 100, 0.2, (1, 1, np.inf), sides)
+    # Integrated over z; a rectangle of four cells.
+    sides = np.array([[2, 0, 0], [1, 2, 0]]) @ crystal.lattice.vectors
+    return System(crystal, 200, 150, 0.2, (1, 1, np.inf), sides)
 
 
 SYSTEMS = {"lih": lithium_hydride, "graphene": graphene}
