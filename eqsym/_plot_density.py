@@ -58,7 +58,7 @@ def plot_densities(
     A matplotlib figure; save it with `savefig`.
 
     **Raises:** `ValueError` where nothing is to be drawn, or something of another shape
-    than the grid.
+    than the grid, and for vectors that do not span a plane.
     """
     if not observed:
         raise ValueError("`observed` must be at least one density, got none.")
@@ -69,6 +69,11 @@ def plot_densities(
                 f"`density`, got shape {one.mean.shape}."
             )
     sides, corner = np.asarray(vectors, float), np.asarray(origin, float)
+    if sides.shape != (2, 3) or not np.linalg.norm(np.cross(*sides)) > 1e-9:
+        raise ValueError(
+            "`vectors` must be two independent vectors, (2, 3), the sides of a "
+            f"parallelogram in Bohr, got {sides.tolist()}."
+        )
     along = np.linspace(0, 1, points)
     places = along[:, None, None] * sides[0] + along[None, :, None] * sides[1]
     x, y = _in_plane(sides, places)

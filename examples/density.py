@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import eqsym as eqs
 
@@ -42,12 +41,13 @@ def lithium_hydride() -> System:
 
 def graphene() -> System:
     crystal = eqs.Crystal.graphene(a=2.4612, vacuum=10.0, unit="angstrom")
-    # Integrated over z, two by two cells.
-    sides = 2 * crystal.lattice.vectors[:2]
-    return System(crystal, 500, 100, 0.2, (1, 1, np.inf), sides)
+    # Integrated over z; a rectangle of four cells.
+    sides = np.array([[2, 0, 0], [1, 2, 0]]) @ crystal.lattice.vectors
+    return System(crystal, 200, 150, 0.2, (1, 1, np.inf), sides)
 
 
 SYSTEMS = {"lih": lithium_hydride, "graphene": graphene}
+WIDTHS = ((32, 8),) * 3
 WALKERS = 256
 OBSERVATION_STEPS = 100
 SEED = 0
@@ -89,13 +89,11 @@ def main() -> None:
     )
     result = eqs.run(
         vmc,
-        eqs.SolidNet(crystal, mean_field.occupation, key=network_key),
+        eqs.SolidNet(crystal, mean_field.occupation, widths=WIDTHS, key=network_key),
         steps=system.steps,
         walkers=options.walkers,
         key=key,
-        pretraining=eqs.Pretraining(
-            mean_field, system.pretraining_steps, optimizer=optax.adam(3e-3)
-        ),
+        pretraining=eqs.Pretraining(mean_field, system.pretraining_steps),
         path=path,
     )
 

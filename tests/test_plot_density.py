@@ -119,3 +119,7 @@ def test_wrong_arguments():
         eqs.plot_densities(density, {}, np.eye(3)[:2])
     with pytest.raises(ValueError, match="'one' must be on the grid"):
         eqs.plot_densities(density, {"one": _found(np.ones((4, 4)))}, np.eye(3)[:2])
+    observed = {"one": _found(np.ones((4, 4, 4)))}
+    for vectors in (np.eye(3), [[1, 0, 0], [2, 0, 0]]):
+        with pytest.raises(ValueError, match="`vectors` must be two independent"):
+            eqs.plot_densities(density, observed, vectors)
