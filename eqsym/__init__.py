@@ -79,6 +79,7 @@ from ._post_hoc import (
 )
 from ._pretrain import Pretraining as Pretraining
 from ._run import run as run, RunResult as RunResult
+from ._run_folder import load_run as load_run, SavedRun as SavedRun
 from ._sampler import (
     AbstractSampler as AbstractSampler,
     AbstractSamplerState as AbstractSamplerState,

@@ -50,8 +50,10 @@ class Statistics(eqx.Module):
         out of all means and of the gradient.
     - `dropped`: images with non-zero weight that a bound on their number left out, over
         all walkers.
-    - `rejected`: 1 where the update of the parameters was not finite, or no walker had
-        a finite energy: parameters and optimizer stay as they were.
+    - `replaced`: number of walkers that the sampler replaced, because their amplitude
+        was not finite.
+    - `rejected`: 1 where the parameters were not finite after their update, or no
+        walker had a finite energy: parameters and optimizer stay as they were.
     """
 
     energy: Float[Array, ""]
@@ -64,6 +66,7 @@ class Statistics(eqx.Module):
     effective: Float[Array, ""]
     invalid: Int[Array, ""]
     dropped: Int[Array, ""]
+    replaced: Int[Array, ""]
     rejected: Int[Array, ""]
 
 
@@ -246,11 +249,10 @@ class VMC(eqx.Module):
         )
         update, optimizer = self.optimizer.step(scores, residual, state.optimizer)
         parameters, rest = partition(wavefunction)
-        good = jnp.any(shares > 0) & _all_finite((update, optimizer))
+        moved = eqx.apply_updates(parameters, update)
+        good = jnp.any(shares > 0) & _all_finite((moved, optimizer))
         parameters, optimizer = _select(
-            good,
-            (eqx.apply_updates(parameters, update), optimizer),
-            (parameters, state.optimizer),
+            good, (moved, optimizer), (parameters, state.optimizer)
         )
         updated = combine(parameters, rest)
         statistics = _statistics(
@@ -260,6 +262,7 @@ class VMC(eqx.Module):
             acceptance=sampler.acceptance,
             clipped=clipped,
             dropped=batch.dropped,
+            replaced=sampler.replaced,
             rejected=(~good).astype(int),
         )
         strategies = tuple(
@@ -326,6 +329,7 @@ def _statistics(
     acceptance: Float[Array, ""],
     clipped: Float[Array, ""],
     dropped: Int[Array, ""],
+    replaced: Int[Array, ""],
     rejected: Int[Array, ""],
 ) -> Statistics:
     total = energies.total / cells
@@ -342,5 +346,6 @@ def _statistics(
         effective=1 / jnp.maximum(square, 1.0),
         invalid=jnp.sum(~jnp.isfinite(total)),
         dropped=dropped,
+        replaced=replaced,
         rejected=rejected,
     )
