@@ -142,12 +142,12 @@ def run(
     if restored is None:
         checkpoints.save(state, history)
     _logger.info(
-        "Training %s of %d walkers from step %d to %d%s.",
+        "Training a %s with %d walkers from step %d to %d%s.",
         type(wavefunction).__name__,
         len(walkers),
         start,
-        steps,
-        "" if folder is None else f", in {folder}",
+        max(start, steps),
+        "" if folder is None else f" in {folder}",
     )
     state = _trained(vmc, state, steps, history, checkpoints, progress)
     return RunResult(state, history.columns())

@@ -23,14 +23,24 @@ from ._crystal import Crystal
 from ._group import SpaceGroup
 from ._history import read_history
 from ._pretrain import Pretraining
-from ._serialise import decode, differences, dumps, encode, flatten, Json, opaque
+from ._serialise import (
+    decode,
+    differences,
+    dumps,
+    encode,
+    flatten,
+    Json,
+    opaque,
+    pretty,
+)
 from ._types import partition, Walkers
 from ._vmc import VMC
 
 
 CHECKPOINTS, HISTORY, RUN = "checkpoints", "history.csv", "run.json"
-# Longer tuples are of operations, orbitals and the like.
-_SHORT = 12
+# Characters of data in `run.json` that need not be read: operations and the like.
+_LONG = 400
+_SHOWN = 12
 
 
 class Settings(eqx.Module):
@@ -186,7 +196,7 @@ def write_run_json(folder: Path, described: Json, session: Json) -> None:
     content = _commands(folder, described) | described
     content["sessions"] = [*sessions, session]
     temporary = place.with_name(RUN + ".tmp")
-    temporary.write_text(dumps(content))
+    temporary.write_text(pretty(content) + "\n")
     os.replace(temporary, place)
 
 
@@ -195,12 +205,12 @@ def _commands(folder: Path, described: Json) -> dict[str, Json]:
     again = f"cd {shlex.quote(os.getcwd())} && {shlex.join(sys.orig_argv)}"
     lines = [
         "import jax, eqsym as eqs",
-        f"run = eqs.load_run({str(folder.absolute())!r})",
+        f"run = eqs.load_run({json.dumps(str(folder.absolute()))})",
         "print(eqs.evaluate(run.trained, eqs.Hamiltonian(run.crystal), "
         "walkers=run.walkers, key=jax.random.key(1)))",
     ]
     if "float64" in described["wavefunction"]["precision"]:
-        lines.insert(1, "jax.config.update('jax_enable_x64', True)")
+        lines.insert(1, 'jax.config.update("jax_enable_x64", True)')
     return {
         "resume": again if main else "call eqsym.run again with the same arguments",
         "evaluate": "python -c " + shlex.quote("; ".join(lines)),
@@ -226,7 +236,7 @@ def _network(
     if lines:
         raise ValueError(
             "`wavefunction` is of another model. These fields differ:\n  "
-            + "\n  ".join(lines[:_SHORT])
+            + "\n  ".join(lines[:_SHOWN])
         )
     return filled(like, arrays, prefix)
 
@@ -250,7 +260,7 @@ def _summary(node: Json) -> Json:
     """A description that people can read: long data by a digest."""
     if isinstance(node, list):
         text = json.dumps(node)
-        if len(text) > 10 * _SHORT:
+        if "{" not in text and len(text) > _LONG:
             digest = hashlib.sha256(text.encode()).hexdigest()[:8]
             return f"{len(node)} entries ({digest})"
         return [_summary(value) for value in node]

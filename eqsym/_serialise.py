@@ -131,7 +131,22 @@ def opaque(node: Json, path: str) -> list[str]:
 
 def dumps(value: Json) -> str:
     """JSON that every reader understands."""
-    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+    return json.dumps(value, allow_nan=False)
+
+
+def pretty(value: Json, indent: str = "") -> str:
+    """JSON that people understand too: what is short on one line."""
+    text = json.dumps(value, allow_nan=False)
+    if len(text) + len(indent) <= 80 or not isinstance(value, (dict, list)):
+        return text
+    inner = indent + "  "
+    if isinstance(value, list):
+        parts = [pretty(item, inner) for item in value]
+    else:
+        parts = [f"{json.dumps(k)}: {pretty(v, inner)}" for k, v in value.items()]
+    body = f",\n{inner}".join(parts)
+    first, last = text[0], text[-1]
+    return f"{first}\n{inner}{body}\n{indent}{last}"
 
 
 def _same(one: Value, other: Value) -> bool:

@@ -1,6 +1,5 @@
 """Checkpoints and histories on disk."""
 
-import resource
 import shutil
 import subprocess
 
@@ -142,19 +141,6 @@ def test_standard_tools_read_it(tmp_path):
         ["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "5", capture_output=True
     )
     assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def full_disk():
-    """Stands in for a full disk: writing more than so many bytes to a file fails with
-    a real error of the operating system."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("size", [0, 1000, 4000])
