@@ -73,7 +73,7 @@ def _lih_group():
             _network(), eqs.GroupAverage(eqs.SpaceGroup.of(_network().crystal))
         ),
         lambda: eqs.IrrepProjection(_lih_group(), "T1u", row=1),
-        lambda: eqs.Canonicalization(eqs.FundamentalDomain(_lih_group())),
+        lambda: eqs.Canonicalization(eqs.FundamentalDomain.of(_lih_group())),
         lambda: eqs.RandomSubset(_lih_group(), 3).draw(jax.random.key(1)),
         lambda: eqs.Hamiltonian(hydrogen()),
         lambda: eqs.Schedule(
