@@ -1,23 +1,26 @@
 """The training loop around `VMC`: progress, history, checkpoints, resuming."""
 
+import contextlib
 import dataclasses
 import logging
 import os
+import signal
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from ._ansatz import AbstractWavefunction, SolidNet
 from ._faults import Checkpoints, Faults, Figure
 from ._history import History
 from ._pretrain import Pretraining
+from ._progress import progress_bar
 from ._run_folder import describe_run, HISTORY, session, Settings, write_run_json
 from ._sampler import initial_walkers
 from ._sharding import replicate, shard_walkers
@@ -70,10 +73,11 @@ def run(
     """Trains a wave function.
 
     With a `path`, the folder gets `run.json`, `history.csv`, `checkpoints/` and, with
-    matplotlib, `training.png`; and a run that was interrupted (also by Ctrl-C, which
-    saves first) goes on from its last whole checkpoint when it is called again with the
-    same arguments: bit for bit as if it had never stopped. A finished run can be
-    prolonged with more `steps`. [`eqsym.load_run`][] loads it into a notebook.
+    matplotlib, `training.png`; and a run that was interrupted (also by Ctrl-C or
+    SIGTERM, which save first) goes on from its last whole checkpoint when it is called
+    again with the same arguments: bit for bit as if it had never stopped. A finished
+    run can be prolonged with more `steps`. [`eqsym.load_run`][] loads it into a
+    notebook.
 
     What is happening is logged by the standard logger `eqsym`: the start, compilation
     and the end as information; faults, and how often they came, as warnings.
@@ -171,7 +175,10 @@ def _trained(
     # The newest state that may be saved: no update was rejected just before.
     sound = state
     try:
-        with _bar("Training", steps, start, progress) as bar:
+        with (
+            _ended_by_sigterm(),
+            progress_bar("Training", steps, progress, initial=start) as bar,
+        ):
             bar.set_postfix_str("compiling")
             _logger.info("Compiling the training step; this can take minutes.")
             for i in range(start + 1, steps + 1):
@@ -201,6 +208,27 @@ def _trained(
     return state
 
 
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Leaves Python where SIGTERM comes, with which clusters announce that time is up,
+    in the way in which Ctrl-C does: so that the state can be saved."""
+    outside = threading.current_thread() is not threading.main_thread()
+    if outside or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        del frame
+        _logger.warning("Terminated by a signal; saving the last state.")
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _place(state: VMCState, mesh: jax.sharding.Mesh | None) -> VMCState:
     if mesh is None:
         return state
@@ -221,7 +249,8 @@ def _pretrained(
             f"`{type(wavefunction).__name__}`. Leave `pretraining` out, or call it on "
             "the network inside and start from its result."
         )
-    with _bar("Pretraining", pretraining.steps, 0, progress) as bar:
+    with progress_bar("Pretraining", pretraining.steps, progress) as bar:
+        bar.set_postfix_str("compiling")
 
         def show(step: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.5f}", refresh=False)
@@ -234,16 +263,13 @@ def _burned_in(
     vmc: VMC, state: VMCState, steps: int, progress: bool | None
 ) -> VMCState:
     move = eqx.filter_jit(vmc.equilibrate)
-    with _bar("Burn-in", steps, 0, progress) as bar:
+    with progress_bar("Burn-in", steps, progress) as bar:
+        bar.set_postfix_str("compiling")
         for _ in range(steps):
             state = move(state)
+            bar.set_postfix_str("", refresh=False)
             bar.update()
     return state
-
-
-def _bar(name: str, total: int, initial: int, progress: bool | None) -> Any:
-    disable = None if progress is None else not progress
-    return tqdm(desc=name, total=total, initial=initial, disable=disable)
 
 
 def _last(values: Float[np.ndarray, " steps"]) -> float:

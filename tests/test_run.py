@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 
 import equinox as eqx
 import jax
@@ -24,14 +25,14 @@ def _run(path, steps, *, optimizer=None, wavefunction=None, **kwargs):
         eqs.Metropolis(2),
         eqs.Spring(0.1) if optimizer is None else optimizer,
     )
-    kwargs = {"walkers": 6, "checkpoint_every": 3, "burn_in": 1} | kwargs
+    defaults = dict(walkers=6, checkpoint_every=3, burn_in=1, progress=False)
+    kwargs = defaults | kwargs
     return eqs.run(
         vmc,
         waves(c=(0.1, 0.2, 0.3)) if wavefunction is None else wavefunction,
         steps=steps,
         key=jax.random.key(5),
         path=path,
-        progress=False,
         **kwargs,
     )
 
@@ -132,6 +133,25 @@ def test_interrupted_run_goes_on(tmp_path, whole, monkeypatch, where, call, afte
     _same(_run(tmp_path, 8), whole[0])
 
 
+def test_terminated_run_saves(tmp_path, whole, monkeypatch):
+    """By SIGTERM, as clusters do; afterwards the signal means what it meant before."""
+    append = run_module.History.append
+
+    def terminated(self, row):
+        append(self, row)
+        if row["step"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.History, "append", terminated)
+        with pytest.raises(SystemExit) as caught:
+            _run(tmp_path, 8)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert eqs.latest_checkpoint(tmp_path / "checkpoints") in (4, 5)
+    _same(_run(tmp_path, 8), whole[0])
+
+
 def test_killed_run_goes_on(tmp_path, whole):
     """Killed after step 7, in the middle of a row: no checkpoint was saved on the way
     out."""
@@ -152,8 +172,14 @@ def test_walkers_and_key_decide(whole):
 
 
 def test_shows_progress(capsys):
-    _run(None, 1)
-    assert capsys.readouterr().err == ""
+    """Where asked to, and else on terminals only."""
+    for progress in (False, None):
+        _run(None, 1, progress=progress)
+        assert capsys.readouterr() == ("", "")
+    _run(None, 1, progress=True)
+    shown = capsys.readouterr().err
+    assert "Burn-in: 100%" in shown and "Training: 100%" in shown
+    assert "compiling" in shown and "acceptance" in shown
 
 
 def test_checkpoint_of_another_model(tmp_path, whole):
