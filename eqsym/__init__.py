@@ -88,6 +88,7 @@ from ._plot_group import plot_group as plot_group
 from ._post_hoc import post_hoc as post_hoc, PostHoc as PostHoc
 from ._pretrain import Pretraining as Pretraining
 from ._run import run as run, RunResult as RunResult
+from ._run_folder import load_run as load_run, SavedRun as SavedRun
 from ._sampler import (
     AbstractSampler as AbstractSampler,
     AbstractSamplerState as AbstractSamplerState,

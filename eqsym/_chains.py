@@ -85,6 +85,7 @@ def sampled(
         disable=None if progress is None else not progress,
     )
     with bar:
+        bar.set_postfix_str("compiling")
         for _ in range(burn_in):
             state = advance(wavefunction, state)
             bar.update()
@@ -97,6 +98,7 @@ def sampled(
             valid = np.all(np.isfinite(values), axis=1)
             counts += valid
             total = total + np.where(valid[:, None], values, 0)
+            bar.set_postfix_str("", refresh=False)
             bar.update()
     if not np.all(counts):
         raise FloatingPointError(

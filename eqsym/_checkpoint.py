@@ -1,55 +1,118 @@
-"""Checkpoints: the whole state of a run, written atomically, compared when read."""
+"""Checkpoints: the whole state of a run, written atomically, checked when read."""
 
-import dataclasses
+import hashlib
+import json
+import logging
 import os
+import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ._serialise import arrays_of, differences, dumps, encode, flatten, is_key, Json
+
+
+_logger = logging.getLogger("eqsym")
 
 _KEPT = 2
+_ARRAYS, _DESCRIPTION, _SUMS = "arrays.npz", "description.json", "SHA256SUMS"
+_SHOWN = 12
 
 
-def save_checkpoint(folder: str | os.PathLike, step: int, state: PyTree) -> None:
-    """Writes a state with orbax: into a temporary folder that is renamed when it is
-    complete. The two newest checkpoints are kept.
+def save_checkpoint(
+    folder: str | os.PathLike, step: int, state: PyTree, settings: PyTree = None
+) -> None:
+    """Writes a state: into a temporary folder that is renamed when all of it is on the
+    disk. Afterwards only the two newest checkpoints are kept.
+
+    A checkpoint is a folder of three files: `arrays.npz` for numpy, `description.json`
+    with everything else, and `SHA256SUMS` for `sha256sum -c`.
 
     **Arguments:**
 
     - `folder`: holds the checkpoints; made if it does not exist.
-    - `step`: the number of the checkpoint.
+    - `step`: the number of the checkpoint. One that exists is replaced.
     - `state`: a PyTree of arrays (random keys among them) and static data.
-    """
-    import orbax.checkpoint as ocp
+    - `settings`: anything else that is worth a description; its arrays are not stored.
 
-    description = {
-        "eqsym": metadata.version("eqsym"),
-        "step": step,
-        "state": describe(state),
-    }
-    with _manager(folder) as manager:
-        manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_arrays(state)),
-                description=ocp.args.JsonSave(description),
-            ),
-            force=True,
-        )
+    **Raises:** `OSError` where the folder cannot be written, a full disk among the
+    reasons. The checkpoints before are left as they are.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{step}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        arrays = {name: _on_host(leaf) for name, leaf in arrays_of(state).items()}
+        with open(temporary / _ARRAYS, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        description = {
+            "eqsym": metadata.version("eqsym"),
+            "step": step,
+            "state": encode(state),
+            "settings": encode(settings),
+        }
+        (temporary / _DESCRIPTION).write_text(dumps(description))
+        sums = [f"{_digest(temporary / n)}  {n}\n" for n in (_ARRAYS, _DESCRIPTION)]
+        (temporary / _SUMS).write_text("".join(sums))
+        for name in (_ARRAYS, _DESCRIPTION, _SUMS):
+            _flush(temporary / name)
+        _flush(temporary)
+        place, before = folder / str(step), folder / f"{step}.replaced.tmp"
+        if place.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            place.rename(before)
+        temporary.rename(place)
+        _flush(folder)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    kept = {str(number) for number in _steps(folder)[:_KEPT]}
+    for old in folder.iterdir():
+        if old.suffix == ".tmp" or (old.name.isdigit() and old.name not in kept):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def latest_checkpoint(folder: str | os.PathLike) -> int | None:
-    """The number of the newest complete checkpoint in a folder, or `None`."""
-    if not Path(folder).is_dir():
-        return None
-    with _manager(folder) as manager:
-        return manager.latest_step()
+    """The number of the newest checkpoint in a folder with the checksums it should
+    have, or `None`."""
+    for step in _steps(Path(folder)):
+        if _damage(Path(folder) / str(step)) is None:
+            return step
+    return None
+
+
+def set_aside_damaged(folder: str | os.PathLike) -> None:
+    """Renames checkpoints whose checksums do not agree to `<step>.damaged`, with a
+    warning, so that the newest one that is left is whole.
+
+    **Raises:** `ValueError` where there are checkpoints and all of them are damaged;
+    then nothing is renamed.
+    """
+    steps = _steps(Path(folder))
+    found = {step: _damage(Path(folder) / str(step)) for step in steps}
+    if steps and all(found.values()):
+        step, damage = next(iter(found.items()))
+        raise ValueError(_unreadable(Path(folder) / str(step), str(damage)))
+    for step, damage in found.items():
+        if damage is not None:
+            place = Path(folder) / str(step)
+            aside = place.with_name(f"{step}.damaged")
+            _logger.warning(
+                "The checkpoint %s is damaged (%s). It is renamed to %s, and the run "
+                "goes on from the one before.",
+                place,
+                damage,
+                aside.name,
+            )
+            shutil.rmtree(aside, ignore_errors=True)
+            place.rename(aside)
 
 
 def restore_checkpoint(folder: str | os.PathLike, step: int, like: PyTree) -> PyTree:
@@ -64,133 +127,118 @@ def restore_checkpoint(folder: str | os.PathLike, step: int, like: PyTree) -> Py
 
     **Returns:**
 
-    The state that was saved, bit for bit.
+    The state that was saved, bit for bit; static data as in `like`.
 
-    **Raises:** `ValueError` that names the folder for a checkpoint that is truncated or
-    otherwise unreadable, and for one of another model, with the fields that differ.
+    **Raises:** `ValueError` that names the folder for a checkpoint that is missing,
+    truncated or otherwise damaged, and for one of another model, with the fields that
+    differ.
     """
-    import orbax.checkpoint as ocp
-
     place = Path(folder) / str(step)
-    try:
-        with _manager(folder) as manager:
-            found = manager.restore(
-                step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
-            ).description
-            saved = dict(found["state"])
-    except Exception as error:
-        raise ValueError(_unreadable(place, error)) from error
-    _compare(place, saved, describe(like))
-    try:
-        with _manager(folder) as manager:
-            arrays = manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(_arrays(like, _abstract))
-                ),
-            ).state
-    except Exception as error:
-        raise ValueError(_unreadable(place, error)) from error
-    return _fill(like, arrays)
+    description = read_description(folder, step)
+    compare(place, description, "state", like)
+    return filled(like, read_arrays(folder, step))
 
 
-def describe(tree: PyTree) -> dict[str, str]:
-    """What a PyTree is made of, but for the values of its arrays: a text for every
-    field, array types and static data alike."""
-    found: dict[str, str] = {}
-
-    def walk(path: str, node: Any) -> None:
-        if eqx.is_array(node):
-            found[path] = f"{node.dtype}{list(node.shape)}"
-        elif dataclasses.is_dataclass(node) and not isinstance(node, type):
-            found[path] = type(node).__qualname__
-            for field in dataclasses.fields(node):
-                walk(f"{path}.{field.name}", getattr(node, field.name))
-        elif isinstance(node, dict):
-            for name, value in node.items():
-                walk(f"{path}[{name!r}]", value)
-        elif isinstance(node, (tuple, list)):
-            for i, value in enumerate(node):
-                walk(f"{path}[{i}]", value)
-        elif callable(node):
-            found[path] = getattr(node, "__qualname__", type(node).__qualname__)
-        else:
-            found[path] = repr(node)
-
-    walk("state", tree)
-    return found
-
-
-def _manager(folder: str | os.PathLike):
-    import orbax.checkpoint as ocp
-
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=_KEPT, enable_async_checkpointing=False
-    )
-    return ocp.CheckpointManager(Path(folder).absolute(), options=options)
-
-
-def _is_key(leaf: Any) -> bool:
-    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _named(tree: PyTree) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
-
-
-def _arrays(tree: PyTree, convert=lambda leaf: leaf) -> dict[str, Any]:
-    return {
-        name: convert(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-        for name, leaf in _named(tree)
-    }
-
-
-def _abstract(leaf: Any) -> Any:
-    if isinstance(leaf, np.ndarray):
-        return leaf
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-
-
-def _fill(like: PyTree, arrays: dict[str, Any]) -> PyTree:
-    def value(name: str, leaf: Any) -> Any:
-        if _is_key(leaf):
-            data = jax.random.wrap_key_data(
-                arrays[name], impl=jax.random.key_impl(leaf)
-            )
-            return jax.device_put(data, leaf.sharding)
-        return (
-            np.asarray(arrays[name]) if isinstance(leaf, np.ndarray) else arrays[name]
-        )
-
+def filled(like: PyTree, arrays: dict[str, np.ndarray], prefix: str = "") -> PyTree:
+    """A tree with the arrays at its paths, which may start with a prefix."""
     dynamic, static = eqx.partition(like, eqx.is_array)
-    values = [value(name, leaf) for name, leaf in _named(like)]
-    filled = jax.tree.unflatten(jax.tree.structure(dynamic), values)
-    return eqx.combine(filled, static)
+    values = [_placed(arrays[prefix + n], leaf) for n, leaf in arrays_of(like).items()]
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), values), static)
 
 
-def _compare(place: Path, saved: dict[str, str], expected: dict[str, str]) -> None:
-    names = sorted(saved.keys() | expected.keys())
-    found = [(n, saved.get(n, "nothing"), expected.get(n, "nothing")) for n in names]
-    lines = [
-        f"  {name}: saved {there}, here {here}"
-        for name, there, here in found
-        if there != here
-    ]
-    if lines:
-        more = "" if len(lines) <= 12 else f"\n  and {len(lines) - 12} more"
-        raise ValueError(
-            f"The checkpoint {place} is of another model. Use another run folder, or "
-            "the settings it was made with. These fields differ:\n"
-            + "\n".join(lines[:12])
-            + more
-        )
+def compare(place: Path, description: Json, part: str, here: PyTree) -> None:
+    """Raises `ValueError` with the fields in which a part of the description of a
+    checkpoint, `state` or `settings`, differs from what is here."""
+    saved = flatten(description[part], part)
+    lines = differences(saved, flatten(json.loads(dumps(encode(here))), part))
+    if not lines:
+        return
+    versions = [description["eqsym"], metadata.version("eqsym")]
+    other = (
+        ""
+        if versions[0] == versions[1]
+        else f" It was written by eqsym {versions[0]}, this is {versions[1]}."
+    )
+    shown = "".join(f"\n  {line}" for line in lines[:_SHOWN])
+    more = "" if len(lines) <= _SHOWN else f"\n  and {len(lines) - _SHOWN} more"
+    what = "of another model" if part == "state" else "of a run with other settings"
+    raise ValueError(
+        f"The checkpoint {place} is {what}.{other} Use another folder, or what it was "
+        f"made with. These fields differ:{shown}{more}"
+    )
 
 
-def _unreadable(place: Path, error: Exception) -> str:
-    reason = str(error).strip().splitlines()
+def read_description(folder: str | os.PathLike, step: int) -> Json:
+    """The description in a checkpoint, after its checksums were compared.
+
+    **Raises:** `ValueError` for a damaged one.
+    """
+    place = Path(folder) / str(step)
+    damage = _damage(place)
+    if damage is not None:
+        raise ValueError(_unreadable(place, damage))
+    return json.loads((place / _DESCRIPTION).read_text())
+
+
+def read_arrays(folder: str | os.PathLike, step: int) -> dict[str, np.ndarray]:
+    """The arrays in a checkpoint by their paths, keys as numbers."""
+    with np.load(Path(folder) / str(step) / _ARRAYS, allow_pickle=False) as file:
+        return dict(file)
+
+
+def _steps(folder: Path) -> list[int]:
+    """Numbers of the checkpoints, the newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())[::-1]
+
+
+def _damage(place: Path) -> str | None:
+    """What is wrong with a checkpoint, if anything."""
+    try:
+        lines = (place / _SUMS).read_text().splitlines()
+        sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
+        if sums.keys() != {_ARRAYS, _DESCRIPTION}:
+            return f"{_SUMS} is not a list of checksums"
+        for name, digest in sums.items():
+            if _digest(place / name) != digest:
+                return f"the checksum of {name} does not agree"
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """To the disk itself, to survive a power cut too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+
+
+def _placed(value: np.ndarray, leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray):
+        return value
+    if is_key(leaf):
+        data = jax.numpy.asarray(value)
+        key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jax.device_put(key, leaf.sharding)
+    return jax.device_put(value, leaf.sharding)
+
+
+def _unreadable(place: Path, reason: str) -> str:
     return (
-        f"The checkpoint {place} is truncated or damaged and cannot be read "
-        f"({type(error).__name__}: {reason[0][:200] if reason else ''}). Nothing was "
-        "changed. Remove that folder to resume from the checkpoint before it."
+        f"The checkpoint {place} is truncated or damaged and cannot be read ({reason})."
+        " Nothing was changed. Remove that folder to resume from the checkpoint before "
+        "it, if there is one."
     )

@@ -127,6 +127,7 @@ class MeanField(AbstractFixed):
         exp_to_discard: float | None = 0.1,
         max_cycles: int = 100,
         path: str | os.PathLike | None = None,
+        progress: bool | None = None,
     ) -> "MeanField":
         """Solves the Hartree-Fock equations with PySCF: restricted for as many spin-up
         as spin-down electrons, unrestricted otherwise; all electrons; Coulomb integrals
@@ -143,6 +144,7 @@ class MeanField(AbstractFixed):
         - `max_cycles`: bound on the self-consistency iterations.
         - `path`: a file to keep the result in. If it exists it is read instead, and
             the basis is not looked at.
+        - `progress`: whether to show a progress bar; by default on terminals only.
 
         **Returns:**
 
@@ -161,7 +163,7 @@ class MeanField(AbstractFixed):
                     f"crystal, {stored.crystal}, expected {crystal}. Name another file."
                 )
             return stored
-        solution = hartree_fock(crystal, basis, exp_to_discard, max_cycles)
+        solution = hartree_fock(crystal, basis, exp_to_discard, max_cycles, progress)
         up, down = (
             tuple(_GaussianSum(**vars(gaussians)) for gaussians in orbitals.gaussians)
             for orbitals in (solution.up, solution.down)

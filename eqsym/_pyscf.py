@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from ._crystal import Crystal, Lattice
+from ._progress import progress_bar
 
 
 _logger = logging.getLogger("eqsym")
@@ -58,12 +59,13 @@ def hartree_fock(
     basis: str | dict[str, str],
     exp_to_discard: float | None,
     max_cycles: int,
+    progress: bool | None,
 ) -> Solution:
     """Solves, chooses the occupied levels, and expands them in Gaussians. Arguments and
     errors as documented for `MeanField.solve`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        levels = _solve(crystal, basis, exp_to_discard, max_cycles)
+        levels = _solve(crystal, basis, exp_to_discard, max_cycles, progress)
     counts = crystal.electrons
     if any(_is_degenerate(levels, spin, n) for spin, n in enumerate(counts)):
         _logger.warning(
@@ -206,6 +208,7 @@ def _solve(
     basis: str | dict[str, str],
     exp_to_discard: float | None,
     max_cycles: int,
+    progress: bool | None,
 ) -> _Levels:
     from pyscf.pbc import df
     from pyscf.pbc.tools.pbc import madelung
@@ -224,8 +227,18 @@ def _solve(
     scf.chkfile = None
     scf.conv_tol = 1e-9
     scf.max_cycle = max_cycles
+    _logger.info("Solving the mean field; the integrals can take minutes.")
+    bar = progress_bar("Mean field", None, progress)
+    bar.set_postfix_str("integrals")
+
+    def cycle(values: dict[str, Any]) -> None:
+        bar.set_postfix_str(f"E {values['e_tot']:.6f} Ha", refresh=False)
+        bar.update()
+
+    scf.callback = cycle
     try:
-        energy = float(scf.kernel())
+        with bar:
+            energy = float(scf.kernel())
     except np.linalg.LinAlgError:
         energy = np.nan
     finally:

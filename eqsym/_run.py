@@ -1,30 +1,35 @@
 """The training loop around `VMC`: progress, history, checkpoints, resuming."""
 
+import contextlib
 import dataclasses
+import logging
 import os
+import signal
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from ._ansatz import AbstractWavefunction, SolidNet
-from ._checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint
+from ._faults import Checkpoints, Faults, Figure
 from ._history import History
 from ._pretrain import Pretraining
+from ._progress import progress_bar
+from ._run_folder import describe_run, HISTORY, session, Settings, write_run_json
 from ._sampler import initial_walkers
 from ._sharding import replicate, shard_walkers
 from ._types import Key, Walkers
 from ._vmc import Statistics, VMC, VMCState
 
 
-# Steps in a row without a finite update, after which a run stops.
-_MOST_REJECTED = 20
+_logger = logging.getLogger("eqsym")
+
 _COLUMNS = ("step", *(f.name for f in dataclasses.fields(Statistics)), "seconds")
 
 
@@ -67,10 +72,15 @@ def run(
 ) -> RunResult:
     """Trains a wave function.
 
-    With a `path`, the folder gets `history.csv` and `checkpoints/`, and a run that was
-    interrupted (also by Ctrl-C, which saves first) goes on from its last checkpoint
-    when it is called again with the same arguments: bit for bit as if it had never
-    stopped. A finished run can be prolonged with more `steps`.
+    With a `path`, the folder gets `run.json`, `history.csv`, `checkpoints/` and, with
+    matplotlib, `training.png`; and a run that was interrupted (also by Ctrl-C or
+    SIGTERM, which save first) goes on from its last whole checkpoint when it is called
+    again with the same arguments: bit for bit as if it had never stopped. A finished
+    run can be prolonged with more `steps`. [`eqsym.load_run`][] loads it into a
+    notebook.
+
+    What is happening is logged by the standard logger `eqsym`: the start, compilation
+    and the end as information; faults, and how often they came, as warnings.
 
     **Arguments:**
 
@@ -82,20 +92,23 @@ def run(
     - `pretraining`: done before the first step, if given.
     - `burn_in`: sampler steps before the first step.
     - `path`: the run folder.
-    - `checkpoint_every`: steps between checkpoints.
+    - `checkpoint_every`: steps between checkpoints. None is written while updates are
+        being rejected: the last one is of a wave function that could still be trained.
     - `mesh`: devices to spread the walkers over, such as [`eqsym.walker_mesh`][]. One
         device by default.
-    - `progress`: whether to show a progress bar; by default on terminals only.
+    - `progress`: whether to show progress bars; by default on terminals only.
 
     **Returns:**
 
     The last state and the history, [`eqsym.RunResult`][].
 
     **Raises:** `ValueError` for less than one step or walker, walkers of the wrong
-    shape or number, pretraining of anything but a [`eqsym.SolidNet`][], and checkpoints
-    that are damaged or of another model; `OSError` for a folder that cannot be written.
-    All before anything is computed. `FloatingPointError` where training diverges: the
-    last parameters that were finite are in the last checkpoint.
+    shape or number, pretraining of anything but a [`eqsym.SolidNet`][], and a folder
+    whose checkpoints are all damaged, or are of another model or of other settings
+    (with the fields that differ; `steps`, `checkpoint_every`, `mesh` and every `chunk`
+    may); `OSError` for a folder that cannot be written. All before anything is
+    computed. `FloatingPointError` where training diverges: 20 updates in a row were
+    rejected. `OSError` where three checkpoints in a row could not be written.
     """
     for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every)):
         if value < 1:
@@ -106,62 +119,114 @@ def run(
         walkers = initial_walkers(wavefunction.crystal, walkers, key=place)
     if mesh is not None:
         walkers = shard_walkers(walkers, mesh)
+    seeds = jax.random.key_data(key).tolist()
+    settings = Settings(vmc, len(walkers), seeds, burn_in, pretraining)
+    checkpoints = Checkpoints(folder, settings, checkpoint_every)
     state = _place(vmc.init(wavefunction, walkers, key=chain), mesh)
 
-    checkpoints = None if folder is None else folder / "checkpoints"
-    found = None if checkpoints is None else latest_checkpoint(checkpoints)
-    if checkpoints is not None and found is not None:
-        state = restore_checkpoint(checkpoints, found, state)
+    restored = checkpoints.restore(state)
+    if restored is not None:
+        state = restored
     else:
         if pretraining is not None:
             wavefunction, walkers = _pretrained(
                 pretraining, wavefunction, walkers, pretrain, progress
             )
         state = vmc.init(wavefunction, walkers, key=chain)
-        state = _place(_burned_in(vmc, state, burn_in), mesh)
+        state = _place(_burned_in(vmc, state, burn_in, progress), mesh)
     start = int(state.step)
-    history = History(
-        None if folder is None else folder / "history.csv", _COLUMNS, steps=start
+    table = None if folder is None else folder / HISTORY
+    history = History(table, _COLUMNS, steps=start)
+    if folder is not None and start < steps:
+        write_run_json(
+            folder,
+            describe_run(wavefunction, settings),
+            session(start, steps, checkpoint_every),
+        )
+    if restored is None:
+        checkpoints.save(state, history)
+    _logger.info(
+        "Training a %s with %d walkers from step %d to %d%s.",
+        type(wavefunction).__name__,
+        len(walkers),
+        start,
+        max(start, steps),
+        "" if folder is None else f" in {folder}",
     )
-    if checkpoints is not None and found is None:
-        save_checkpoint(checkpoints, start, state)
+    state = _trained(vmc, state, steps, history, checkpoints, progress)
+    return RunResult(state, history.columns())
 
+
+def _trained(
+    vmc: VMC,
+    state: VMCState,
+    steps: int,
+    history: History,
+    checkpoints: Checkpoints,
+    progress: bool | None,
+) -> VMCState:
+    start = int(state.step)
+    if start >= steps:
+        return state
     step = eqx.filter_jit(vmc.step)
     before = _last(history.columns()["seconds"]) - time.monotonic()
-    rejected = 0
+    faults = Faults(len(state.sampler.walkers))
+    figure = Figure(checkpoints.folder)
+    # The newest state that may be saved: no update was rejected just before.
+    sound = state
     try:
-        with _bar("Training", steps, start, progress) as bar:
+        with (
+            _ended_by_sigterm(),
+            progress_bar("Training", steps, progress, initial=start) as bar,
+        ):
+            bar.set_postfix_str("compiling")
+            _logger.info("Compiling the training step; this can take minutes.")
             for i in range(start + 1, steps + 1):
-                following, statistics = step(state)
+                state, statistics = step(state)
                 row = {
                     name: value.item()
                     for name, value in vars(jax.device_get(statistics)).items()
                 }
                 seconds = time.monotonic() + before
                 history.append({"step": i, **row, "seconds": round(seconds, 3)})
-                state = following
-                rejected = rejected + 1 if row["rejected"] else 0
-                if rejected >= _MOST_REJECTED:
-                    raise FloatingPointError(
-                        f"Training diverged: the last {rejected} updates were not "
-                        f"finite, up to step {i}. The parameters are those before. "
-                        "Try a smaller learning rate or norm bound, more damping, "
-                        "longer pretraining, or double precision."
-                    )
-                if checkpoints is not None and i % checkpoint_every == 0:
-                    save_checkpoint(checkpoints, i, state)
+                sound = sound if row["rejected"] else state
+                faults.see(i, row)
+                if i == start + 1:
+                    _logger.info("The first step is done.")
+                if checkpoints.save_if_due(sound, history):
+                    figure.refresh(history)
                 bar.set_postfix_str(
                     f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
                     f"acceptance {row['acceptance']:.2f}",
                     refresh=False,
                 )
                 bar.update()
+        figure.refresh(history, last=True)
     finally:
-        # Asked of the folder: an interrupt can come just after a checkpoint was saved.
-        last = int(state.step)
-        if checkpoints is not None and latest_checkpoint(checkpoints) != last:
-            save_checkpoint(checkpoints, last, state)
-    return RunResult(state, history.columns())
+        faults.report()
+        checkpoints.save_last(sound, history)
+    return state
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Leaves Python where SIGTERM comes, with which clusters announce that time is up,
+    in the way in which Ctrl-C does: so that the state can be saved."""
+    outside = threading.current_thread() is not threading.main_thread()
+    if outside or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        del frame
+        _logger.warning("Terminated by a signal; saving the last state.")
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _place(state: VMCState, mesh: jax.sharding.Mesh | None) -> VMCState:
@@ -184,7 +249,8 @@ def _pretrained(
             f"`{type(wavefunction).__name__}`. Leave `pretraining` out, or call it on "
             "the network inside and start from its result."
         )
-    with _bar("Pretraining", pretraining.steps, 0, progress) as bar:
+    with progress_bar("Pretraining", pretraining.steps, progress) as bar:
+        bar.set_postfix_str("compiling")
 
         def show(step: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.5f}", refresh=False)
@@ -193,16 +259,17 @@ def _pretrained(
         return pretraining(wavefunction, walkers, key=key, callback=show)
 
 
-def _burned_in(vmc: VMC, state: VMCState, steps: int) -> VMCState:
+def _burned_in(
+    vmc: VMC, state: VMCState, steps: int, progress: bool | None
+) -> VMCState:
     move = eqx.filter_jit(vmc.equilibrate)
-    for _ in range(steps):
-        state = move(state)
+    with progress_bar("Burn-in", steps, progress) as bar:
+        bar.set_postfix_str("compiling")
+        for _ in range(steps):
+            state = move(state)
+            bar.set_postfix_str("", refresh=False)
+            bar.update()
     return state
-
-
-def _bar(name: str, total: int, initial: int, progress: bool | None) -> Any:
-    disable = None if progress is None else not progress
-    return tqdm(desc=name, total=total, initial=initial, disable=disable)
 
 
 def _last(values: Float[np.ndarray, " steps"]) -> float:

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ._ansatz import AbstractWavefunction
 from ._crystal import Crystal
@@ -15,11 +15,17 @@ from ._math import full_precision
 from ._types import Key, Walkers
 
 
+# In Bohr; where no move is accepted the width would otherwise shrink to nothing.
+_NARROWEST = 1e-4
+
+
 class AbstractSamplerState(eqx.Module):
-    """What every sampler remembers between steps."""
+    """What every sampler remembers between steps: the walkers, the accepted share of
+    the moves of the last step, and how many walkers were replaced in it."""
 
     walkers: eqx.AbstractVar[Walkers]
     acceptance: eqx.AbstractVar[Float[Array, ""]]
+    replaced: eqx.AbstractVar[Int[Array, ""]]
 
 
 State = TypeVar("State", bound=AbstractSamplerState)
@@ -65,21 +71,27 @@ class MetropolisState(AbstractSamplerState):
     - `walkers`: configurations in Bohr, wrapped into the supercell.
     - `acceptance`: accepted share of the moves of the last step.
     - `width`: standard deviation of the moves in Bohr.
+    - `replaced`: walkers that the last step replaced.
     - `key`: for the moves to come.
     """
 
     walkers: Walkers
     acceptance: Float[Array, ""]
     width: Float[Array, ""]
+    replaced: Int[Array, ""]
     key: Key
 
 
 class Metropolis(AbstractSampler[MetropolisState]):
     """Metropolis moves of all electrons at once, normal with a width that adapts.
 
-    After every step the width is multiplied by `exp(acceptance - target)`. The
-    acceptance is an average over all walkers and moves, so that a single walker hardly
-    feels what it did to the width.
+    After every step the width is multiplied by `exp(acceptance - target)`, but stays
+    between 1e-4 Bohr and the cell. The acceptance is an average over all walkers and
+    moves, so that a single walker hardly feels what it did to the width.
+
+    A walker on a node, or where the amplitude is NaN or infinite, takes the first move
+    to a finite one. Where no move of a step led to one, the walker is replaced by a
+    copy of the next walker that has a finite amplitude, and counted.
     """
 
     moves: int = eqx.field(static=True)
@@ -117,6 +129,7 @@ class Metropolis(AbstractSampler[MetropolisState]):
             _wrap(wavefunction.crystal, walkers),
             jnp.zeros((), dtype),
             jnp.asarray(self.width, dtype),
+            jnp.zeros((), int),
             key,
         )
 
@@ -137,8 +150,8 @@ class Metropolis(AbstractSampler[MetropolisState]):
             new = amplitudes(proposal)
             ratio = 2 * (new - log)
             threshold = jnp.log(jax.random.uniform(uniform, ratio.shape, dtype))
-            # A NaN amplitude is never moved to, and always moved away from.
-            accept = (ratio > threshold) | (jnp.isnan(log) & ~jnp.isnan(new))
+            # NaN and infinite amplitudes are never moved to, always moved away from.
+            accept = ((ratio > threshold) | ~(log < jnp.inf)) & (new < jnp.inf)
             walkers = jnp.where(accept[:, None, None], proposal, walkers)
             log = jnp.where(accept, new, log)
             return (walkers, log, accepted + accept.astype(dtype)), None
@@ -148,7 +161,8 @@ class Metropolis(AbstractSampler[MetropolisState]):
         # need not meet before that.
         start = (state.walkers, log, jnp.zeros_like(log))
         keys = jax.random.split(subkey, self.moves)
-        (walkers, _, accepted), _ = jax.lax.scan(move, start, keys)
+        (walkers, log, accepted), _ = jax.lax.scan(move, start, keys)
+        walkers, replaced = _replaced(walkers, log)
         acceptance = jnp.mean(accepted) / self.moves
         width = state.width * jnp.exp(acceptance - self.target)
         # Wider than the cell is uniform already.
@@ -156,9 +170,32 @@ class Metropolis(AbstractSampler[MetropolisState]):
         return MetropolisState(
             _wrap(wavefunction.crystal, walkers),
             acceptance,
-            jnp.minimum(width, largest),
+            jnp.clip(width, _NARROWEST, largest),
+            replaced,
             key,
         )
+
+
+def _replaced(
+    walkers: Walkers, log: Float[Array, " walkers"]
+) -> tuple[Walkers, Int[Array, ""]]:
+    """Walkers with copies in the place of those without a finite amplitude, and how
+    many; all as they are where none has one."""
+    finite = jnp.isfinite(log)
+
+    def copies(walkers):
+        places = jnp.arange(len(log))
+        # The next one with an amplitude, around the end.
+        twice = jnp.concatenate([finite, finite])
+        ahead = jnp.where(twice, jnp.arange(len(twice)), len(twice))
+        following = jax.lax.cummin(ahead, reverse=True)[: len(log)] % len(log)
+        return walkers[jnp.where(finite, places, following)]
+
+    bad = jnp.sum(~finite)
+    some = (bad > 0) & jnp.any(finite)
+    # Walkers on different devices meet only where there is a reason to.
+    walkers = jax.lax.cond(some, copies, lambda walkers: walkers, walkers)
+    return walkers, jnp.where(some, bad, 0)
 
 
 def _wrap(crystal: Crystal, walkers: Walkers) -> Walkers:

@@ -52,8 +52,10 @@ class Statistics(eqx.Module):
         out of all means and of the gradient.
     - `dropped`: images with non-zero weight that a bound on their number left out, over
         all walkers.
-    - `rejected`: 1 where the update of the parameters was not finite, no walker had a
-        finite energy, or coupled images have no positive weight: parameters and
+    - `replaced`: number of walkers that the sampler replaced, because their amplitude
+        was not finite.
+    - `rejected`: 1 where the parameters were not finite after their update, no walker
+        had a finite energy, or coupled images have no positive weight: parameters and
         optimizer stay as they were.
     """
 
@@ -67,6 +69,7 @@ class Statistics(eqx.Module):
     effective: Float[Array, ""]
     invalid: Int[Array, ""]
     dropped: Int[Array, ""]
+    replaced: Int[Array, ""]
     rejected: Int[Array, ""]
 
 
@@ -253,11 +256,10 @@ class VMC(eqx.Module):
         )
         update, optimizer = self.optimizer.step(scores, residual, state.optimizer)
         parameters, rest = partition(wavefunction)
-        good = jnp.any(shares > 0) & _all_finite((update, optimizer))
+        moved = eqx.apply_updates(parameters, update)
+        good = jnp.any(shares > 0) & _all_finite((moved, optimizer))
         parameters, optimizer = _select(
-            good,
-            (eqx.apply_updates(parameters, update), optimizer),
-            (parameters, state.optimizer),
+            good, (moved, optimizer), (parameters, state.optimizer)
         )
         updated = combine(parameters, rest)
         statistics = _statistics(
@@ -268,6 +270,7 @@ class VMC(eqx.Module):
             acceptance=sampler.acceptance,
             clipped=clipped,
             dropped=batch.dropped,
+            replaced=sampler.replaced,
             rejected=(~good).astype(int),
         )
         strategies = tuple(
@@ -372,6 +375,7 @@ def _statistics(
     acceptance: Float[Array, ""],
     clipped: Float[Array, ""],
     dropped: Int[Array, ""],
+    replaced: Int[Array, ""],
     rejected: Int[Array, ""],
 ) -> Statistics:
     total = energies.total / cells
@@ -395,5 +399,6 @@ def _statistics(
         effective=1 / jnp.maximum(square, 1.0),
         invalid=jnp.sum(~jnp.isfinite(total)),
         dropped=dropped,
+        replaced=replaced,
         rejected=rejected,
     )

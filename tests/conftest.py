@@ -2,6 +2,7 @@
 jaxtyping hook sees it first."""
 
 import os
+import resource
 
 import hypothesis
 import jax
@@ -25,3 +26,16 @@ def lih():
     return eqs.MeanField.solve(
         eqs.Crystal.rock_salt("Li", "H", a=4.02, unit="angstrom")
     )
+
+
+@pytest.fixture
+def full_disk():
+    """Stands in for a full disk: writing more than so many bytes to a file fails with
+    a real error of the operating system."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -29,8 +29,8 @@ _SOURCES = {
 # A module imports only from levels above its own line. `_ansatz` counts as one module,
 # with an order of its own inside.
 _LEVELS = (
-    ("_types", "_estimate", "_checkpoint", "_history"),
-    ("_math", "_sharding", "_crystal"),
+    ("_types", "_estimate", "_history", "_progress", "_serialise"),
+    ("_math", "_sharding", "_crystal", "_checkpoint"),
     ("_operations", "_ewald", "_pyscf"),
     ("_vacuum",),
     ("_spglib",),
@@ -45,6 +45,8 @@ _LEVELS = (
     ("_plot", "_vmc"),
     ("_plot_bulk", "_plot_density"),
     ("_plot_group",),
+    ("_run_folder",),
+    ("_faults",),
     ("_run",),
     ("__init__",),
 )
@@ -168,7 +170,7 @@ before = dict(jax.config.values)
 import eqsym
 after = dict(jax.config.values)
 assert before == after, {k: v for k, v in after.items() if before.get(k) != v}
-heavy = {"pyscf", "orbax", "matplotlib", "ase", "pandas"} & set(sys.modules)
+heavy = {"pyscf", "matplotlib", "ase", "pandas"} & set(sys.modules)
 assert not heavy, heavy
 """
 

@@ -133,8 +133,10 @@ def test_orbitals_lih(lih):
     ],
     ids=["closed", "one spin only", "charged"],
 )
-def test_energy_of_supercell(crystal):
-    mean_field = MeanField.solve(crystal, basis="sto-3g")
+def test_energy_of_supercell(crystal, capsys):
+    mean_field = MeanField.solve(crystal, basis="sto-3g", progress=True)
+    shown = capsys.readouterr().err
+    assert "Mean field: 1it" in shown and "integrals" in shown and "Ha]" in shown
     # Both fit densities with the same functions, screening integrals differently.
     assert abs(mean_field.energy - _energy_in_supercell(mean_field)) < 2e-7
     # Every k is its own negative.

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 
 import equinox as eqx
 import jax
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 import eqsym as eqs
+import eqsym._faults as faults_module
 import eqsym._run as run_module
 from toys import hydrogen, Lattice, walkers, waves
 
@@ -23,14 +25,14 @@ def _run(path, steps, *, optimizer=None, wavefunction=None, **kwargs):
         eqs.Metropolis(2),
         eqs.Spring(0.1) if optimizer is None else optimizer,
     )
-    kwargs = {"walkers": 6, "checkpoint_every": 3, "burn_in": 1} | kwargs
+    defaults = dict(walkers=6, checkpoint_every=3, burn_in=1, progress=False)
+    kwargs = defaults | kwargs
     return eqs.run(
         vmc,
         waves(c=(0.1, 0.2, 0.3)) if wavefunction is None else wavefunction,
         steps=steps,
         key=jax.random.key(5),
         path=path,
-        progress=False,
         **kwargs,
     )
 
@@ -119,15 +121,34 @@ class _Interrupt:
 )
 def test_interrupted_run_goes_on(tmp_path, whole, monkeypatch, where, call, after):
     with monkeypatch.context() as patch:
-        owner = run_module.History if where == "append" else run_module
+        owner = run_module.History if where == "append" else faults_module
         interrupt = _Interrupt(getattr(owner, where), call, after)
-        stand_in = interrupt if owner is run_module else lambda *a: interrupt(*a)
+        stand_in = interrupt if owner is faults_module else lambda *a: interrupt(*a)
         patch.setattr(owner, where, stand_in)
         with pytest.raises(KeyboardInterrupt):
             _run(tmp_path, 8)
     if where == "append":
         # Saved on the way out, not only every third step.
         assert eqs.latest_checkpoint(tmp_path / "checkpoints") == 4
+    _same(_run(tmp_path, 8), whole[0])
+
+
+def test_terminated_run_saves(tmp_path, whole, monkeypatch):
+    """By SIGTERM, as clusters do; afterwards the signal means what it meant before."""
+    append = run_module.History.append
+
+    def terminated(self, row):
+        append(self, row)
+        if row["step"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.History, "append", terminated)
+        with pytest.raises(SystemExit) as caught:
+            _run(tmp_path, 8)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert eqs.latest_checkpoint(tmp_path / "checkpoints") in (4, 5)
     _same(_run(tmp_path, 8), whole[0])
 
 
@@ -151,8 +172,14 @@ def test_walkers_and_key_decide(whole):
 
 
 def test_shows_progress(capsys):
-    _run(None, 1)
-    assert capsys.readouterr().err == ""
+    """Where asked to, and else on terminals only."""
+    for progress in (False, None):
+        _run(None, 1, progress=progress)
+        assert capsys.readouterr() == ("", "")
+    _run(None, 1, progress=True)
+    shown = capsys.readouterr().err
+    assert "Burn-in: 100%" in shown and "Training: 100%" in shown
+    assert "compiling" in shown and "acceptance" in shown
 
 
 def test_checkpoint_of_another_model(tmp_path, whole):
@@ -223,4 +250,5 @@ def test_diverged_run_stops_and_keeps_what_was_finite(tmp_path):
     history = np.genfromtxt(tmp_path / "run/history.csv", delimiter=",", names=True)
     assert list(history["rejected"]) == [0] * 3 + [1] * 20
     assert np.all(np.isfinite(history["energy"]))
-    assert eqs.latest_checkpoint(tmp_path / "run/checkpoints") == 23
+    # Not of a state from which there was no way on.
+    assert eqs.latest_checkpoint(tmp_path / "run/checkpoints") == 3

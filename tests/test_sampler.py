@@ -116,7 +116,7 @@ class Holed(eqs.AbstractWavefunction):
         return eqs.LogPsi(jnp.ones(()), jnp.where(x < 1, self.value, 0.0))
 
 
-@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
 def test_walkers_leave_and_avoid_what_is_no_amplitude(value):
     wavefunction = Holed(hydrogen(), jnp.asarray(value))
     sampler = eqs.Metropolis(10, width=1.0)
@@ -125,6 +125,38 @@ def test_walkers_leave_and_avoid_what_is_no_amplitude(value):
     state = sampler.init(wavefunction, start, key=jax.random.key(0))
     state = _run(sampler, wavefunction, state, 4)
     assert np.all(state.walkers[:, 0, 0] >= 1 - 1e-9)
+    assert state.replaced == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
+@pytest.mark.parametrize("inside", [(1, 2, 5), (0,), (0, 1, 2, 3, 4), ()])
+def test_walkers_that_cannot_leave_are_replaced(value, inside):
+    """By copies of the next one, around the end; and counted."""
+    wavefunction = Holed(hydrogen(), jnp.asarray(value))
+    sampler = eqs.Metropolis(2, width=1e-4)
+    start = np.array(walkers(wavefunction.crystal, 6))
+    start[:, 0, 0] = 2.0 + 0.1 * np.arange(6)
+    start[list(inside), 0, 0] = 0.5
+    state = sampler.init(wavefunction, jnp.asarray(start), key=jax.random.key(0))
+    state = _run(sampler, wavefunction, state, 1)
+    assert state.replaced == len(inside)
+    outside = [i for i in range(6) if i not in inside]
+    for i in range(6):
+        source = next(j % 6 for j in range(i, i + 6) if j % 6 in outside)
+        np.testing.assert_array_equal(state.walkers[i], state.walkers[source])
+        np.testing.assert_allclose(state.walkers[i], start[source], atol=2e-3)
+
+
+def test_walkers_stay_where_none_has_an_amplitude():
+    """And the width does not shrink to nothing meanwhile."""
+    wavefunction = Holed(hydrogen(), jnp.asarray(np.nan))
+    sampler = eqs.Metropolis(2, width=1e-2)
+    start = jnp.full((4, 1, 3), 0.5)
+    state = sampler.init(wavefunction, start, key=jax.random.key(0))
+    state = _run(sampler, wavefunction, state, 30)
+    np.testing.assert_array_equal(state.walkers, start)
+    assert (state.replaced, state.acceptance) == (0, 0)
+    assert np.isclose(state.width, 1e-4)
 
 
 @pytest.mark.parametrize(
