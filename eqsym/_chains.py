@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Inexact, Int
-from tqdm import tqdm
 
 from ._ansatz import AbstractWavefunction
 from ._estimate import Estimate, Evaluation
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._math import chunked_vmap
+from ._progress import progress_bar
 from ._sampler import AbstractSampler, Metropolis
 from ._types import Electrons, Key, Walkers
 
@@ -79,12 +79,7 @@ def sampled(
 
     counts = np.zeros(len(walkers), int)
     total = np.zeros((), np.complex128)
-    bar = tqdm(
-        desc="Evaluating",
-        total=burn_in + steps,
-        disable=None if progress is None else not progress,
-    )
-    with bar:
+    with progress_bar("Evaluating", burn_in + steps, progress) as bar:
         bar.set_postfix_str("compiling")
         for _ in range(burn_in):
             state = advance(wavefunction, state)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, PyTree, Shaped
-from tqdm import tqdm
 
 from ._ansatz import AbstractWavefunction
 from ._estimate import Estimate
@@ -16,6 +15,7 @@ from ._group import SpaceGroup
 from ._math import chunked_sum, chunked_vmap
 from ._momentum import check_projection
 from ._observables import AbstractObservable
+from ._progress import progress_bar
 from ._sampler import AbstractSampler, Metropolis
 from ._types import Electrons, Key, LogPsi, Walkers
 
@@ -311,12 +311,7 @@ def _sampled(
         return jax.lax.map(lambda some: chunked_sum(block, some, chunk), dealt)
 
     sums = None
-    bar = tqdm(
-        desc="Observing",
-        total=burn_in + steps,
-        disable=None if progress is None else not progress,
-    )
-    with bar:
+    with progress_bar("Observing", burn_in + steps, progress) as bar:
         for _ in range(burn_in):
             state = advance(wavefunction, state)
             bar.update()
