@@ -176,6 +176,7 @@ def compare(
         Row("published", move * scale, 0.0, energy, direct.variance.mean),
         Row("direct", move, 0.0, energy, variance(direct.energy, direct.samples)),
     ]
+    print(*rows, sep="\n", flush=True)
     move, energy = moves(wavefunction), timed(energies, wavefunction, walkers)
     for points in sorted({*options.amplitudes, group.order}):
         if points > group.order:
@@ -203,7 +204,7 @@ def compare(
             )
             gap = found.averaged.energy.mean - direct.energy.mean
             error = np.hypot(found.averaged.energy.error, direct.energy.error)
-            print(f"{rows[-1].name}: {gap / error:+.1f} errors from direct", flush=True)
+            print(f"{rows[-1]}, {gap / error:+.1f} errors from direct", flush=True)
     print(f"\n{found}\ndirect: {direct.energy} Ha, variance {direct.variance} Ha^2\n")
     return rows
 
