@@ -5,8 +5,9 @@ and with other uses of symmetry: LiH, for the same time each from the same start
 
 A plain run of some steps is the start. How long a step takes is measured for all in
 turn, several times, and the fastest counts: each gets the steps that fit into the time,
-and the learning rate falls alike over them. Every result is then evaluated as trained
-(OG) and averaged over the group (PA), from the same number of fresh walkers.
+and the learning rate falls alike over them. Times are those of the processor, on a
+single core that other programs may use as well. Every result is then evaluated as
+trained (OG) and averaged over the group (PA), with the walkers of the start moved on.
 """
 
 import argparse
@@ -129,9 +130,9 @@ def main() -> None:
         several(trainers[name], states[name], 1)
     for _ in range(ROUNDS):
         for name in names:
-            begin = time.perf_counter()
+            begin = time.process_time()
             several(trainers[name], states[name], TIMED_STEPS)
-            times[name].append((time.perf_counter() - begin) / TIMED_STEPS)
+            times[name].append((time.process_time() - begin) / TIMED_STEPS)
 
     def evaluated(name, wavefunction):
         found = eqs.post_hoc(
@@ -159,9 +160,9 @@ def main() -> None:
     evaluated("start", start.wavefunction)
     for name in names:
         steps = max(1, round(options.seconds / min(times[name])))
-        begin = time.perf_counter()
+        begin = time.process_time()
         state, _ = several(trainer(chosen[name][0], first, steps), states[name], steps)
-        seconds = time.perf_counter() - begin
+        seconds = time.process_time() - begin
         report[name] = {"steps": steps, "seconds": seconds, "step": min(times[name])}
         evaluated(name, state.wavefunction)
         file = options.path / f"projected_{options.seed}.json"
