@@ -44,7 +44,7 @@ _LEVELS = (
     ("_plot", "_vmc"),
     ("_plot_bulk",),
     ("_plot_group",),
-    ("_run",),
+    ("_noise", "_run"),
     ("__init__",),
 )
 _ANSATZ_LEVELS = (
