@@ -175,7 +175,7 @@ def _draw_maps(
             drawn,
             vmin=low,
             vmax=high,
-            shading="gouraud",
+            shading="nearest",
             cmap="RdBu_r" if signed else "viridis",
             rasterized=True,
         )

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import study_figures as draw
+from PIL import Image
 
 import eqsym as eqs
 
@@ -52,7 +53,7 @@ class Preset(NamedTuple):
     evaluation_steps: int
     canonical_walkers: int  # of evaluations of canonicalized functions
     points: int  # of a scan, along each side
-    chunk: int | None
+    chunk: int  # evaluations of the network at a time
 
 
 ALL = ("OG", "DA", "GA, subset", "GA", "SC")
@@ -75,7 +76,7 @@ LARGE: dict[str, Any] = {
     "evaluation_steps": 50,
     "canonical_walkers": 200,
     "points": 60,
-    "chunk": None,
+    "chunk": 500,
 }
 PRESETS = {
     "lih": Preset(
@@ -117,7 +118,7 @@ PRESETS = {
         frame=LIH().lattice.vectors,
         sides=LIH_EDGE * np.eye(3)[:2],
         strategies=("OG", "DA", "GA, subset", "SC"),
-        **LARGE | {"chunk": 250},
+        **LARGE,
     ),
     # Two cubes along each edge: 16 primitive cells, 48 electrons.
     "lithium-2x2x2": Preset(
@@ -128,7 +129,7 @@ PRESETS = {
         frame=LITHIUM_EDGE * np.eye(3),
         sides=LITHIUM_EDGE * np.eye(3)[:2],
         strategies=("OG", "DA", "GA, subset", "SC"),
-        **LARGE | {"chunk": 250},
+        **LARGE,
     ),
 }
 OPTIONS = (
@@ -137,7 +138,6 @@ OPTIONS = (
 ).split()
 BURN_IN = 20
 SEPARATION = 1.0  # Bohr, between the spins in scans
-DPI = 80
 SEED = 0
 
 
@@ -162,10 +162,10 @@ class Study(NamedTuple):
     walkers: Any
     keys: dict[str, Any]
 
-    def average(self, f):
-        """P f, a few images at a time on a CPU."""
-        form = eqs.GroupAverage(self.group)
-        return eqs.Symmetrized(f, form, chunk=16 if self.preset.chunk else None)
+    @property
+    def few(self) -> int:
+        """Walkers at a time that have an image for each operation."""
+        return max(1, self.preset.chunk // self.group.order)
 
     def strategies(self) -> dict[str, eqs.AbstractStrategy]:
         group, preset = self.group, self.preset
@@ -301,46 +301,46 @@ def train_and_measure(
         strategy=strategy,
         chunk=preset.chunk,
     )
-    walkers, key = study.walkers[:count], study.keys["train"]
+
+    def trained(step: int) -> eqs.VMCState:
+        """Goes on from the last checkpoint."""
+        walkers, key = study.walkers[:count], study.keys["train"]
+        if step == 0:
+            return vmc.init(study.network, walkers, key=key)
+        return eqs.run(
+            vmc,
+            study.network,
+            steps=step,
+            walkers=walkers,
+            key=key,
+            path=folder / "run",
+        ).state
+
+    def measured_noise(step: int) -> dict[str, Any]:
+        return eqs.gradient_noise(
+            vmc,
+            trained(step),
+            key=jax.random.fold_in(study.keys["noise"], step),
+            repeats=preset.repeats,
+            burn_in=BURN_IN,
+        ).to_dict()
+
+    def measured_energies(step: int) -> dict[str, Any]:
+        last = step == preset.steps
+        return evaluate(study, name, trained(step).wavefunction, last)
+
     noise, energies = {}, {}
     for i in range(preset.checkpoints + 1):
         step = preset.steps * i // preset.checkpoints
-
-        @functools.cache
-        def state(step=step):
-            if step == 0:
-                return vmc.init(study.network, walkers, key=key)
-            print(f"{name}: training up to step {step}", flush=True)
-            return eqs.run(
-                vmc,
-                study.network,
-                steps=step,
-                walkers=walkers,
-                key=key,
-                path=folder / "run",
-            ).state
-
-        def measure_noise(step=step, state=state):
-            found = eqs.gradient_noise(
-                vmc,
-                state(),
-                key=jax.random.fold_in(study.keys["noise"], step),
-                repeats=preset.repeats,
-                burn_in=BURN_IN,
-            )
-            return found.to_dict()
-
-        def measure_energies(step=step, state=state):
-            f = state().wavefunction
-            return evaluate(study, name, f, last=step == preset.steps)
-
-        noise[str(step)] = finished(folder / f"noise-{step}.json", measure_noise)
+        print(f"{name}, step {step}", flush=True)
+        stage = functools.partial(measured_noise, step)
+        noise[str(step)] = finished(folder / f"noise-{step}.json", stage)
         if step > 0:
-            file = folder / f"energies-{step}.json"
-            energies[str(step)] = finished(file, measure_energies)
-        if name == "OG" and step == preset.steps:
-            if not (study.path / "scan.npz").exists():
-                scan(study, state().wavefunction)
+            stage = functools.partial(measured_energies, step)
+            energies[str(step)] = finished(folder / f"energies-{step}.json", stage)
+    if name == "OG":
+        stage = lambda: scan(study, trained(preset.steps).wavefunction)
+        finished(study.path / "scan.json", stage)
     history = read_history(folder / "run/history.csv")
     return {
         "walkers": count,
@@ -378,11 +378,11 @@ def evaluate(study: Study, name: str, f: Any, last: bool) -> dict[str, Any]:
         rows[averaged] = group.order, found.averaged
     if name == "SC" or (name == "OG" and last):
         found = eqs.evaluate(
-            eqs.Symmetrized(f, canonical, chunk=16 if preset.chunk else None),
+            eqs.Symmetrized(f, canonical),
             study.hamiltonian,
             walkers=study.walkers[: preset.canonical_walkers],
             symmetrizer=eqs.GroupAverage(group) if last else None,
-            chunk=preset.chunk and 16,
+            chunk=study.few,
             **settings,
         )
         orbit = jax.eval_shape(canonical.orbit, study.walkers[0])
@@ -394,23 +394,26 @@ def evaluate(study: Study, name: str, f: Any, last: bool) -> dict[str, Any]:
     }
 
 
-def scan(study: Study, f: Any) -> None:
+def scan(study: Study, f: Any) -> dict[str, Any]:
     """OG and PA where all electrons of a symmetric configuration are moved at once."""
     preset = study.preset
     electrons = symmetric_configuration(preset)
-    arrays = {}
-    for name, wavefunction in {"OG": f, "PA": study.average(f)}.items():
-        found = eqs.translation_scan(
+    averaged = eqs.Symmetrized(f, eqs.GroupAverage(study.group))
+    found = {}
+    for name, wavefunction, chunk in (
+        ("OG", f, preset.chunk),
+        ("PA", averaged, study.few),
+    ):
+        scan = eqs.translation_scan(
             wavefunction,
             electrons,
             preset.sides,
             points=preset.points,
             hamiltonian=study.hamiltonian,
-            chunk=preset.chunk and 12,
+            chunk=chunk,
         )
-        arrays |= {f"{name} {key}": value for key, value in vars(found).items()}
-    np.savez_compressed(study.path / "scan.tmp.npz", **arrays)
-    os.replace(study.path / "scan.tmp.npz", study.path / "scan.npz")
+        found[name] = {key: value.tolist() for key, value in vars(scan).items()}
+    return found
 
 
 def symmetric_configuration(preset: Preset) -> Any:
@@ -447,7 +450,6 @@ def report(study: Study, measured: dict[str, Any]) -> None:
     histories = {
         name: read_history(path / slug(name) / "run/history.csv") for name in measured
     }
-    plane = in_plane(study.group)
     figures = {
         "training": draw.training(measured, histories),
         "cost": draw.cost(measured),
@@ -456,24 +458,23 @@ def report(study: Study, measured: dict[str, Any]) -> None:
         "canonicalization": draw.canonicalization(),
         "group": eqs.plot_group(preset.crystal, domain=study.domain),
     }
-    if (path / "scan.npz").exists():
-        with np.load(path / "scan.npz") as arrays:
-            scans = {
-                name: eqs.TranslationScan(
-                    **{
-                        key.removeprefix(f"{name} "): arrays[key]
-                        for key in arrays
-                        if key.startswith(f"{name} ")
-                    }
-                )
-                for name in ("OG", "PA")
-            }
-        domain = eqs.FundamentalDomain.of(plane)
+    if (path / "scan.json").exists():
+        scans = {
+            name: eqs.TranslationScan(**{k: np.array(v) for k, v in found.items()})
+            for name, found in json.loads((path / "scan.json").read_text()).items()
+        }
+        domain = eqs.FundamentalDomain.of(in_plane(study.group))
         figures["scan"] = eqs.plot_scans(scans, domain=domain, difference=True)
     for name, figure in figures.items():
-        figure.savefig(path / f"{name}.png", dpi=DPI)
+        save(figure, path / f"{name}.png")
     write(file, text)
     print(f"\nWrote {path}")
+
+
+def save(figure: Any, file: Path) -> None:
+    """With few colours: small files."""
+    figure.savefig(file, dpi=80)
+    Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)
 
 
 def in_plane(group: eqs.SpaceGroup) -> eqs.SpaceGroup:

@@ -11,6 +11,8 @@ import eqsym as eqs
 
 
 COLOURS = {"OG": "C0", "DA": "C1", "GA, subset": "C2", "GA": "C3", "SC": "C4"}
+# After training: averaged, canonicalized.
+STYLES = {"PA": (":", "s"), "PC": ("none", "^")}
 
 
 def table(measured: dict[str, Any], steps: int) -> str:
@@ -81,18 +83,18 @@ def cost(measured: dict[str, Any]) -> Figure:
     axes = figure.subplots(1, 3)
     shown = []
     for name, found in measured.items():
-        for label in {row for rows in found["energies"].values() for row in rows}:
+        for label in list(found["energies"].values())[-1]:
             points = [
                 (int(step) * found["seconds_per_step"], rows[label])
                 for step, rows in found["energies"].items()
                 if label in rows
             ]
-            averaged = label.startswith("P")
+            line, marker = STYLES.get(label[:2], ("-", "o"))
             style = {
                 "color": COLOURS[name],
-                "ls": ":" if averaged else "-",
-                "marker": "s" if averaged else "o",
-                "mfc": "white" if averaged else None,
+                "ls": line,
+                "marker": marker,
+                "mfc": COLOURS[name] if line == "-" else "white",
                 "capsize": 3,
                 "label": label,
             }
@@ -106,7 +108,7 @@ def cost(measured: dict[str, Any]) -> Figure:
                 if values:
                     time, mean, error = np.array(values).T
                     ax.errorbar(time, mean, error, **style)
-                    if key == "energy" and name not in ("GA", "SC"):
+                    if key == "energy" and label not in ("GA", "SC", "PC of OG"):
                         shown += [mean - error, mean + error]
     axes[0].set(ylabel="energy [Ha per cell]", ylim=_limits(np.concatenate(shown)))
     axes[1].set(yscale="log", ylabel="variance [Ha² per cell²]")
@@ -215,6 +217,6 @@ def canonicalization() -> Figure:
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
     """Around most values: what is far off does not set the scale."""
-    low, high = np.percentile(values[np.isfinite(values)], [0, 90])
+    low, high = np.percentile(values[np.isfinite(values)], [0, 95])
     margin = 0.08 * (high - low) + 1e-6
     return float(low - margin), float(high + margin)
