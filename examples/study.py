@@ -207,10 +207,11 @@ def main() -> None:
 
 
 def preset_settings(preset: Preset) -> dict[str, Any]:
-    """All that results depend on: other strategies can be added to a study."""
+    """All that results depend on. Other strategies can be added to a study."""
     left_out = {"crystal", "sites", "frame", "sides", "strategies"}
     settings = {k: v for k, v in preset._asdict().items() if k not in left_out}
-    return json.loads(json.dumps(settings))
+    constants = {"burn_in": BURN_IN, "separation": SEPARATION, "seed": SEED}
+    return json.loads(json.dumps(settings | constants))
 
 
 def check_settings(path: Path, settings: dict[str, Any]) -> None:
