@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="lih")
     parser.add_argument("--path", type=Path, help="by default runs/study/PRESET")
     parser.add_argument("--mean-field", type=Path, help="computed before, .npz")
-    parser.add_argument("--only", nargs="+", help="strategies to train, by name")
+    parser.add_argument("--only", nargs="+", choices=ALL, help="strategies to train")
     for option in OPTIONS:
         flag = "--" + option.replace("_", "-")
         parser.add_argument(flag, type=int, help="instead of the preset's")
@@ -308,14 +308,14 @@ def train_and_measure(
         walkers, key = study.walkers[:count], study.keys["train"]
         if step == 0:
             return vmc.init(study.network, walkers, key=key)
-        return eqs.run(
-            vmc,
-            study.network,
-            steps=step,
-            walkers=walkers,
-            key=key,
-            path=folder / "run",
-        ).state
+        run = {"walkers": walkers, "key": key, "path": folder / "run"}
+        state = eqs.run(vmc, study.network, steps=step, **run).state
+        if int(state.step) != step:
+            raise SystemExit(
+                f"{folder} is at step {int(state.step)} already, but its file of step "
+                f"{step} is gone. Delete the folder to train again."
+            )
+        return state
 
     def measured_noise(step: int) -> dict[str, Any]:
         return eqs.gradient_noise(
@@ -441,8 +441,8 @@ def report(study: Study, measured: dict[str, Any]) -> None:
         "strategies": measured,
     }
     text = json.dumps(results, indent=1)
-    file = path / "results.json"
-    if file.exists() and file.read_text() == text:
+    written = path / "results.json"
+    if written.exists() and written.read_text() == text:
         print(f"{path} is finished.")
         return
     table = draw.table(measured, preset.steps)
@@ -467,15 +467,12 @@ def report(study: Study, measured: dict[str, Any]) -> None:
         domain = eqs.FundamentalDomain.of(in_plane(study.group))
         figures["scan"] = eqs.plot_scans(scans, domain=domain, difference=True)
     for name, figure in figures.items():
-        save(figure, path / f"{name}.png")
-    write(file, text)
+        # In few colours: small files.
+        file = path / f"{name}.png"
+        figure.savefig(file, dpi=64 if name == "scan" else 80)
+        Image.open(file).convert("RGB").quantize(128).save(file, optimize=True)
+    write(written, text)
     print(f"\nWrote {path}")
-
-
-def save(figure: Any, file: Path) -> None:
-    """With few colours: small files."""
-    figure.savefig(file, dpi=80)
-    Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)
 
 
 def in_plane(group: eqs.SpaceGroup) -> eqs.SpaceGroup:

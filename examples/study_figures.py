@@ -115,6 +115,7 @@ def cost(measured: dict[str, Any]) -> Figure:
     axes[2].set(yscale="log", ylabel="Var[Pf/f]")
     for ax in axes:
         ax.set_xlabel("training time [s]")
+        ax.set_xlim(left=0)
     handles = dict(
         (label, handle)
         for ax in axes
