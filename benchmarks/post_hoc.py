@@ -22,7 +22,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -72,7 +72,9 @@ def learning_rate(step):
     return 0.1 / (1 + step / 500)
 
 
-def trained(options: argparse.Namespace) -> tuple[eqs.Hamiltonian, eqs.RunResult]:
+def trained(
+    options: argparse.Namespace,
+) -> tuple[eqs.AbstractHamiltonian, eqs.RunResult]:
     """A network after a short training."""
     crystal = CRYSTALS[options.system]()
     options.path.mkdir(parents=True, exist_ok=True)
@@ -134,7 +136,7 @@ def compare(
     """All estimators for one group."""
     averaged = eqs.Symmetrized(wavefunction, eqs.GroupAverage(group))
     sampler = eqs.Metropolis(options.moves)
-    settings = dict(
+    settings: dict[str, Any] = dict(
         walkers=walkers,
         key=jax.random.key(1),
         steps=options.samples,
@@ -172,6 +174,7 @@ def compare(
     direct = eqs.evaluate(averaged, hamiltonian, **settings)
     move, energy = moves(averaged), timed(energies, averaged, walkers)
     scale = PUBLISHED_MOVES / options.moves
+    assert direct.variance is not None
     rows = [
         Row("published", move * scale, 0.0, energy, direct.variance.mean),
         Row("direct", move, 0.0, energy, variance(direct.energy, direct.samples)),
@@ -205,7 +208,8 @@ def compare(
             gap = found.averaged.energy.mean - direct.energy.mean
             error = np.hypot(found.averaged.energy.error, direct.energy.error)
             print(f"{rows[-1]}, {gap / error:+.1f} errors from direct", flush=True)
-    print(f"\n{found}\ndirect: {direct.energy} Ha, variance {direct.variance} Ha^2\n")
+            print(f"{found}\n", flush=True)
+    print(f"direct: {direct.energy} Ha, variance {direct.variance} Ha^2\n")
     return rows
 
 

@@ -52,6 +52,7 @@ def advance(vmc, state):
 
 
 def several(vmc, state, steps):
+    seen = None
     for _ in range(steps):
         state, seen = advance(vmc, state)
     return jax.block_until_ready((state, seen))

@@ -55,6 +55,11 @@ from ._irreps import (
     irreps as irreps,
 )
 from ._meanfield import MeanField as MeanField, Occupation as Occupation
+from ._noise import (
+    gradient_noise as gradient_noise,
+    GradientNoise as GradientNoise,
+    Scatter as Scatter,
+)
 from ._observables import (
     AbstractObservable as AbstractObservable,
     Density as Density,

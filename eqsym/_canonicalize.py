@@ -62,8 +62,8 @@ class SplineStep(AbstractSmoothing):
     $$s_2(w) = \tfrac92 w^3,\quad \tfrac92 (w-1)^3 - \tfrac12 (3w-2)^3 + 1,\quad
     \tfrac92 (w-1)^3 + 1$$
 
-    on the three intervals (Huang et al. (2025), arXiv 2502.05318). Less steep than
-    [`eqsym.SmoothStep`][].
+    on the three intervals (Huang et al. (2025), arXiv 2502.05318). Its second
+    derivative is at most 9, that of [`eqsym.SmoothStep`][] 9.8.
     """
 
     def __call__(self, w: Float[Array, "*batch"]) -> Float[Array, "*batch"]:

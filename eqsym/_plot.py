@@ -3,12 +3,15 @@
 from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from ._ansatz import AbstractWavefunction
+from ._domain import FundamentalDomain
+from ._hamiltonian import AbstractHamiltonian
+from ._math import chunked_vmap
+from ._plot_parts import domain_traces
 from ._sectors import Sectors
 from ._types import Electrons
 
@@ -18,13 +21,19 @@ if TYPE_CHECKING:
 
 
 class TranslationScan(eqx.Module):
-    r"""$\log |\psi|^2$ where all electrons are moved at once over a parallelogram.
+    r"""$\log |\psi|^2$, and maybe the local energy, where all electrons are moved at
+    once over a parallelogram.
 
     - `log_density`: (points, points); first axis along the first vector.
+    - `local_energy`: its real part in Hartree per primitive cell, of the same shape;
+        `None` without a Hamiltonian.
+    - `origin`: the translation at the first corner of the parallelogram in Bohr.
     - `vectors`: the two sides of the parallelogram in Bohr.
     """
 
     log_density: Float[np.ndarray, "points points"]
+    local_energy: Float[np.ndarray, "points points"] | None
+    origin: Float[np.ndarray, "3"]
     vectors: Float[np.ndarray, "2 3"]
 
 
@@ -33,71 +42,164 @@ def translation_scan(
     electrons: Electrons,
     vectors: Any,
     *,
+    origin: Any = (0.0, 0.0, 0.0),
     points: int = 61,
+    hamiltonian: AbstractHamiltonian | None = None,
+    chunk: int | None = None,
 ) -> TranslationScan:
-    r"""Evaluates $\log |\psi(x + t)|^2$ for translations t of all electrons.
+    r"""Evaluates $\log |\psi(x + t)|^2$, and the local energy, for translations t of
+    all electrons.
 
-    Where x is invariant under a group up to exchanges of electrons of one spin (all
-    electrons on nuclei, for example), an invariant wave function gives a picture with
-    the symmetry of the group.
+    Where x is invariant under operations up to exchanges of electrons of one spin,
+    $g x = \pi x$ with $g = (R, \cdot)$, an invariant wave function has
+    $|\psi(x + R t)| = |\psi(x + t)|$: a picture with the symmetry of the crystal.
 
     **Arguments:**
 
     - `wavefunction`: the wave function.
     - `electrons`: the configuration x in Bohr, (electrons, 3).
     - `vectors`: (2, 3), the sides of the parallelogram of translations in Bohr.
+    - `origin`: its first corner in Bohr. Off a plane of nuclei, no electron meets one.
     - `points`: along each side, both ends included.
+    - `hamiltonian`: for the local energy, if wanted.
+    - `chunk`: points evaluated at a time, one line by default.
 
     **Returns:**
 
     The values, [`eqsym.TranslationScan`][].
     """
     vectors = np.asarray(vectors, dtype=np.float64)
+    start = np.asarray(origin, dtype=np.float64)
     along = np.linspace(0, 1, points)
     grid = along[:, None, None] * vectors[0] + along[None, :, None] * vectors[1]
 
     @eqx.filter_jit
-    def line(wavefunction, shifts):
-        return jax.vmap(lambda t: 2 * wavefunction(electrons + t[None]).log)(shifts)
+    def line(wavefunction, hamiltonian, shifts):
+        def at(shift):
+            moved = electrons + shift[None]
+            log = 2 * wavefunction(moved).log
+            if hamiltonian is None:
+                return log, None
+            return log, hamiltonian.local_energy(wavefunction, moved).total.real
+
+        return chunked_vmap(at, shifts, chunk)
 
     rows = [
-        np.asarray(line(wavefunction, jnp.asarray(shifts, electrons.dtype)))
-        for shifts in grid
+        line(wavefunction, hamiltonian, jnp.asarray(shifts, electrons.dtype))
+        for shifts in start + grid
     ]
-    return TranslationScan(np.array(rows, dtype=np.float64), vectors)
+    density = np.array([row[0] for row in rows], dtype=np.float64)
+    energy = None
+    if hamiltonian is not None:
+        energy = np.array([row[1] for row in rows], dtype=np.float64)
+        energy = energy / wavefunction.crystal.cells
+    return TranslationScan(density, energy, start, vectors)
 
 
-def plot_scans(scans: dict[str, TranslationScan]) -> "Figure":
-    """Draws scans side by side, in one colour scale.
+def plot_scans(
+    scans: dict[str, TranslationScan],
+    *,
+    domain: FundamentalDomain | None = None,
+    difference: bool = False,
+) -> "Figure":
+    """Draws scans side by side, in one colour scale; a second row has the local
+    energies, where all scans have them.
 
     **Arguments:**
 
     - `scans`: scans over the same parallelogram, by title.
+    - `domain`: a fundamental domain whose images are drawn over the scans, where they
+        cut the parallelogram. Of a group that the configuration is invariant under, and
+        without fractional translations.
+    - `difference`: whether to add, for two scans, the second one minus the first.
 
     **Returns:**
 
     A matplotlib figure; save it with `savefig`.
+
+    **Raises:** `ValueError` for a difference of anything but two scans.
     """
-    figure, axes = new_figure(1, len(scans), (4.2 * len(scans) + 0.8, 4.8))
-    finite = np.concatenate(
-        [s.log_density[np.isfinite(s.log_density)] for s in scans.values()]
+    titles = list(scans)
+    if difference and len(scans) != 2:
+        raise ValueError(f"`difference` needs 2 scans, got {len(scans)}: {titles}.")
+    rows = [(r"$\log\,|\psi|^2$", [s.log_density for s in scans.values()])]
+    energies = [s.local_energy for s in scans.values() if s.local_energy is not None]
+    if len(energies) == len(scans):
+        rows.append(("local energy [Ha per cell]", energies))
+    columns = len(scans) + difference
+    figure, axes = new_figure(
+        len(rows),
+        columns,
+        (4.2 * columns + 0.8, 4.2 * len(rows) + 0.4),
+        sharex=True,
+        sharey=True,
     )
-    # Nodes reach down to minus infinity: the lowest percent does not set the scale.
-    low, high = np.percentile(finite, 1), np.max(finite)
-    mesh = None
-    for ax, (title, scan) in zip(axes.flat, scans.items(), strict=True):
-        x, y = _plane(scan.vectors, len(scan.log_density))
-        mesh = ax.pcolormesh(
-            x, y, scan.log_density, vmin=low, vmax=high, shading="gouraud"
-        )
-        levels = np.linspace(low, high, 12)
-        ax.contour(
-            x, y, scan.log_density, levels, colors="white", linewidths=0.4, alpha=0.6
-        )
-        ax.set(title=title, xlabel="translation [Bohr]", aspect="equal")
-    axes.flat[0].set_ylabel("translation [Bohr]")
-    figure.colorbar(mesh, ax=axes.ravel().tolist(), label=r"$\log\,|\psi|^2$")
+    for line, (label, values) in zip(axes, rows, strict=True):
+        _draw_maps(figure, line[: len(scans)], scans, values, label)
+        if difference:
+            _, second = scans.values()
+            gap = values[1] - values[0]
+            title = f"{titles[1]} minus {titles[0]}"
+            _draw_maps(figure, line[-1:], {title: second}, [gap], label, signed=True)
+    for ax, scan in zip(axes.flat, [*scans.values()] * 2 * len(rows), strict=False):
+        if domain is not None:
+            _draw_domain(ax, domain, scan)
+    for ax in axes[-1]:
+        ax.set_xlabel("translation [Bohr]")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("translation [Bohr]")
     return figure
+
+
+def _draw_maps(
+    figure: Any,
+    axes: Any,
+    scans: dict[str, TranslationScan],
+    values: list[Float[np.ndarray, "points points"]],
+    label: str,
+    signed: bool = False,
+) -> None:
+    finite = np.concatenate([v[np.isfinite(v)] for v in values])
+    # Nodes and coalescences reach to infinity: single points do not set the scale.
+    low, high = np.percentile(finite, [3, 97])
+    if signed:
+        high = max(-low, high, 1e-6)
+        low = -high
+    mesh = None
+    for ax, (title, scan), value in zip(axes, scans.items(), values, strict=True):
+        x, y = _plane(scan.vectors, len(value))
+        drawn = np.nan_to_num(value, nan=low, neginf=low, posinf=high)
+        mesh = ax.pcolormesh(
+            x,
+            y,
+            drawn,
+            vmin=low,
+            vmax=high,
+            shading="nearest",
+            cmap="RdBu_r" if signed else "viridis",
+            rasterized=True,
+        )
+        if not signed:
+            levels = np.linspace(low, high, 10)[1:-1]
+            style = {"colors": "white", "linewidths": 0.4, "alpha": 0.6}
+            ax.contour(x, y, drawn, levels, **style)
+        ax.set(title=title, aspect="equal")
+    figure.colorbar(mesh, ax=list(axes), label=label, shrink=0.9)
+
+
+def _draw_domain(ax: Any, domain: FundamentalDomain, scan: TranslationScan) -> None:
+    from matplotlib.collections import LineCollection
+    from matplotlib.patches import Polygon
+
+    first, second = scan.vectors
+    x = first / np.linalg.norm(first)
+    y = second - (second @ x) * x
+    frame = np.array([x, y / np.linalg.norm(y)]).T
+    traces = domain_traces(domain, scan.origin, scan.vectors) - scan.origin
+    lines = LineCollection(list(traces @ frame), colors="black", linewidths=0.6)
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) @ scan.vectors @ frame
+    ax.add_collection(lines, autolim=False)
+    lines.set_clip_path(Polygon(corners, transform=ax.transData))
 
 
 def plot_training(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ._crystal import Crystal
+from ._domain import FundamentalDomain
 from ._elements import integer_complement, modulo_lattice
 from ._group import SpaceGroup
 
@@ -164,6 +165,46 @@ def motif_place(
     free = np.minimum(own / 2, nuclei / 2)
     best = int(np.argmax(free))
     return points[best], float(free[best])
+
+
+def domain_traces(
+    domain: FundamentalDomain,
+    origin: Float[np.ndarray, "3"],
+    vectors: Float[np.ndarray, "2 3"],
+) -> Float[np.ndarray, "segments 2 3"]:
+    """Where the faces of all images of a domain cut a parallelogram, and some beyond
+    it: the ends of lines in Bohr, each line once."""
+    group, lattice = domain.group, domain.group.lattice
+    normal = np.cross(*vectors)
+    normal = normal / np.linalg.norm(normal)
+    # A little off the plane: faces that lie in it have no lines, their edges do.
+    origin = origin + 1e-5 * normal
+    middle = origin + np.sum(vectors, axis=0) / 2
+    images = np.einsum("gij,vj->gvi", group.cart_rotations, domain.vertices)
+    images = images + group.cart_translations[:, None]
+    frac = lattice.to_fractional(np.mean(images, axis=1) - middle)
+    images = images - lattice.to_cartesian(np.round(frac))[:, None]
+    size = max(np.linalg.norm(vectors.sum(0)), np.linalg.norm(vectors[0] - vectors[1]))
+    reach = size / 2 + 2 * domain.circumradius
+    spread = 0.5 * np.sum(np.linalg.norm(lattice.vectors, axis=1))
+    shifts = lattice.points_within(reach + spread)
+    centres = np.mean(images, axis=1)[:, None] + shifts
+    which, shift = np.nonzero(np.linalg.norm(centres - middle, axis=-1) < reach)
+    vertices = images[which] + shifts[shift][:, None]
+    heights = (vertices - origin) @ normal
+    segments: dict[bytes, np.ndarray] = {}
+    for face in domain.faces:
+        ring = list(face)
+        above = heights[:, ring] > 0
+        for n in np.flatnonzero(np.any(above, axis=1) & ~np.all(above, axis=1)):
+            ends, level = vertices[n, ring], heights[n, ring]
+            following, after = np.roll(ends, -1, axis=0), np.roll(level, -1)
+            cut = np.flatnonzero((level > 0) != (after > 0))
+            part = level[cut] / (level[cut] - after[cut])
+            line = ends[cut] + part[:, None] * (following[cut] - ends[cut])
+            line = line[np.lexsort(np.round(line, 5).T)]
+            segments.setdefault((np.round(line, 4) + 0.0).tobytes(), line)
+    return np.array(list(segments.values())).reshape(-1, 2, 3)
 
 
 def _integers_between(

@@ -47,7 +47,7 @@ _LEVELS = (
     ("_plot_group",),
     ("_run_folder",),
     ("_faults",),
-    ("_run",),
+    ("_noise", "_run"),
     ("__init__",),
 )
 _ANSATZ_LEVELS = (

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,12 @@ def test_example_writes_its_table_and_its_run_folder(tmp_path, name):
         assert list(longer["energy"][:6]) == list(history["energy"])
 
 
+STUDY = (
+    "--path run --steps 4 --checkpoints 1 --pretraining-steps 2 --repeats 3 "
+    "--evaluations 48 --walkers 4 --canonical-walkers 2 --evaluation-steps 1 --points 3"
+).split()
+
+
 @pytest.mark.slow
 def test_example_draws_densities(tmp_path):
     printed = _run(tmp_path, "density.py", "--spacing", "0.9")
@@ -71,16 +79,89 @@ def test_example_draws_densities(tmp_path):
 @pytest.mark.slow
 def test_example_compares_strategies(tmp_path):
     command = "--steps 2 --pretraining-steps 2 --evaluation-steps 1 --burn-in 1".split()
-    command += ["--evaluations", "8", "--path", "run", "--only", "OG", "DA"]
+    command += ["--evaluations", "8", "--path", "run", "--only", "DA", "GA, subset"]
     printed = _python(tmp_path, "strategies.py", *command)
     report = json.loads((tmp_path / "run" / "strategies.json").read_text())
     seconds = report.pop("seconds")
-    assert list(seconds) == ["OG", "DA"]
-    assert list(report) == ["OG", "PA of OG", "PC of OG", "DA", "PA of DA"]
+    assert list(seconds) == ["DA", "GA, subset"]
+    assert list(report) == ["DA", "PA of DA", "GA, subset"]
     for name, row in report.items():
         assert name in printed
         assert np.isfinite(row["energy"]["mean"])
+    # Averages are symmetric; the network is not.
+    assert report["DA"]["symmetry"]["mean"] > 1e-6
+    assert report["PA of DA"]["symmetry"]["mean"] == 0
+    assert report["GA, subset"]["symmetry"]["mean"] == 0
+
+
+@pytest.mark.slow
+def test_study_goes_on_where_it_was_interrupted(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, str(EXAMPLES / "study.py"), *STUDY, "--only", "OG"]
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        # What was compiled before the interruption is not compiled again.
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+
+    def study(*more):
+        return subprocess.Popen(
+            [*command, *more],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    # Ended after the first stage of the training.
+    running = study()
+    while not (folder / "og" / "noise-0.json").exists():
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.2)
+    running.send_signal(signal.SIGTERM)
+    running.communicate()
+    assert running.returncode != 0
+    assert not (folder / "results.json").exists()
+    early = [folder / "mean_field.npz", folder / "og" / "noise-0.json"]
+    before = [file.stat().st_mtime_ns for file in early]
+
+    running = study()
+    printed, errors = running.communicate()
+    assert running.returncode == 0, errors[-4000:]
+    assert [file.stat().st_mtime_ns for file in early] == before
+    assert "| PC of OG" in printed
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results["strategies"]) == ["OG"]
+    found = results["strategies"]["OG"]
+    assert (found["walkers"], found["images"]) == (48, 1)
+    assert [(k, v["repeats"]) for k, v in found["noise"].items()] == [
+        ("0", 3),
+        ("4", 3),
+    ]
+    rows = found["energies"]["4"]
+    operations = {k: v["operations"] for k, v in rows.items()}
+    assert operations == {"OG": 1, "PA of OG": 48, "PC of OG": 48}
+    assert all(np.isfinite(row["energy"]["mean"]) for row in rows.values())
     # Averages are symmetric, canonicalized functions too; the network is not.
-    assert report["OG"]["symmetry"]["mean"] > 1e-6
-    assert report["PA of OG"]["symmetry"]["mean"] == 0
-    assert report["PC of OG"]["symmetry"]["mean"] < 1e-6
+    assert rows["OG"]["symmetry"]["mean"] > 1e-6
+    assert rows["PA of OG"]["symmetry"]["mean"] == 0
+    assert abs(rows["PC of OG"]["symmetry"]["mean"]) < 1e-6
+    pictures = {file.stem for file in folder.glob("*.png")}
+    assert pictures == set(
+        "training cost noise smoothing canonicalization group scan".split()
+    )
+
+    # Finished: nothing is done again. Other settings are refused.
+    files = {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
+    running = study()
+    printed, errors = running.communicate()
+    assert running.returncode == 0, errors[-4000:]
+    assert "run is finished" in printed
+    assert files == {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
+    running = study("--repeats", "4")
+    _, errors = running.communicate()
+    assert running.returncode != 0
+    assert "repeats was 3, now 4" in errors
