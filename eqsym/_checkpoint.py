@@ -74,8 +74,11 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     kept = {str(number) for number in _steps(folder)[:_KEPT]}
-    for old in folder.iterdir():
-        if old.suffix == ".tmp" or (old.name.isdigit() and old.name not in kept):
+    for old in list(folder.iterdir()):
+        if old.name.isdigit() and old.name not in kept:
+            # Not to be taken for a damaged one where this is interrupted.
+            old = old.rename(old.with_suffix(".old.tmp"))
+        if old.suffix == ".tmp":
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -89,30 +92,33 @@ def latest_checkpoint(folder: str | os.PathLike) -> int | None:
 
 
 def set_aside_damaged(folder: str | os.PathLike) -> None:
-    """Renames checkpoints whose checksums do not agree to `<step>.damaged`, with a
-    warning, so that the newest one that is left is whole.
+    """Renames checkpoints whose checksums do not agree, and that are newer than all
+    whole ones, to `<step>.damaged`, with a warning.
 
     **Raises:** `ValueError` where there are checkpoints and all of them are damaged;
     then nothing is renamed.
     """
-    steps = _steps(Path(folder))
-    found = {step: _damage(Path(folder) / str(step)) for step in steps}
-    if steps and all(found.values()):
-        step, damage = next(iter(found.items()))
-        raise ValueError(_unreadable(Path(folder) / str(step), str(damage)))
-    for step, damage in found.items():
-        if damage is not None:
-            place = Path(folder) / str(step)
-            aside = place.with_name(f"{step}.damaged")
-            _logger.warning(
-                "The checkpoint %s is damaged (%s). It is renamed to %s, and the run "
-                "goes on from the one before.",
-                place,
-                damage,
-                aside.name,
-            )
-            shutil.rmtree(aside, ignore_errors=True)
-            place.rename(aside)
+    found: dict[Path, str] = {}
+    for step in _steps(Path(folder)):
+        place = Path(folder) / str(step)
+        damage = _damage(place)
+        if damage is None:
+            break
+        found[place] = damage
+    else:
+        if found:
+            raise ValueError(_unreadable(*next(iter(found.items()))))
+    for place, damage in found.items():
+        aside = place.with_suffix(".damaged")
+        _logger.warning(
+            "The checkpoint %s is damaged (%s). It is renamed to %s, and the run goes "
+            "on from the one before.",
+            place,
+            damage,
+            aside.name,
+        )
+        shutil.rmtree(aside, ignore_errors=True)
+        place.rename(aside)
 
 
 def restore_checkpoint(folder: str | os.PathLike, step: int, like: PyTree) -> PyTree:

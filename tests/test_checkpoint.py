@@ -124,6 +124,19 @@ def test_flipped_bits(tmp_path):
     assert eqs.latest_checkpoint(tmp_path / "good") == 5
 
 
+def test_killed_while_deleting(tmp_path, monkeypatch):
+    """What is left of an old checkpoint is not taken for a damaged one."""
+    eqs.save_checkpoint(tmp_path, 1, _state(1))
+    eqs.save_checkpoint(tmp_path, 2, _state(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+        eqs.save_checkpoint(tmp_path, 3, _state(3))
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["1.old.tmp", "2", "3"]
+    eqs.save_checkpoint(tmp_path, 4, _state(4))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4"]
+
+
 def test_replaced_checkpoint(tmp_path):
     for seed in (1, 2):
         eqs.save_checkpoint(tmp_path, 5, _state(seed))

@@ -107,6 +107,7 @@ def test_killed_at_random_moments(tmp_path, processes):
             assert last == newest and last <= _steps(path) < _STEPS
             starts.append(last)
     print(f"{_KILLS} kills at checkpoints {starts}, {writing} while writing one")
+    assert not any(checkpoints.glob("*.damaged"))
     assert writing >= 3 and len(set(starts)) >= 10
 
     process = processes.Process(target=_train, args=(path,))
