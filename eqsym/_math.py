@@ -194,3 +194,10 @@ def _split(arguments: PyTree, chunk: int | None) -> PyTree | None:
         lambda x: jnp.swapaxes(x.reshape(chunk, size // chunk, *x.shape[1:]), 0, 1),
         arguments,
     )
+
+
+def normalised(amplitudes: LogPsi) -> Inexact[Array, " points"]:
+    """Amplitudes at several points over their root mean square."""
+    size = jnp.exp(amplitudes.log - jnp.max(amplitudes.log))
+    size = size / jnp.sqrt(jnp.mean(size**2))
+    return amplitudes.sign * size.astype(amplitudes.sign.dtype)

@@ -12,12 +12,12 @@ from jaxtyping import Array, Bool, Float, Inexact, PyTree, Shaped
 from ._ansatz import AbstractWavefunction
 from ._estimate import Estimate
 from ._group import SpaceGroup
-from ._math import chunked_sum, chunked_vmap
+from ._math import chunked_sum, chunked_vmap, normalised
 from ._momentum import check_projection
 from ._observables import AbstractObservable
 from ._progress import progress_bar
 from ._sampler import AbstractSampler, Metropolis
-from ._types import Electrons, Key, LogPsi, Walkers
+from ._types import Electrons, Key, Walkers
 
 
 # Error bars from so many blocks are themselves uncertain by an eighth.
@@ -188,7 +188,8 @@ def observe_post_hoc(
     def weight(
         wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Float[Array, ""]:
-        return _invariant_share(jax.vmap(wavefunction)(group.apply_inverse(electrons)))
+        f = normalised(jax.vmap(wavefunction)(group.apply_inverse(electrons)))
+        return jnp.abs(jnp.mean(f)) ** 2
 
     def spread(electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
         images = jnp.concatenate([electrons[None], group.apply_inverse(electrons)])
@@ -232,13 +233,6 @@ def observe_post_hoc(
         difference=row(3),
         weight=Estimate(float(weights.mean[0]), float(weights.error[0])),
     )
-
-
-def _invariant_share(amplitudes: LogPsi) -> Float[Array, ""]:
-    """The square of the mean of amplitudes over the mean of squares."""
-    size = jnp.exp(amplitudes.log - jnp.max(amplitudes.log))
-    values = amplitudes.sign * size.astype(amplitudes.sign.dtype)
-    return jnp.abs(jnp.mean(values)) ** 2 / jnp.mean(size**2)
 
 
 class _Spread(NamedTuple):

@@ -12,8 +12,8 @@ from ._ansatz import AbstractWavefunction
 from ._chains import excess
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
-from ._math import full_precision
-from ._types import Electrons, Key, LogPsi
+from ._math import full_precision, normalised
+from ._types import Electrons, Key
 
 
 class OrbitSample(NamedTuple):
@@ -116,7 +116,7 @@ def orbit_sampler(
     def sample(electrons: Electrons, key: Key, reference: LocalEnergy) -> OrbitSample:
         operations, matrices = draw(jax.random.fold_in(key, 0))
         orbit = group.apply_inverse(electrons, operations)
-        f = _normalised(jax.vmap(wavefunction)(orbit))
+        f = normalised(jax.vmap(wavefunction)(orbit))
         chosen = _choose(jnp.abs(f) ** 2 / points, images, jax.random.fold_in(key, 1))
         energies = jax.vmap(
             lambda image: hamiltonian.local_energy(wavefunction, orbit[image])
@@ -185,10 +185,3 @@ def _choose(walker: Float[Array, " points"], images: int, key: Key) -> _Choice:
     together = one * either + none * (1 - either)
     pairs = jnp.where(np.eye(images, dtype=bool), jnp.diag(weights), 1 / together)
     return _Choice(chosen, weights, pairs)
-
-
-def _normalised(amplitudes: LogPsi) -> Inexact[Array, " points"]:
-    """Amplitudes over their root mean square."""
-    size = jnp.exp(amplitudes.log - jnp.max(amplitudes.log))
-    size = size / jnp.sqrt(jnp.mean(size**2))
-    return amplitudes.sign * size.astype(amplitudes.sign.dtype)

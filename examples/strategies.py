@@ -22,7 +22,7 @@ import eqsym as eqs
 LATTICE_CONSTANT = 4.02  # Angstrom
 EVALUATIONS = 256  # of the network's local energy, in a step
 SUBSET = 4
-IMAGES = 16  # of smoothed canonicalization in training; the rest is dropped
+IMAGES = 32  # of smoothed canonicalization in training; the rest is dropped
 STEPS = 400
 PRETRAINING_STEPS = 200
 EVALUATION_STEPS = 50
