@@ -322,7 +322,9 @@ class _Still(eqs.AbstractSampler):
     """Leaves walkers where they are."""
 
     def init(self, wavefunction, walkers, *, key):
-        return eqs.MetropolisState(walkers, jnp.ones(()), jnp.ones(()), key)
+        return eqs.MetropolisState(
+            walkers, jnp.ones(()), jnp.ones(()), jnp.zeros((), int), key
+        )
 
     def step(self, wavefunction, state):
         return state
