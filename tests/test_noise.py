@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 import eqsym as eqs
 from toys import grid, hydrogen, Lattice, waves
@@ -18,6 +18,7 @@ from toys import grid, hydrogen, Lattice, waves
 class _State(eqs.AbstractSamplerState):
     walkers: Float[Array, "walkers electrons 3"]
     acceptance: Float[Array, ""]
+    replaced: Int[Array, ""]
     key: jax.Array
 
 
@@ -28,13 +29,13 @@ class Independent(eqs.AbstractSampler[_State]):
     places: Float[Array, "points electrons 3"]
 
     def init(self, wavefunction, walkers, *, key):
-        return _State(walkers, jnp.ones(()), key)
+        return _State(walkers, jnp.ones(()), jnp.zeros((), int), key)
 
     def step(self, wavefunction, state):
         key, subkey = jax.random.split(state.key)
         log = 2 * jax.vmap(lambda x: wavefunction(x).log)(self.places)
         chosen = jax.random.categorical(subkey, log, shape=state.walkers.shape[:1])
-        return _State(self.places[chosen], state.acceptance, key)
+        return _State(self.places[chosen], state.acceptance, state.replaced, key)
 
 
 CRYSTAL = hydrogen()

@@ -338,7 +338,9 @@ class Drawn(eqs.AbstractSampler):
     name: str = eqx.field(static=True)
 
     def init(self, wavefunction, walkers, *, key):
-        return eqs.MetropolisState(walkers, jnp.ones(()), jnp.ones(()), key)
+        return eqs.MetropolisState(
+            walkers, jnp.ones(()), jnp.ones(()), jnp.zeros((), int), key
+        )
 
     def step(self, wavefunction, state):
         problem = _problem(self.name)
@@ -350,7 +352,11 @@ class Drawn(eqs.AbstractSampler):
             p=jnp.asarray(problem.density),
         )
         return eqs.MetropolisState(
-            problem.places[drawn], state.acceptance, state.width, key
+            problem.places[drawn],
+            state.acceptance,
+            state.width,
+            state.replaced,
+            key,
         )
 
 
