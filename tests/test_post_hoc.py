@@ -18,7 +18,7 @@ import pytest
 from jaxtyping import Array, Complex
 
 import eqsym as eqs
-from eqsym import _chains
+from eqsym import _progress
 from eqsym._estimate import jackknife
 from eqsym._orbit import orbit_sampler
 from toys import hydrogen, Lattice, walkers, waves
@@ -439,12 +439,12 @@ def test_memory_does_not_grow_with_samples(monkeypatch):
     """Between samples, nothing is kept but sums."""
     arrays, host = [], []
 
-    class Watch(_chains.tqdm):
+    class Watch(_progress.tqdm):
         def update(self, n=1):
             arrays.append(sum(x.nbytes for x in jax.live_arrays()))
             host.append(tracemalloc.get_traced_memory()[0])
 
-    monkeypatch.setattr(_chains, "tqdm", Watch)
+    monkeypatch.setattr(_progress, "tqdm", Watch)
     wavefunction, hamiltonian, group = _square()
     tracemalloc.start()
     try:
