@@ -23,6 +23,13 @@ hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled():
+    """What one file compiled is of no use to the next, and takes gigabytes in all."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def lih():
     """The mean field of lithium hydride: seconds of work, so once for all tests."""
