@@ -180,7 +180,7 @@ def test_objective_and_gradient(name, monkeypatch):
     shares = _shares(energies.total, batch.weights)
     coupling = _normalised(batch.coupling, shares)
     rest = dict(acceptance=jnp.zeros(()), clipped=jnp.zeros(()))
-    rest |= dict(dropped=jnp.zeros((), int), rejected=jnp.zeros((), int))
+    rest |= dict.fromkeys(("dropped", "replaced", "rejected"), jnp.zeros((), int))
     seen = _statistics(energies, shares, coupling, 1, **rest)
     np.testing.assert_allclose(seen.energy, objective, rtol=1e-7)
     np.testing.assert_allclose(seen.imaginary, 0, atol=1e-7)
