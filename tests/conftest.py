@@ -9,11 +9,6 @@ import jax
 import pytest
 
 
-# Tests compile far more than they compute: a quarter less time in all.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true",
-)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -79,19 +79,18 @@ def test_example_draws_densities(tmp_path):
 @pytest.mark.slow
 def test_example_compares_strategies(tmp_path):
     command = "--steps 2 --pretraining-steps 2 --evaluation-steps 1 --burn-in 1".split()
-    command += ["--evaluations", "8", "--path", "run", "--only", "DA", "GA, subset"]
+    command += ["--evaluations", "8", "--path", "run", "--only", "DA"]
     printed = _python(tmp_path, "strategies.py", *command)
     report = json.loads((tmp_path / "run" / "strategies.json").read_text())
     seconds = report.pop("seconds")
-    assert list(seconds) == ["DA", "GA, subset"]
-    assert list(report) == ["DA", "PA of DA", "GA, subset"]
+    assert list(seconds) == ["DA"]
+    assert list(report) == ["DA", "PA of DA"]
     for name, row in report.items():
         assert name in printed
         assert np.isfinite(row["energy"]["mean"])
     # Averages are symmetric; the network is not.
-    assert report["DA"]["symmetry"]["mean"] > 1e-6
+    assert abs(report["DA"]["symmetry"]["mean"]) > 1e-6
     assert report["PA of DA"]["symmetry"]["mean"] == 0
-    assert report["GA, subset"]["symmetry"]["mean"] == 0
 
 
 @pytest.mark.slow
@@ -146,7 +145,7 @@ def test_study_goes_on_where_it_was_interrupted(tmp_path):
     assert operations == {"OG": 1, "PA of OG": 48, "PC of OG": 48}
     assert all(np.isfinite(row["energy"]["mean"]) for row in rows.values())
     # Averages are symmetric, canonicalized functions too; the network is not.
-    assert rows["OG"]["symmetry"]["mean"] > 1e-6
+    assert abs(rows["OG"]["symmetry"]["mean"]) > 1e-6
     assert rows["PA of OG"]["symmetry"]["mean"] == 0
     assert abs(rows["PC of OG"]["symmetry"]["mean"]) < 1e-6
     pictures = {file.stem for file in folder.glob("*.png")}
