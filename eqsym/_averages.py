@@ -169,3 +169,21 @@ def draw_operations(
 ) -> Int[Array, " size"]:
     """Numbers of random operations."""
     return jax.random.choice(key, group.order, (size,), replace=replace)
+
+
+def draw_with_identity(key: Key, group: SpaceGroup, size: int) -> Int[Array, " size"]:
+    """Numbers of operations, each once: the identity, then random others, or all."""
+    others = jnp.asarray(np.delete(np.arange(group.order), group.identity))
+    if size < group.order:
+        others = jax.random.choice(key, others, (size - 1,), replace=False)
+    return jnp.concatenate([jnp.full((1,), group.identity, others.dtype), others])
+
+
+def pair_weights(points: int, order: int) -> tuple[float, float]:
+    """Weights of a pair of a point with itself, and of a pair of different points, with
+    which the sum over all pairs of some random points of an orbit is the mean over all
+    pairs of the orbit, of which one in `order` is a point with itself."""
+    same = 1 / (points * order)
+    if points == 1:
+        return same, 0.0
+    return same, (1 - 1 / order) / (points * (points - 1))

@@ -1,20 +1,21 @@
 """The loop over samples that all estimators share, and what they make of them."""
 
-from collections.abc import Callable
+import abc
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Inexact, Int
+from jaxtyping import Array, Complex, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
 from ._estimate import Estimate, Evaluation
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._math import chunked_vmap
 from ._progress import progress_bar
-from ._sampler import AbstractSampler, Metropolis
+from ._sampler import AbstractSampler, AbstractSamplerState, Metropolis
 from ._types import Electrons, Key, Walkers
 
 
@@ -32,69 +33,126 @@ class Chains(NamedTuple):
 
 class Samples(NamedTuple):
     """Means over the chain of every walker, (walkers, moments); the reference energies,
-    those of the walkers after the burn-in; samples of every walker that were finite."""
+    those of the first samples; samples of every walker that were finite."""
 
     moments: Complex[np.ndarray, "walkers moments"]
     reference: LocalEnergy
     counts: Int[np.ndarray, " walkers"]
 
 
+class AbstractSample(eqx.Module):
+    """What an estimator is a function of the means of."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, electrons: Electrons, key: Key, reference: LocalEnergy
+    ) -> Inexact[Array, " moments"]:
+        """Numbers of one configuration, with energies over those of the reference."""
+
+
+def steps_of(
+    name: str, wavefunction: AbstractWavefunction, chains: Chains
+) -> Iterator[Walkers]:
+    """Walkers of |psi|^2 at every step after the burn-in, with a progress bar.
+
+    **Raises:** `ValueError` for less than one step, and walkers of the wrong shape.
+    """
+    if chains.steps < 1:
+        raise ValueError(f"`steps` must be at least 1, got {chains.steps}.")
+    sampler = Metropolis() if chains.sampler is None else chains.sampler
+    state = sampler.init(wavefunction, chains.walkers, key=chains.key)
+    return _steps(name, sampler, wavefunction, state, chains)
+
+
+def _steps(
+    name: str,
+    sampler: AbstractSampler,
+    wavefunction: AbstractWavefunction,
+    state: AbstractSamplerState,
+    chains: Chains,
+) -> Iterator[Walkers]:
+    count = chains.burn_in + chains.steps
+    with progress_bar(name, count, chains.progress) as bar:
+        bar.set_postfix_str("compiling")
+        for i in range(count):
+            state = _advanced(sampler, wavefunction, state)
+            if i >= chains.burn_in:
+                yield state.walkers
+                bar.set_postfix_str("", refresh=False)
+            bar.update()
+
+
+# Compiled once for all calls of one kind: what they are called with are arguments.
+@eqx.filter_jit
+def _advanced(
+    sampler: AbstractSampler,
+    wavefunction: AbstractWavefunction,
+    state: AbstractSamplerState,
+) -> AbstractSamplerState:
+    return sampler.step(wavefunction, state)
+
+
+@eqx.filter_jit
+def _typical(
+    wavefunction: AbstractWavefunction,
+    hamiltonian: AbstractHamiltonian,
+    walkers: Walkers,
+    chunk: int | None,
+) -> LocalEnergy:
+    found = chunked_vmap(
+        lambda electrons: hamiltonian.local_energy(wavefunction, electrons),
+        walkers,
+        chunk,
+    )
+    finite = jnp.isfinite(found.kinetic) & jnp.isfinite(found.potential)
+    count = jnp.maximum(jnp.sum(finite), 1)
+
+    def mean(values: Float[Array, " walkers"]) -> Float[Array, ""]:
+        return jnp.sum(jnp.where(finite, values, 0)) / count.astype(values.dtype)
+
+    return LocalEnergy(mean(found.kinetic.real), mean(found.potential))
+
+
+@eqx.filter_jit
+def _measured(
+    sample: AbstractSample,
+    walkers: Walkers,
+    key: Key,
+    reference: LocalEnergy,
+    chunk: int | None,
+) -> Inexact[Array, "walkers moments"]:
+    keys = jax.random.split(key, walkers.shape[0])
+    return chunked_vmap(
+        lambda pair: sample(pair[0], pair[1], reference), (walkers, keys), chunk
+    )
+
+
 def sampled(
-    sample: Callable[[Electrons, Key, LocalEnergy], Inexact[Array, " moments"]],
+    sample: AbstractSample,
     wavefunction: AbstractWavefunction,
     hamiltonian: AbstractHamiltonian,
     chains: Chains,
 ) -> Samples:
-    """Means of `sample(electrons, key, reference)` over chains of |psi|^2.
+    """Means of a sample over chains of |psi|^2.
 
     They are added up as they come: memory does not grow with the number of samples."""
-    walkers, key, steps, burn_in, sampler, chunk, progress = chains
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1, got {steps}.")
     if wavefunction.crystal != hamiltonian.crystal:
         raise ValueError(
             "`wavefunction` and `hamiltonian` must have the same crystal, got "
             f"{wavefunction.crystal} and {hamiltonian.crystal}."
         )
-    sampler = Metropolis() if sampler is None else sampler
-    chain, draws = jax.random.split(key)
-    state = sampler.init(wavefunction, walkers, key=chain)
-    advance = eqx.filter_jit(sampler.step)
-
-    @eqx.filter_jit
-    def typical(walkers):
-        found = chunked_vmap(
-            lambda electrons: hamiltonian.local_energy(wavefunction, electrons),
-            walkers,
-            chunk,
-        )
-        return LocalEnergy(jnp.mean(found.kinetic.real), jnp.mean(found.potential))
-
-    @eqx.filter_jit
-    def measure(walkers, key, reference):
-        keys = jax.random.split(key, walkers.shape[0])
-        return chunked_vmap(
-            lambda pair: sample(pair[0], pair[1], reference), (walkers, keys), chunk
-        )
-
-    counts = np.zeros(len(walkers), int)
-    total = np.zeros((), np.complex128)
-    with progress_bar("Evaluating", burn_in + steps, progress) as bar:
-        bar.set_postfix_str("compiling")
-        for _ in range(burn_in):
-            state = advance(wavefunction, state)
-            bar.update()
-        reference = typical(state.walkers)
-        for i in range(steps):
-            state = advance(wavefunction, state)
-            values = np.asarray(
-                measure(state.walkers, jax.random.fold_in(draws, i), reference)
-            )
-            valid = np.all(np.isfinite(values), axis=1)
-            counts += valid
-            total = total + np.where(valid[:, None], values, 0)
-            bar.set_postfix_str("", refresh=False)
-            bar.update()
+    chain, draws = jax.random.split(chains.key)
+    chains = chains._replace(key=chain)
+    counts = np.zeros(len(chains.walkers), int)
+    total, reference = np.zeros((), np.complex128), None
+    for i, walkers in enumerate(steps_of("Evaluating", wavefunction, chains)):
+        if reference is None:
+            reference = _typical(wavefunction, hamiltonian, walkers, chains.chunk)
+        key = jax.random.fold_in(draws, i)
+        values = np.asarray(_measured(sample, walkers, key, reference, chains.chunk))
+        valid = np.all(np.isfinite(values), axis=1)
+        counts += valid
+        total = total + np.where(valid[:, None], values, 0)
     if not np.all(counts):
         raise FloatingPointError(
             f"The local energy of {int(np.sum(counts == 0))} of {len(counts)} walkers "

@@ -121,7 +121,9 @@ def set_aside_damaged(folder: str | os.PathLike) -> None:
         place.rename(aside)
 
 
-def restore_checkpoint(folder: str | os.PathLike, step: int, like: PyTree) -> PyTree:
+def restore_checkpoint(
+    folder: str | os.PathLike, step: int, like: PyTree, settings: Any = None
+) -> PyTree:
     """Reads a checkpoint.
 
     **Arguments:**
@@ -130,18 +132,21 @@ def restore_checkpoint(folder: str | os.PathLike, step: int, like: PyTree) -> Py
     - `step`: number of the checkpoint, of [`eqsym.latest_checkpoint`][].
     - `like`: a state of the same structure, shapes and static data; also says on which
         devices the arrays are put.
+    - `settings`: to compare with those that were saved; `None` for no comparison.
 
     **Returns:**
 
     The state that was saved, bit for bit; static data as in `like`.
 
     **Raises:** `ValueError` that names the folder for a checkpoint that is missing,
-    truncated or otherwise damaged, and for one of another model, with the fields that
-    differ.
+    truncated or otherwise damaged, and for one of another model or with other settings,
+    with the fields that differ.
     """
     place = Path(folder) / str(step)
     description = read_description(folder, step)
-    compare(place, description, "state", like)
+    _compare(place, description, "state", like)
+    if settings is not None:
+        _compare(place, description, "settings", settings)
     return filled(like, read_arrays(folder, step))
 
 
@@ -152,7 +157,7 @@ def filled(like: PyTree, arrays: dict[str, np.ndarray], prefix: str = "") -> PyT
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), values), static)
 
 
-def compare(place: Path, description: Json, part: str, here: PyTree) -> None:
+def _compare(place: Path, description: Json, part: str, here: PyTree) -> None:
     """Raises `ValueError` with the fields in which a part of the description of a
     checkpoint, `state` or `settings`, differs from what is here."""
     saved = flatten(description[part], part)

@@ -5,12 +5,41 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
-from ._chains import Chains, evaluation, excess, per_cell, sampled, stack
+from ._chains import (
+    AbstractSample,
+    Chains,
+    evaluation,
+    excess,
+    per_cell,
+    sampled,
+    stack,
+)
 from ._estimate import Evaluation, jackknife
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._sampler import AbstractSampler
 from ._symmetrize import AbstractSymmetrizer, symmetry_ratio
 from ._types import Electrons, Key, Walkers
+
+
+class _Sample(AbstractSample):
+    wavefunction: AbstractWavefunction
+    hamiltonian: AbstractHamiltonian
+    symmetrizer: AbstractSymmetrizer | None
+
+    def __call__(
+        self, electrons: Electrons, key: Key, reference: LocalEnergy
+    ) -> Inexact[Array, " moments"]:
+        del key
+        energy = self.hamiltonian.local_energy(self.wavefunction, electrons)
+        energy = excess(energy, reference)
+        square = jnp.abs(energy.total) ** 2
+        if self.symmetrizer is None:
+            ratio = jnp.ones_like(energy.kinetic)
+        else:
+            ratio = symmetry_ratio(self.wavefunction, self.symmetrizer, electrons)
+        return stack(
+            energy.kinetic, energy.potential, square, ratio, jnp.abs(ratio) ** 2
+        )
 
 
 def evaluate(
@@ -54,21 +83,7 @@ def evaluate(
     shape, or a Hamiltonian or group of another crystal; `FloatingPointError` where
     the local energy of a walker is never finite.
     """
-
-    def sample(
-        electrons: Electrons, key: Key, reference: LocalEnergy
-    ) -> Inexact[Array, " moments"]:
-        del key
-        energy = excess(hamiltonian.local_energy(wavefunction, electrons), reference)
-        square = jnp.abs(energy.total) ** 2
-        if symmetrizer is None:
-            ratio = jnp.ones_like(energy.kinetic)
-        else:
-            ratio = symmetry_ratio(wavefunction, symmetrizer, electrons)
-        return stack(
-            energy.kinetic, energy.potential, square, ratio, jnp.abs(ratio) ** 2
-        )
-
+    sample = _Sample(wavefunction, hamiltonian, symmetrizer)
     chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
     moments, reference, counts = sampled(sample, wavefunction, hamiltonian, chains)
 

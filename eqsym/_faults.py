@@ -7,9 +7,7 @@ import time
 from pathlib import Path
 
 from ._checkpoint import (
-    compare,
     latest_checkpoint,
-    read_description,
     restore_checkpoint,
     save_checkpoint,
     set_aside_damaged,
@@ -136,9 +134,7 @@ class Checkpoints:
         found = latest_checkpoint(self._place)
         if found is None:
             return None
-        state = restore_checkpoint(self._place, found, like)
-        description = read_description(self._place, found)
-        compare(self._place / str(found), description, "settings", self._settings)
+        state = restore_checkpoint(self._place, found, like, self._settings)
         self._saved = found
         _logger.info("Resuming from the checkpoint %s.", self._place / str(found))
         return state

@@ -411,11 +411,15 @@ class SpaceGroup(AbstractFixed):
         return self._products().translations
 
     @property
+    def identity(self) -> int:
+        """The number of the operation that moves nothing."""
+        return int(np.argmax(self._is_identity()))
+
+    @property
     def inverses(self) -> Int[np.ndarray, " ops"]:
         """`inverses[i]` is the number of the operation that is the inverse of `g_i` up
         to a translation of `lattice`."""
-        identity = np.argmax(self._is_identity())
-        return np.argmax(self.multiplication_table == identity, axis=1)
+        return np.argmax(self.multiplication_table == self.identity, axis=1)
 
     @property
     def conjugacy_classes(self) -> Int[np.ndarray, " ops"]:

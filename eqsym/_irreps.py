@@ -59,7 +59,7 @@ class Irrep(AbstractFixed):
     @property
     def dimension(self) -> int:
         """The dimension d."""
-        return round(self._characters[_products(self.group).identity].real)
+        return round(self._characters[self.group.identity].real)
 
     @property
     def characters(self) -> Inexact[np.ndarray, " ops"]:
@@ -187,13 +187,11 @@ def _character_table(group: SpaceGroup) -> CharacterTable:
 class _Products(NamedTuple):
     table: Int[np.ndarray, "ops ops"]
     inverses: Int[np.ndarray, " ops"]
-    identity: int
 
 
 @functools.lru_cache(maxsize=64)
 def _products(group: SpaceGroup) -> _Products:
-    table, inverses = group.multiplication_table, group.inverses
-    return _Products(table, inverses, int(table[0, inverses[0]]))
+    return _Products(group.multiplication_table, group.inverses)
 
 
 @functools.lru_cache(maxsize=64)
@@ -204,14 +202,14 @@ def _classes(
     of the identity first, then by the number of the first operation."""
     classes = group.conjugacy_classes
     # The class of the identity to the front.
-    front = classes[_products(group).identity]
+    front = classes[group.identity]
     classes = np.where(classes == front, 0, classes + (classes < front))
     return np.unique(classes, return_index=True)[1], classes
 
 
 def _characters(group: SpaceGroup) -> Complex[np.ndarray, "irreps classes"]:
     first, class_of = _classes(group)
-    table, inverses, _ = _products(group)
+    table, inverses = _products(group)
     count, order = len(first), group.order
     sizes = np.bincount(class_of)
     for seed in range(10):
@@ -270,7 +268,7 @@ def _symbols(group: SpaceGroup) -> list[str]:
     traces = np.trace(rotations, axis1=1, axis2=2)
     symbols = [_TYPES[d, t] for d, t in zip(determinants, traces, strict=True)]
     symbols = ["t" if symbol == "E" else symbol for symbol in symbols]
-    symbols[_products(group).identity] = "E"
+    symbols[group.identity] = "E"
     return symbols
 
 
@@ -388,7 +386,7 @@ def _matrices(irrep: Irrep) -> Inexact[np.ndarray, "ops d d"]:
     all copies of the irrep, times a random operator that commutes with all g, has the
     copies as eigenspaces."""
     group, d = irrep.group, irrep.dimension
-    table, inverses, identity = _products(group)
+    table, inverses = _products(group)
     quotient = table[inverses]
     rng = np.random.default_rng(0)
     weights: np.ndarray = rng.normal(size=group.order)
@@ -396,7 +394,7 @@ def _matrices(irrep: Irrep) -> Inexact[np.ndarray, "ops d d"]:
         weights = weights + 1j * rng.normal(size=group.order)
     weights = weights + np.conj(weights[inverses])
     # Positive, so that the copies are above what is projected out.
-    weights[identity] += np.sum(np.abs(weights))
+    weights[group.identity] += np.sum(np.abs(weights))
     projector = d / group.order * irrep.characters[quotient]
     matrix = projector @ weights[quotient]
     copy = np.linalg.eigh((matrix + np.conj(matrix.T)) / 2)[1][:, -d:]

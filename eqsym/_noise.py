@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Int, PyTree
-from tqdm import tqdm
 
 from ._estimate import Estimate
 from ._optimizer import AbstractOptimizer
+from ._progress import progress_bar
 from ._scores import Scores
 from ._types import Key, partition
 from ._vmc import VMC, VMCState
@@ -120,13 +120,8 @@ def gradient_noise(
         probe.init(state.wavefunction, walkers, key=key),
         (_seen_nothing(state.optimizer, parameters), state.step),
     )
-    bar = tqdm(
-        desc="Gradient noise",
-        total=repeats,
-        disable=None if progress is None else not progress,
-    )
     squares: list[tuple[float, float]] = []
-    with bar:
+    with progress_bar("Gradient noise", repeats, progress) as bar:
         for i in range(repeats):
             for _ in range(spacing if i else burn_in):
                 current = _moved(probe, current)

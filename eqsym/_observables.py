@@ -214,21 +214,17 @@ class FourierDensity(AbstractObservable):
     structure factors of X-ray diffraction. The result is complex, one number for each
     of `vectors`; $\rho_{-G} = \overline{\rho_G}$, and $\rho_0$ is the number of
     electrons in a primitive cell.
+
+    **Arguments:**
+
+    - `crystal`: the crystal.
+    - `max_q`: the length of the longest G, in inverse Bohr.
+
+    **Raises:** `ValueError` where no G but 0 is as short.
     """
 
     crystal: Crystal
-    max_q: float = eqx.field(static=True)
-
-    def __init__(self, crystal: Crystal, max_q: float):
-        """**Arguments:**
-
-        - `crystal`: the crystal.
-        - `max_q`: the length of the longest G, in inverse Bohr.
-
-        **Raises:** `ValueError` where no G but 0 is as short.
-        """
-        self.crystal = crystal
-        self.max_q = float(max_q)
+    max_q: float = eqx.field(static=True, converter=float)
 
     def __check_init__(self):
         _check_vectors(self.max_q, self.vectors)
@@ -260,21 +256,17 @@ class StructureFactor(AbstractObservable):
     for reciprocal vectors q of the supercell: 1 for independent electrons of uniform
     density. The second term, the Bragg peaks, is what [`eqsym.FourierDensity`][] has.
     The result has one number for each of `vectors`.
+
+    **Arguments:**
+
+    - `crystal`: the crystal.
+    - `max_q`: the length of the longest q, in inverse Bohr.
+
+    **Raises:** `ValueError` where no q but 0 is as short.
     """
 
     crystal: Crystal
-    max_q: float = eqx.field(static=True)
-
-    def __init__(self, crystal: Crystal, max_q: float):
-        """**Arguments:**
-
-        - `crystal`: the crystal.
-        - `max_q`: the length of the longest q, in inverse Bohr.
-
-        **Raises:** `ValueError` where no q but 0 is as short.
-        """
-        self.crystal = crystal
-        self.max_q = float(max_q)
+    max_q: float = eqx.field(static=True, converter=float)
 
     def __check_init__(self):
         _check_vectors(self.max_q, self.vectors)

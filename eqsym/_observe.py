@@ -1,5 +1,6 @@
 """Observables of a wave function and of its average over a group, with error bars."""
 
+import abc
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -10,13 +11,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, PyTree, Shaped
 
 from ._ansatz import AbstractWavefunction
+from ._chains import Chains, steps_of
 from ._estimate import Estimate
 from ._group import SpaceGroup
 from ._math import chunked_sum, chunked_vmap, normalised
 from ._momentum import check_projection
 from ._observables import AbstractObservable
-from ._progress import progress_bar
-from ._sampler import AbstractSampler, Metropolis
+from ._sampler import AbstractSampler
 from ._types import Electrons, Key, Walkers
 
 
@@ -112,30 +113,8 @@ def observe(
     """
     if group is not None:
         group.check_crystal(wavefunction.crystal)
-
-    def weight(
-        wavefunction: AbstractWavefunction, electrons: Electrons
-    ) -> Float[Array, ""]:
-        # Tells whether the walker is where the wave function is known.
-        return jnp.where(jnp.isfinite(wavefunction(electrons).log), 1.0, jnp.nan)
-
-    def spread(electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
-        images = electrons[None] if group is None else group.apply_inverse(electrons)
-        return _Spread(images, jnp.full((len(images), 1), weight))
-
-    sums = _sampled(
-        weight,
-        spread,
-        wavefunction,
-        observables,
-        walkers,
-        key=key,
-        steps=steps,
-        burn_in=burn_in,
-        sampler=sampler,
-        chunk=chunk,
-        progress=progress,
-    )
+    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
+    sums = _sampled(_Plain(group), wavefunction, observables, chains)
     return {
         name: _jackknife(_of_kind(0, name, one, sums), sums)
         for name, one in observables.items()
@@ -184,34 +163,8 @@ def observe_post_hoc(
     """
     group.check_crystal(wavefunction.crystal)
     check_projection(wavefunction, group, np.ones(group.order))
-
-    def weight(
-        wavefunction: AbstractWavefunction, electrons: Electrons
-    ) -> Float[Array, ""]:
-        f = normalised(jax.vmap(wavefunction)(group.apply_inverse(electrons)))
-        return jnp.abs(jnp.mean(f)) ** 2
-
-    def spread(electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
-        images = jnp.concatenate([electrons[None], group.apply_inverse(electrons)])
-        one, none = jnp.ones_like(weight), jnp.zeros_like(weight)
-        walker = jnp.stack([one, none, none])
-        image = jnp.stack([none, one, weight])
-        repeated = jnp.broadcast_to(image, (group.order, 3))
-        return _Spread(images, jnp.concatenate([walker[None], repeated]))
-
-    sums = _sampled(
-        weight,
-        spread,
-        wavefunction,
-        observables,
-        walkers,
-        key=key,
-        steps=steps,
-        burn_in=burn_in,
-        sampler=sampler,
-        chunk=chunk,
-        progress=progress,
-    )
+    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
+    sums = _sampled(_PostHoc(group), wavefunction, observables, chains)
 
     found: dict[str, tuple[_Replicates, ...]] = {}
     for name, one in observables.items():
@@ -242,6 +195,58 @@ class _Spread(NamedTuple):
     weights: Float[Array, "images kinds"]
 
 
+class _AbstractKinds(eqx.Module):
+    """Where a walker counts, and how much."""
+
+    @abc.abstractmethod
+    def weight(
+        self, wavefunction: AbstractWavefunction, electrons: Electrons
+    ) -> Float[Array, ""]:
+        """What a walker has to be weighted with; not finite where the wave function is
+        not."""
+
+    @abc.abstractmethod
+    def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
+        """A walker and its weight to the places where it counts."""
+
+
+class _Plain(_AbstractKinds):
+    group: SpaceGroup | None
+
+    def weight(
+        self, wavefunction: AbstractWavefunction, electrons: Electrons
+    ) -> Float[Array, ""]:
+        return jnp.where(jnp.isfinite(wavefunction(electrons).log), 1.0, jnp.nan)
+
+    def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
+        group = self.group
+        images = electrons[None] if group is None else group.apply_inverse(electrons)
+        return _Spread(images, jnp.full((len(images), 1), weight))
+
+
+class _PostHoc(_AbstractKinds):
+    """Three kinds: the walker, its images, and its images with the weight of P f."""
+
+    group: SpaceGroup
+
+    def weight(
+        self, wavefunction: AbstractWavefunction, electrons: Electrons
+    ) -> Float[Array, ""]:
+        f = normalised(jax.vmap(wavefunction)(self.group.apply_inverse(electrons)))
+        return jnp.abs(jnp.mean(f)) ** 2
+
+    def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
+        images = self.group.apply_inverse(electrons)
+        one, none = jnp.ones_like(weight), jnp.zeros_like(weight)
+        walker = jnp.stack([one, none, none])
+        image = jnp.stack([none, one, weight])
+        repeated = jnp.broadcast_to(image, (len(images), 3))
+        return _Spread(
+            jnp.concatenate([electrons[None], images]),
+            jnp.concatenate([walker[None], repeated]),
+        )
+
+
 class _Sums(NamedTuple):
     """Block by block: of moments, by the name of the observable, and of weights, both
     for each kind of weight; of valid and of invalid samples."""
@@ -253,22 +258,12 @@ class _Sums(NamedTuple):
 
 
 def _sampled(
-    weight: Callable[[AbstractWavefunction, Electrons], Float[Array, ""]],
-    spread: Callable[[Electrons, Float[Array, ""]], _Spread],
+    kinds: _AbstractKinds,
     wavefunction: AbstractWavefunction,
     observables: Mapping[str, AbstractObservable],
-    walkers: Walkers,
-    *,
-    key: Key,
-    steps: int,
-    burn_in: int,
-    sampler: AbstractSampler | None,
-    chunk: int | None,
-    progress: bool | None,
+    chains: Chains,
 ) -> _Sums:
     """Sums over chains of |psi|^2. Samples whose weight is not finite are left out."""
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1, got {steps}.")
     if not observables:
         raise ValueError("`observables` must be at least one, got none.")
     for name, one in observables.items():
@@ -277,43 +272,17 @@ def _sampled(
                 f"`observables` must have the crystal of `wavefunction`, but {name!r} "
                 f"has another one: expected {wavefunction.crystal}, got {one.crystal}."
             )
-    sampler = Metropolis() if sampler is None else sampler
-    state = sampler.init(wavefunction, walkers, key=key)
-    if len(walkers) < 2:
+    steps = steps_of("Observing", wavefunction, chains)
+    if len(chains.walkers) < 2:
         raise ValueError(
             "An error bar needs at least 2 walkers (independent chains), got "
-            f"{len(walkers)}."
+            f"{len(chains.walkers)}."
         )
-    advance = eqx.filter_jit(sampler.step)
-
-    def block(samples: tuple[Walkers, Array, Bool[Array, " walkers"]]) -> PyTree:
-        electrons, weights, inside = samples
-        valid = inside & jnp.isfinite(weights)
-        # Nothing times not a number is not a number.
-        electrons = jnp.where(valid[:, None, None], electrons, 0)
-        spreads = jax.vmap(spread)(electrons, jnp.where(valid, weights, 0))
-        kinds = jnp.where(valid[:, None, None], spreads.weights, 0)
-        totals = {k: o.total(spreads.images, kinds) for k, o in observables.items()}
-        counts = [jnp.sum(some.astype(int)) for some in (valid, inside & ~valid)]
-        return totals, jnp.sum(kinds, axis=(0, 1)), *counts
-
-    @eqx.filter_jit
-    def measure(wavefunction, walkers):
-        weights = chunked_vmap(lambda x: weight(wavefunction, x), walkers, chunk)
-        samples = walkers, weights.astype(walkers.dtype), jnp.ones(len(walkers), bool)
-        dealt = jax.tree.map(lambda x: _dealt(x, min(_BLOCKS, len(walkers))), samples)
-        return jax.lax.map(lambda some: chunked_sum(block, some, chunk), dealt)
-
     sums = None
-    with progress_bar("Observing", burn_in + steps, progress) as bar:
-        for _ in range(burn_in):
-            state = advance(wavefunction, state)
-            bar.update()
-        for _ in range(steps):
-            state = advance(wavefunction, state)
-            found = jax.tree.map(_double, measure(wavefunction, state.walkers))
-            sums = found if sums is None else jax.tree.map(np.add, sums, found)
-            bar.update()
+    for walkers in steps:
+        found = _measured(kinds, wavefunction, dict(observables), walkers, chains.chunk)
+        found = jax.tree.map(_double, found)
+        sums = found if sums is None else jax.tree.map(np.add, sums, found)
     assert sums is not None
     sums = _Sums(*sums)
     if not np.all(sums.valid):
@@ -322,6 +291,33 @@ def _sampled(
             "no amplitude was finite at any step."
         )
     return sums
+
+
+@eqx.filter_jit
+def _measured(
+    kinds: _AbstractKinds,
+    wavefunction: AbstractWavefunction,
+    observables: dict[str, AbstractObservable],
+    walkers: Walkers,
+    chunk: int | None,
+) -> PyTree:
+    """The fields of `_Sums`."""
+
+    def block(samples: tuple[Walkers, Array, Bool[Array, " walkers"]]) -> PyTree:
+        electrons, weights, inside = samples
+        valid = inside & jnp.isfinite(weights)
+        # Nothing times not a number is not a number.
+        electrons = jnp.where(valid[:, None, None], electrons, 0)
+        spreads = jax.vmap(kinds.spread)(electrons, jnp.where(valid, weights, 0))
+        each = jnp.where(valid[:, None, None], spreads.weights, 0)
+        totals = {k: o.total(spreads.images, each) for k, o in observables.items()}
+        counts = [jnp.sum(some.astype(int)) for some in (valid, inside & ~valid)]
+        return totals, jnp.sum(each, axis=(0, 1)), *counts
+
+    weights = chunked_vmap(lambda x: kinds.weight(wavefunction, x), walkers, chunk)
+    samples = walkers, weights.astype(walkers.dtype), jnp.ones(len(walkers), bool)
+    dealt = jax.tree.map(lambda x: _dealt(x, min(_BLOCKS, len(walkers))), samples)
+    return jax.lax.map(lambda some: chunked_sum(block, some, chunk), dealt)
 
 
 def _double(values: Shaped[Array, "..."]) -> Inexact[np.ndarray, "..."]:

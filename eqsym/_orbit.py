@@ -1,14 +1,15 @@
 """Local energies and projections of a wave function on the orbit of a walker."""
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
+from ._averages import draw_with_identity, pair_weights
 from ._chains import excess
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
@@ -42,9 +43,6 @@ class OrbitSample(NamedTuple):
     pairs: Float[Array, "images images"] | None
 
 
-OrbitSampler: TypeAlias = Callable[[Electrons, Key, LocalEnergy], OrbitSample]
-
-
 class _Choice(NamedTuple):
     """Points of the orbit whose local energy is evaluated; the inverses of the
     probabilities that a point, and a pair of points, is among them."""
@@ -54,77 +52,73 @@ class _Choice(NamedTuple):
     pairs: Float[Array, "images images"] | None
 
 
-def orbit_sampler(
-    wavefunction: AbstractWavefunction,
-    hamiltonian: AbstractHamiltonian,
-    group: SpaceGroup,
-    characters: Inexact[np.ndarray, "projections ops"],
-    *,
-    images: int,
-    amplitudes: int | None,
-) -> OrbitSampler:
-    r"""Makes what `post_hoc` and `sectors` have in common: the choice of points of an
-    orbit, their amplitudes and local energies, and the weights of these.
+class OrbitSampler(eqx.Module):
+    """What `post_hoc` and `sectors` have in common: the choice of points of an orbit,
+    their amplitudes and local energies, and the weights of these."""
 
-    **Arguments:**
+    wavefunction: AbstractWavefunction
+    hamiltonian: AbstractHamiltonian
+    group: SpaceGroup
+    characters: Inexact[Array, "projections ops"]
+    images: int = eqx.field(static=True)
+    points: int = eqx.field(static=True)
 
-    - `wavefunction`, `hamiltonian`, `group`: f, H, G.
-    - `characters`: $d_\rho \chi_\rho$ of every projection.
-    - `images`: K, local energies for each walker.
-    - `amplitudes`: k, amplitudes for each walker; all for `None`, at least `images`.
+    def __init__(
+        self,
+        wavefunction: AbstractWavefunction,
+        hamiltonian: AbstractHamiltonian,
+        group: SpaceGroup,
+        characters: Inexact[np.ndarray, "projections ops"],
+        *,
+        images: int,
+        amplitudes: int | None,
+    ):
+        r"""**Arguments:**
 
-    **Returns:**
+        - `wavefunction`, `hamiltonian`, `group`: f, H, G.
+        - `characters`: $d_\rho \chi_\rho$ of every projection.
+        - `images`: K, local energies for each walker.
+        - `amplitudes`: k, amplitudes for each walker, at least K; all for `None`.
 
-    The function that makes an `OrbitSample` of a walker.
-
-    **Raises:** `ValueError` for less than one image and less than two amplitudes.
-    """
-    order = group.order
-    if images < 1:
-        raise ValueError(f"`images` must be at least 1, got {images}.")
-    if amplitudes is not None and amplitudes < 2:
-        raise ValueError(
-            "`amplitudes` must be at least 2, because projections come from products "
-            f"of two amplitudes, got {amplitudes}."
-        )
-    points = order if amplitudes is None else min(max(amplitudes, images), order)
-    images = min(images, points)
-    table = group.multiplication_table
-    identity = int(np.flatnonzero(np.all(table == np.arange(order), axis=1))[0])
-    others = np.delete(np.arange(order), identity)
-    # As z_m = g_m^-1 x, the operation g takes it to the image of g_m g: the amplitude
-    # at z_n enters the projection at z_m with the character of g_m^-1 g_n.
-    quotients = table[group.inverses]
-    factors = _pair_weights(points, order)
-
-    def draw(
-        key: Key,
-    ) -> tuple[Int[Array, " points"], Inexact[Array, "projections points points"]]:
-        """Operations, the identity first, and their matrices of projection."""
-        if points == order:
-            operations = np.concatenate([[identity], others])
-            pairs = quotients[np.ix_(operations, operations)]
-            every = factors * characters.conj()[:, pairs]
-            return jnp.asarray(operations), jnp.asarray(every)
-        rest = jax.random.choice(key, others, (points - 1,), replace=False)
-        operations = jnp.concatenate([jnp.full((1,), identity, rest.dtype), rest])
-        pairs = jnp.asarray(quotients)[operations[:, None], operations[None, :]]
-        some = jnp.asarray(characters.conj())[:, pairs]
-        return operations, some * jnp.asarray(factors, some.dtype)[None]
+        **Raises:** `ValueError` for less than one image and less than two amplitudes.
+        """
+        if images < 1:
+            raise ValueError(f"`images` must be at least 1, got {images}.")
+        if amplitudes is not None and amplitudes < 2:
+            raise ValueError(
+                "`amplitudes` must be at least 2, because projections come from "
+                f"products of two amplitudes, got {amplitudes}."
+            )
+        order = group.order
+        self.wavefunction = wavefunction
+        self.hamiltonian = hamiltonian
+        self.group = group
+        self.characters = jnp.asarray(characters)
+        wanted = order if amplitudes is None else max(amplitudes, images)
+        self.points = min(wanted, order)
+        self.images = min(images, self.points)
 
     @full_precision()
-    def sample(electrons: Electrons, key: Key, reference: LocalEnergy) -> OrbitSample:
-        operations, matrices = draw(jax.random.fold_in(key, 0))
-        orbit = group.apply_inverse(electrons, operations)
-        f = normalised(jax.vmap(wavefunction)(orbit))
-        chosen = _choose(jnp.abs(f) ** 2 / points, images, jax.random.fold_in(key, 1))
+    def __call__(
+        self, electrons: Electrons, key: Key, reference: LocalEnergy
+    ) -> OrbitSample:
+        draw, choice = (jax.random.fold_in(key, i) for i in range(2))
+        points, order = self.points, self.group.order
+        operations = draw_with_identity(draw, self.group, points)
+        same, other = pair_weights(points, order)
+        factors = jnp.where(np.eye(points, dtype=bool), same, other)
+        orbit = self.group.apply_inverse(electrons, operations)
+        f = normalised(jax.vmap(self.wavefunction)(orbit))
+        chosen = _choose(jnp.abs(f) ** 2 / points, self.images, choice)
         energies = jax.vmap(
-            lambda image: hamiltonian.local_energy(wavefunction, orbit[image])
+            lambda image: self.hamiltonian.local_energy(self.wavefunction, orbit[image])
         )(chosen.images)
         above = excess(energies, reference)
-        if np.iscomplexobj(characters) or jnp.iscomplexobj(above.kinetic):
+        if jnp.iscomplexobj(self.characters) or jnp.iscomplexobj(above.kinetic):
             f = f.astype(np.result_type(f.dtype, np.complex64))
-        projected = jnp.conj(jnp.einsum("rmn,n->rm", matrices.astype(f.dtype), f))
+        kernel = self._kernel(operations).astype(f.dtype)
+        matrices = factors.astype(f.dtype)[None] * kernel
+        projected = jnp.conj(jnp.einsum("rmn,n->rm", matrices, f))
         if points == order:
             # Projections: their squares are more precise, and never negative.
             shares = points * jnp.sum(jnp.abs(projected) ** 2, axis=1).astype(f.dtype)
@@ -133,9 +127,8 @@ def orbit_sampler(
         weights, kets = chosen.weights.astype(f.dtype), f[chosen.images]
         pairs = chosen.pairs
         if pairs is not None:
-            where = chosen.images
-            some = jnp.asarray(factors, pairs.dtype)[where[:, None], where[None, :]]
-            pairs = some * pairs
+            rows, columns = chosen.images[:, None], chosen.images[None, :]
+            pairs = factors[rows, columns].astype(pairs.dtype) * pairs
         return OrbitSample(
             shares=shares,
             projected=projected[:, chosen.images] * weights[None],
@@ -146,17 +139,15 @@ def orbit_sampler(
             pairs=pairs,
         )
 
-    return sample
-
-
-def _pair_weights(points: int, order: int) -> Float[np.ndarray, "points points"]:
-    """Makes a sum over pairs from random points of an orbit the mean over all pairs of
-    the orbit, of which one in `order` is a point with itself."""
-    same = np.eye(points) / (points * order)
-    if points == 1:
-        return same
-    rest = (1 - 1 / order) / (points * (points - 1))
-    return same + rest * (1 - np.eye(points))
+    def _kernel(
+        self, operations: Int[Array, " points"]
+    ) -> Inexact[Array, "projections points points"]:
+        """As $z_m = g_m^{-1} x$, the operation g takes it to the image of $g_m g$: the
+        amplitude at $z_n$ enters the projection at $z_m$ with the character of
+        $g_m^{-1} g_n$."""
+        quotients = jnp.asarray(self.group.multiplication_table[self.group.inverses])
+        pairs = quotients[operations[:, None], operations[None, :]]
+        return jnp.conj(self.characters)[:, pairs]
 
 
 def _choose(walker: Float[Array, " points"], images: int, key: Key) -> _Choice:

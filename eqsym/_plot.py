@@ -11,7 +11,7 @@ from ._ansatz import AbstractWavefunction
 from ._domain import FundamentalDomain
 from ._hamiltonian import AbstractHamiltonian
 from ._math import chunked_vmap
-from ._plot_parts import domain_traces
+from ._plot_parts import domain_traces, plane_axes
 from ._sectors import Sectors
 from ._types import Electrons
 
@@ -191,10 +191,7 @@ def _draw_domain(ax: Any, domain: FundamentalDomain, scan: TranslationScan) -> N
     from matplotlib.collections import LineCollection
     from matplotlib.patches import Polygon
 
-    first, second = scan.vectors
-    x = first / np.linalg.norm(first)
-    y = second - (second @ x) * x
-    frame = np.array([x, y / np.linalg.norm(y)]).T
+    frame = plane_axes(scan.vectors)
     traces = domain_traces(domain, scan.origin, scan.vectors) - scan.origin
     lines = LineCollection(list(traces @ frame), colors="black", linewidths=0.6)
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) @ scan.vectors @ frame
@@ -273,14 +270,11 @@ def new_figure(
 def _plane(
     vectors: Float[np.ndarray, "2 3"], points: int
 ) -> tuple[Float[np.ndarray, "points points"], Float[np.ndarray, "points points"]]:
-    """Coordinates in the plane of two vectors, the first one along x."""
-    first, second = vectors
-    x = first / np.linalg.norm(first)
-    rest = second - (second @ x) * x
-    y = rest / np.linalg.norm(rest)
+    """Coordinates of the points of a grid, the first vector along x."""
     along = np.linspace(0, 1, points)
-    grid = along[:, None, None] * first + along[None, :, None] * second
-    return grid @ x, grid @ y
+    grid = along[:, None, None] * vectors[0] + along[None, :, None] * vectors[1]
+    x, y = np.moveaxis(grid @ plane_axes(vectors), -1, 0)
+    return x, y
 
 
 def _moving(

@@ -11,7 +11,7 @@ from ._nearest import from_nearest, inner_radius
 from ._observables import Density
 from ._observe import Observed
 from ._plot import new_figure
-from ._plot_parts import Legend, species_colours
+from ._plot_parts import Legend, plane_axes, species_colours
 
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def plot_densities(
         )
     along = np.linspace(0, 1, points)
     places = along[:, None, None] * sides[0] + along[None, :, None] * sides[1]
-    x, y = _in_plane(sides, places)
+    x, y = np.moveaxis(places @ plane_axes(sides), -1, 0)
     lengths = np.linalg.norm(density.lattice.vectors, axis=1)
     single = np.array(density.shape) == 1
     scale = float(np.prod(lengths[single]))
@@ -116,16 +116,6 @@ def plot_densities(
     unit = "electrons" if power == 0 else f"electrons per Bohr$^{power}$"
     figure.colorbar(mesh, ax=axes.ravel().tolist(), label=unit, pad=0.02)
     return figure
-
-
-def _in_plane(
-    sides: Float[np.ndarray, "2 3"], points: Float[np.ndarray, "*many 3"]
-) -> tuple[Float[np.ndarray, "*many"], Float[np.ndarray, "*many"]]:
-    """Coordinates in the plane, the first side along x."""
-    x = sides[0] / np.linalg.norm(sides[0])
-    rest = sides[1] - (sides[1] @ x) * x
-    y = rest / np.linalg.norm(rest)
-    return points @ x, points @ y
 
 
 def _smoothed(
@@ -191,6 +181,6 @@ def _nuclei(
         frac = np.linalg.lstsq(sides.T, gaps.T, rcond=None)[0].T
         gaps = gaps[np.all(np.abs(frac - 0.5) < 0.5 + 1e-6, axis=1)]
         if len(gaps):
-            spots = np.stack(_in_plane(sides, gaps), axis=-1)
+            spots = gaps @ plane_axes(sides)
             found[name] = colour, np.unique(np.round(spots, 6), axis=0)
     return found

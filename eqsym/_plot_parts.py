@@ -33,6 +33,14 @@ class Polyhedron(Protocol):
     def faces(self) -> tuple[tuple[int, ...], ...]: ...
 
 
+def plane_axes(vectors: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "3 2"]:
+    """Unit vectors in the plane of two vectors, the first one along x: points times
+    these are coordinates in the plane."""
+    x = vectors[0] / np.linalg.norm(vectors[0])
+    rest = vectors[1] - (vectors[1] @ x) * x
+    return np.stack([x, rest / np.linalg.norm(rest)], axis=1)
+
+
 def formula(crystal: Crystal) -> str:
     counts = Counter(crystal.species)
     return "".join(f"{name}$_{{{n}}}$" if n > 1 else name for name, n in counts.items())

@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
-from ._chains import Chains, evaluation, per_cell, sampled, stack
+from ._chains import AbstractSample, Chains, evaluation, per_cell, sampled, stack
 from ._estimate import Estimate, Evaluation, jackknife, table
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._momentum import check_projection
-from ._orbit import orbit_sampler
+from ._orbit import OrbitSampler
 from ._sampler import AbstractSampler
 from ._types import Electrons, Key, Walkers
 
@@ -50,6 +50,32 @@ class PostHoc(eqx.Module):
             f"PA - OG = {self.difference} Ha per cell, from the same "
             f"{self.plain.samples} samples\n"
             f"symmetric weight |Pf|^2/|f|^2 = {self.weight}"
+        )
+
+
+class _Sample(AbstractSample):
+    orbit: OrbitSampler
+
+    def __call__(
+        self, electrons: Electrons, key: Key, reference: LocalEnergy
+    ) -> Inexact[Array, " moments"]:
+        orbit = self.orbit(electrons, key, reference)
+        (projected,), (share,) = orbit.projected, orbit.shares
+        # (H - reference) f, whose average over the orbit is that of P f.
+        above = orbit.kinetic + orbit.potential
+        squares = jnp.sum(orbit.weights * jnp.abs(above) ** 2)
+        if orbit.pairs is None:
+            averaged_squares = jnp.zeros_like(squares)
+        else:
+            averaged_squares = jnp.conj(above) @ orbit.pairs.astype(above.dtype) @ above
+        return stack(
+            orbit.plain @ orbit.kinetic,
+            orbit.plain @ orbit.potential,
+            squares,
+            projected @ orbit.kinetic,
+            projected @ orbit.potential,
+            averaged_squares,
+            share,
         )
 
 
@@ -117,32 +143,16 @@ def post_hoc(
     trivial = np.ones((1, group.order))
     check_projection(wavefunction, group, trivial[0])
     chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
-    draw = orbit_sampler(
-        wavefunction, hamiltonian, group, trivial, images=images, amplitudes=amplitudes
-    )
-
-    def sample(
-        electrons: Electrons, key: Key, reference: LocalEnergy
-    ) -> Inexact[Array, " moments"]:
-        orbit = draw(electrons, key, reference)
-        (projected,), (share,) = orbit.projected, orbit.shares
-        # (H - reference) f, whose average over the orbit is that of P f.
-        above = orbit.kinetic + orbit.potential
-        squares = jnp.sum(orbit.weights * jnp.abs(above) ** 2)
-        if orbit.pairs is None:
-            averaged_squares = jnp.zeros_like(squares)
-        else:
-            averaged_squares = jnp.conj(above) @ orbit.pairs.astype(above.dtype) @ above
-        return stack(
-            orbit.plain @ orbit.kinetic,
-            orbit.plain @ orbit.potential,
-            squares,
-            projected @ orbit.kinetic,
-            projected @ orbit.potential,
-            averaged_squares,
-            share,
+    sample = _Sample(
+        OrbitSampler(
+            wavefunction,
+            hamiltonian,
+            group,
+            trivial,
+            images=images,
+            amplitudes=amplitudes,
         )
-
+    )
     moments, reference, counts = sampled(sample, wavefunction, hamiltonian, chains)
 
     cells = wavefunction.crystal.cells

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
-from ._chains import Chains, sampled
+from ._chains import AbstractSample, Chains, sampled
 from ._estimate import aligned, Estimate, jackknife
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._irreps import character_table
 from ._momentum import check_projection
-from ._orbit import orbit_sampler
+from ._orbit import OrbitSampler
 from ._sampler import AbstractSampler
 from ._types import Electrons, Key, Walkers
 
@@ -90,6 +90,18 @@ class Sectors(eqx.Module):
 _PRESENT = 3
 
 
+class _Sample(AbstractSample):
+    orbit: OrbitSampler
+
+    def __call__(
+        self, electrons: Electrons, key: Key, reference: LocalEnergy
+    ) -> Inexact[Array, " moments"]:
+        orbit = self.orbit(electrons, key, reference)
+        above = orbit.kinetic + orbit.potential
+        plain = (orbit.plain @ above)[None]
+        return jnp.concatenate([plain, orbit.projected @ above, orbit.shares])
+
+
 def sectors(
     wavefunction: AbstractWavefunction,
     hamiltonian: AbstractHamiltonian,
@@ -135,23 +147,17 @@ def sectors(
     # Something is left of f in one irrep or another: the regular representation.
     regular = np.sum([i.dimension * i.characters for i in table.irreps], axis=0).real
     check_projection(wavefunction, group, regular)
-    draw = orbit_sampler(
-        wavefunction,
-        hamiltonian,
-        group,
-        np.array([i.dimension * i.characters for i in table.irreps]),
-        images=images,
-        amplitudes=amplitudes,
+    sample = _Sample(
+        OrbitSampler(
+            wavefunction,
+            hamiltonian,
+            group,
+            np.array([i.dimension * i.characters for i in table.irreps]),
+            images=images,
+            amplitudes=amplitudes,
+        )
     )
     chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
-
-    def sample(
-        electrons: Electrons, key: Key, reference: LocalEnergy
-    ) -> Inexact[Array, " moments"]:
-        orbit = draw(electrons, key, reference)
-        above = orbit.kinetic + orbit.potential
-        plain = (orbit.plain @ above)[None]
-        return jnp.concatenate([plain, orbit.projected @ above, orbit.shares])
 
     moments, reference, counts = sampled(sample, wavefunction, hamiltonian, chains)
 

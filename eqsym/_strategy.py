@@ -11,7 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
-from ._averages import check_subset, draw_operations
+from ._averages import (
+    check_subset,
+    draw_operations,
+    draw_with_identity,
+    pair_weights,
+)
 from ._group import SpaceGroup
 from ._math import chunked_vmap
 from ._momentum import check_projection
@@ -239,7 +244,20 @@ class DrawnKey(eqx.Module):
     key: Key
 
 
-class Augment(AbstractStrategy[DrawnKey]):
+class _AbstractDraws(AbstractStrategy[DrawnKey]):
+    """A strategy that trains the bare function and draws anew at every step."""
+
+    def step(self, state: DrawnKey) -> DrawnKey:
+        return DrawnKey(*jax.random.split(state.key))
+
+    def view(
+        self, wavefunction: AbstractWavefunction, state: DrawnKey
+    ) -> AbstractWavefunction:
+        del state
+        return wavefunction
+
+
+class Augment(_AbstractDraws):
     r"""Data augmentation ("DA"): replaces every walker by random images of it.
 
     The bare wave function f is sampled and trained, but energies and gradients are
@@ -289,15 +307,6 @@ class Augment(AbstractStrategy[DrawnKey]):
         self.group.check_crystal(wavefunction.crystal)
         return DrawnKey(*jax.random.split(key))
 
-    def step(self, state: DrawnKey) -> DrawnKey:
-        return DrawnKey(*jax.random.split(state.key))
-
-    def view(
-        self, wavefunction: AbstractWavefunction, state: DrawnKey
-    ) -> AbstractWavefunction:
-        del state
-        return wavefunction
-
     def batch(
         self, wavefunction: AbstractWavefunction, walkers: Walkers, state: DrawnKey
     ) -> Batch:
@@ -326,7 +335,7 @@ class Augment(AbstractStrategy[DrawnKey]):
         return Cost(moves + 1 + orbit, self.copies, self.copies)
 
 
-class Project(AbstractStrategy[DrawnKey]):
+class Project(_AbstractDraws):
     r"""Variation after projection: trains f such that its projection $P f$ has a low
     energy, at about the price of training f.
 
@@ -419,23 +428,15 @@ class Project(AbstractStrategy[DrawnKey]):
         check_projection(wavefunction, group, self.projection.characters)
         return DrawnKey(*jax.random.split(key))
 
-    def step(self, state: DrawnKey) -> DrawnKey:
-        return DrawnKey(*jax.random.split(state.key))
-
-    def view(
-        self, wavefunction: AbstractWavefunction, state: DrawnKey
-    ) -> AbstractWavefunction:
-        del state
-        return wavefunction
-
     def batch(
         self, wavefunction: AbstractWavefunction, walkers: Walkers, state: DrawnKey
     ) -> Batch:
         def images(args: tuple[Electrons, Key]):
             electrons, key = args
             subset, draw = jax.random.split(key)
-            operations = self._operations(subset)
-            points = self.projection.group.apply_inverse(electrons, operations)
+            group = self.projection.group
+            operations = draw_with_identity(subset, group, self.amplitudes)
+            points = group.apply_inverse(electrons, operations)
             psi = jax.vmap(wavefunction)(points)
             # Over the root of p, each at most the root of k.
             count = jnp.asarray(self.amplitudes, psi.log.dtype)
@@ -453,15 +454,6 @@ class Project(AbstractStrategy[DrawnKey]):
 
     def cost(self, moves: int) -> Cost:
         return Cost(moves + 1 + self.amplitudes, self.images, self.images)
-
-    def _operations(self, key: Key) -> Int[Array, " amplitudes"]:
-        """The identity and other operations, each once."""
-        group = self.projection.group
-        # The identity is the operation whose products are the operations themselves.
-        identity = np.flatnonzero(group.multiplication_table[:, 0] == 0)
-        others = jnp.asarray(np.delete(np.arange(group.order), identity))
-        drawn = jax.random.choice(key, others, (self.amplitudes - 1,), replace=False)
-        return jnp.concatenate([jnp.asarray(identity), drawn])
 
     def _draw(
         self, densities: Float[Array, " amplitudes"], key: Key
@@ -489,8 +481,8 @@ class Project(AbstractStrategy[DrawnKey]):
         quotients = jnp.asarray(group.multiplication_table[group.inverses])
         factors = self.projection.orbit(jnp.zeros((1, 3), weights.dtype)).weights
         kernel = group.order * factors[quotients[rows, columns]]
-        off_diagonal = (1 - 1 / group.order) / (1 - 1 / k)
-        pairs = jnp.where(rows == columns, k / group.order, off_diagonal)
+        same, other = (k**2 * weight for weight in pair_weights(k, group.order))
+        pairs = jnp.where(rows == columns, same, other)
         if n < k:
             # Draws are paired with other draws, also of the same image.
             pairs *= n / (n - 1) * (1 - np.eye(n))

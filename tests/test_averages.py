@@ -1,4 +1,5 @@
-"""Averaged orbitals; random subsets are tested with the strategies."""
+"""Averaged orbitals and draws of operations; random subsets are tested with the
+strategies."""
 
 import functools
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 import eqsym as eqs
+from eqsym._averages import draw_with_identity
+from toys import hydrogen
 
 
 @functools.cache
@@ -120,3 +123,20 @@ def test_errors():
     other = eqs.SpaceGroup.of(eqs.Crystal.bcc("H", a=5.0, unit="bohr"))
     with pytest.raises(ValueError, match="another lattice"):
         eqs.SymmetrizedOrbitals(network, eqs.GroupAverage(other))
+
+
+def test_draws_with_the_identity():
+    """The identity first, others each at most once; every set as often, at a rate that
+    a chi-square test with error rate 1e-4 accepts."""
+    group = eqs.SpaceGroup.of(hydrogen())
+    # Not the first operation here.
+    group = group.subgroup(np.roll(np.arange(group.order), 5))
+    identity = int(np.flatnonzero(np.all(group.rotations == np.eye(3), (1, 2)))[0])
+    keys = jax.random.split(jax.random.key(0), 2350)
+    drawn = np.asarray(jax.vmap(lambda key: draw_with_identity(key, group, 5))(keys))
+    assert identity == group.identity != 0
+    assert np.all(drawn[:, 0] == identity)
+    assert all(len(set(row)) == 5 for row in drawn.tolist())
+    counts = np.delete(np.bincount(drawn[:, 1:].ravel(), minlength=48), identity)
+    # Draws without replacement scatter less than those of a multinomial.
+    assert np.sum((counts - 200) ** 2 / 200) < 93.2  # 46 degrees of freedom

@@ -20,7 +20,7 @@ from jaxtyping import Array, Complex
 import eqsym as eqs
 from eqsym import _progress
 from eqsym._estimate import jackknife
-from eqsym._orbit import orbit_sampler
+from eqsym._orbit import OrbitSampler
 from toys import hydrogen, Lattice, walkers, waves
 
 
@@ -152,7 +152,7 @@ def _samples(name, amplitudes, images, count):
     """Independent samples: shares and energies of the irreps, energy and square of f,
     square of P f."""
     problem = _problem(name)
-    sampler = orbit_sampler(
+    sampler = OrbitSampler(
         *_square(name), problem.characters, images=images, amplitudes=amplitudes
     )
     rng = np.random.default_rng(7)
@@ -279,7 +279,7 @@ def _factors(real, amplitudes, images):
 
     @eqx.filter_jit
     def factors(coefficients, x, key):
-        orbit = orbit_sampler(
+        orbit = OrbitSampler(
             _pair(coefficients, real),
             Unit(crystal),
             group,
@@ -387,22 +387,26 @@ def test_error_bars_are_those_of_quadrature():
     assert abs(found.averaged.energy.error / deviation - 1) < 0.2
 
 
-@pytest.mark.parametrize(("amplitudes", "images"), [(4, 1), (5, 3), (None, 8)])
-def test_symmetric_eigenstates_have_no_variance(amplitudes, images):
-    """cos x + cos y of a free particle, which has nodes."""
-    waves = ((1, 0, 0, 0), (0, 1, 0, 0))
-    wavefunction = _pair([1.0, 1.0], True, waves)
-    found = eqs.post_hoc(
+def _free(wavefunction, **settings):
+    """Of free particles."""
+    return eqs.post_hoc(
         wavefunction,
         Lattice(wavefunction.crystal, depth=0.0),
         _square()[2],
         walkers=walkers(wavefunction.crystal, 20),
         key=jax.random.key(1),
         steps=4,
-        images=images,
-        amplitudes=amplitudes,
         **_SETTINGS,
+        **settings,
     )
+
+
+@pytest.mark.parametrize(("amplitudes", "images"), [(4, 1), (5, 3), (None, 8)])
+def test_symmetric_eigenstates_have_no_variance(amplitudes, images):
+    """cos x + cos y of a free particle, which has nodes."""
+    waves = ((1, 0, 0, 0), (0, 1, 0, 0))
+    wavefunction = _pair([1.0, 1.0], True, waves)
+    found = _free(wavefunction, images=images, amplitudes=amplitudes)
     expected = 0.5 * (2 * np.pi / 4) ** 2
     for row in (found.plain, found.averaged):
         np.testing.assert_allclose(row.energy.mean, expected, rtol=1e-10)
@@ -419,16 +423,7 @@ def test_an_eigenstate_under_a_wave_of_another_symmetry():
     wavefunction = _pair(
         [1.0, 1.0, 0.8j], True, ((1, 0, 0, 0), (0, 1, 0, 0), (2, 0, 1, 0))
     )
-    found = eqs.post_hoc(
-        wavefunction,
-        Lattice(wavefunction.crystal, depth=0.0),
-        _square()[2],
-        walkers=walkers(wavefunction.crystal, 20),
-        key=jax.random.key(1),
-        steps=4,
-        images=8,
-        **_SETTINGS,
-    )
+    found = _free(wavefunction, images=8)
     expected = 0.5 * (2 * np.pi / 4) ** 2
     np.testing.assert_allclose(found.averaged.energy.mean, expected, rtol=1e-9)
     assert found.averaged.energy.error < 1e-9 < 1e-3 < found.plain.energy.error

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import eqsym as eqs
+from eqsym import _strategy
 from eqsym._vmc import _normalised, _residual, _shares, _statistics
 from toys import grid, hydrogen, Lattice, walkers, waves
 
@@ -134,7 +135,7 @@ def _expected(name, monkeypatch):
             weights = 1 / (0.5 + 0.5 * densities / jnp.mean(densities))
             return chosen, weights[chosen]
 
-        monkeypatch.setattr(eqs.Project, "_operations", lambda *_: operations)
+        monkeypatch.setattr(_strategy, "draw_with_identity", lambda *_: operations)
         probabilities = density
         if images < amplitudes:
             orbit = jax.vmap(lambda x: projection.group.apply_inverse(x, operations))
@@ -197,24 +198,6 @@ def test_objective_and_gradient(name, monkeypatch):
     ):
         assert np.max(np.abs(other)) > 1e-3
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
-
-
-def test_draws_of_operations():
-    """The identity first, others each at most once; every set as often, at a rate that
-    a chi-square test with error rate 1e-4 accepts."""
-    group = eqs.SpaceGroup.of(_CRYSTAL)
-    # Not the first operation here.
-    group = group.subgroup(np.roll(np.arange(group.order), 5))
-    identity = int(np.flatnonzero(np.all(group.rotations == np.eye(3), (1, 2)))[0])
-    strategy = eqs.Project(eqs.GroupAverage(group), images=5)
-    keys = jax.random.split(jax.random.key(0), 2350)
-    drawn = np.asarray(jax.vmap(strategy._operations)(keys))
-    assert identity != 0
-    assert np.all(drawn[:, 0] == identity)
-    assert all(len(set(row)) == 5 for row in drawn.tolist())
-    counts = np.delete(np.bincount(drawn[:, 1:].ravel(), minlength=48), identity)
-    # Draws without replacement scatter less than those of a multinomial.
-    assert np.sum((counts - 200) ** 2 / 200) < 93.2  # 46 degrees of freedom
 
 
 def test_draws_of_images():
