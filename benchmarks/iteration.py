@@ -75,7 +75,7 @@ def main() -> None:
     vmc = eqs.VMC(hamiltonian, sampler, optimizer, chunk=options.chunk)
     walkers = eqs.initial_walkers(crystal, options.walkers, key=key)
     if options.devices > 1:
-        walkers = eqs.shard_walkers(walkers, eqs.walker_mesh())
+        walkers = eqs.shard_walkers(walkers, eqs.device_mesh())
     state = vmc.init(wavefunction, walkers, key=key)
     walkers = state.sampler.walkers
     residual = walkers[:, 0, 0] + (0j if options.complex else 0.0)

@@ -106,7 +106,7 @@ from ._sectors import Sector as Sector, Sectors as Sectors, sectors as sectors
 from ._sharding import (
     replicate as replicate,
     shard_walkers as shard_walkers,
-    walker_mesh as walker_mesh,
+    device_mesh as device_mesh,
 )
 from ._strategy import (
     AbstractStrategy as AbstractStrategy,

@@ -16,6 +16,7 @@ from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._math import chunked_vmap
 from ._progress import progress_bar
 from ._sampler import AbstractSampler, AbstractSamplerState, Metropolis
+from ._sharding import mesh_of, on_host, on_mesh
 from ._types import Electrons, Key, Walkers
 
 
@@ -145,14 +146,17 @@ def sampled(
     chains = chains._replace(key=chain)
     counts = np.zeros(len(chains.walkers), int)
     total, reference = np.zeros((), np.complex128), None
-    for i, walkers in enumerate(steps_of("Evaluating", wavefunction, chains)):
-        if reference is None:
-            reference = _typical(wavefunction, hamiltonian, walkers, chains.chunk)
-        key = jax.random.fold_in(draws, i)
-        values = np.asarray(_measured(sample, walkers, key, reference, chains.chunk))
-        valid = np.all(np.isfinite(values), axis=1)
-        counts += valid
-        total = total + np.where(valid[:, None], values, 0)
+    steps = steps_of("Evaluating", wavefunction, chains)
+    with on_mesh(mesh_of(chains.walkers)):
+        for i, walkers in enumerate(steps):
+            if reference is None:
+                reference = _typical(wavefunction, hamiltonian, walkers, chains.chunk)
+            key = jax.random.fold_in(draws, i)
+            found = _measured(sample, walkers, key, reference, chains.chunk)
+            values = on_host(found)
+            valid = np.all(np.isfinite(values), axis=1)
+            counts += valid
+            total = total + np.where(valid[:, None], values, 0)
     if not np.all(counts):
         raise FloatingPointError(
             f"The local energy of {int(np.sum(counts == 0))} of {len(counts)} walkers "

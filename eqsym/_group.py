@@ -25,6 +25,7 @@ from ._operations import (
     repeated,
     static_data,
 )
+from ._sharding import IMAGES, spread
 from ._spglib import (
     find_operations,
     group_symbol,
@@ -575,9 +576,9 @@ class SpaceGroup(AbstractFixed):
     ) -> tuple[Float[Array, "images 3 3"], Float[Array, "images 3"]]:
         rotations = jnp.asarray(self.cart_rotations, dtype)
         translations = jnp.asarray(self.cart_translations, dtype)
-        if operations is None:
-            return rotations, translations
-        return rotations[operations], translations[operations]
+        if operations is not None:
+            rotations, translations = rotations[operations], translations[operations]
+        return spread(rotations, IMAGES), spread(translations, IMAGES)
 
     def _operations(self) -> Operations:
         return operations_of(

@@ -18,6 +18,7 @@ from ._math import chunked_sum, chunked_vmap, normalised
 from ._momentum import check_projection
 from ._observables import AbstractObservable
 from ._sampler import AbstractSampler
+from ._sharding import mesh_of, on_host, on_mesh
 from ._types import Electrons, Key, Walkers
 
 
@@ -279,10 +280,13 @@ def _sampled(
             f"{len(chains.walkers)}."
         )
     sums = None
-    for walkers in steps:
-        found = _measured(kinds, wavefunction, dict(observables), walkers, chains.chunk)
-        found = jax.tree.map(_double, found)
-        sums = found if sums is None else jax.tree.map(np.add, sums, found)
+    with on_mesh(mesh_of(chains.walkers)):
+        for walkers in steps:
+            found = _measured(
+                kinds, wavefunction, dict(observables), walkers, chains.chunk
+            )
+            found = jax.tree.map(_double, found)
+            sums = found if sums is None else jax.tree.map(np.add, sums, found)
     assert sums is not None
     sums = _Sums(*sums)
     if not np.all(sums.valid):
@@ -321,7 +325,7 @@ def _measured(
 
 
 def _double(values: Shaped[Array, "..."]) -> Inexact[np.ndarray, "..."]:
-    found = np.asarray(values)
+    found = on_host(values)
     return found.astype(np.result_type(found.dtype, np.float64))
 
 

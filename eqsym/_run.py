@@ -94,7 +94,7 @@ def run(
     - `path`: the run folder.
     - `checkpoint_every`: steps between checkpoints. None is written while updates are
         being rejected: the last one is of a wave function that could still be trained.
-    - `mesh`: devices to spread the walkers over, such as [`eqsym.walker_mesh`][]. One
+    - `mesh`: devices to spread the walkers over, such as [`eqsym.device_mesh`][]. One
         device by default.
     - `progress`: whether to show progress bars; by default on terminals only.
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 
 from ._ansatz import AbstractWavefunction, Linear
 from ._math import chunked_sum, chunked_vmap, full_precision
+from ._sharding import IMAGES, spread, WALKERS
 from ._types import combine, Electrons, partition, Walkers
 
 
@@ -262,12 +263,15 @@ class FactoredScores(eqx.Module):
             matrix = jnp.concatenate(
                 [leaf.reshape(size, components, -1) for leaf in leaves], axis=-1
             )
+            # Every device gets all walkers' derivatives by some of the parameters, so
+            # that none ever holds the whole matrix.
+            matrix = spread(matrix, None, None, (WALKERS, IMAGES))
             matrix = jnp.swapaxes(matrix, 0, 1).reshape(components * size, -1)
             total += (matrix @ matrix.T).reshape(total.shape)
         wide, _, _ = self._split(self.parameters)
         for tap, linear in zip(self.taps, wide, strict=True):
             total += _tap_gram(tap, linear.bias is not None)
-        shares = self.shares
+        total, shares = spread(total), self.shares
         total -= jnp.einsum("axby,x->aby", total, shares)[:, None]
         total -= jnp.einsum("axby,y->axb", total, shares)[..., None]
         root = jnp.sqrt(shares)
@@ -381,18 +385,19 @@ def _empty_tap(linear: Linear, dtype) -> _Tap:
 def _tap_gram(
     tap: _Tap, with_bias: bool
 ) -> Float[Array, "components walkers components walkers"]:
-    activations = jnp.moveaxis(tap.rows, 1, 0)
+    activations = spread(jnp.moveaxis(tap.rows, 1, 0), None, WALKERS)
     cotangents = jnp.transpose(tap.cotangents, (2, 1, 0, 3))
+    cotangents = spread(cotangents, None, None, WALKERS)
     rows, components, walkers, _ = cotangents.shape
     bias = jnp.asarray(with_bias, activations.dtype)
 
     def inner(x, y):
         """Rows of one index against all rows, (walkers, rows, walkers)."""
-        flat = y.reshape(rows * walkers, -1)
-        return (x @ flat.T).reshape(walkers, rows, walkers)
+        return jnp.einsum("xi,ryi->xry", x, y)
 
     def add(total, row):
-        a, d = row
+        # One row of all walkers on every device, all rows of its own walkers.
+        a, d = (spread(one) for one in row)
         weight = inner(a, activations) + bias
         blocks = [
             [

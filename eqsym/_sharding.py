@@ -1,37 +1,72 @@
-"""Placement of states on meshes of devices."""
+"""Placement of states and of what is computed on meshes of devices."""
+
+import contextlib
+from collections.abc import Iterator
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree, Shaped
 
 from ._types import Walkers
 
 
-def walker_mesh(devices: int | None = None) -> Mesh:
-    """A mesh with one axis, `walkers`.
+WALKERS, IMAGES = "walkers", "images"
+
+
+def device_mesh(*, images: int = 1, devices: int | None = None) -> Mesh:
+    """A mesh of devices with the axes `walkers` and `images`.
+
+    Walkers are spread over the first axis. Images of a configuration, in symmetrized
+    functions and in the orbits of [`eqsym.post_hoc`][] or [`eqsym.Project`][], are
+    spread over the second: for groups so large, or walkers so few, that there are more
+    devices than walkers. What has no images is computed by all devices of that axis
+    alike.
 
     **Arguments:**
 
-    - `devices`: how many of `jax.devices()`, all by default.
+    - `images`: devices along the axis `images`.
+    - `devices`: how many of `jax.devices()`, all by default; those of all processes,
+        after `jax.distributed.initialize`.
+
+    **Raises:** `ValueError` where there are not as many devices, or `images` does not
+    divide them.
     """
+    available = jax.devices()
+    count = len(available) if devices is None else devices
+    if not 1 <= count <= len(available):
+        raise ValueError(
+            f"`devices` must be from 1 to the {len(available)} of `jax.devices()`, got "
+            f"{count}."
+        )
+    if images < 1 or count % images:
+        divisors = [str(n) for n in range(1, count + 1) if count % n == 0]
+        raise ValueError(
+            f"`images` must divide the {count} devices, got {images}. Those that do: "
+            f"{', '.join(divisors)}."
+        )
     return jax.make_mesh(
-        (len(jax.devices()) if devices is None else devices,),
-        ("walkers",),
-        axis_types=(jax.sharding.AxisType.Auto,),
+        (count // images, images),
+        (WALKERS, IMAGES),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        devices=available[:count],
     )
 
 
 def shard_walkers(walkers: Walkers, mesh: Mesh) -> Walkers:
     """Spreads walkers over the axis `walkers` of a mesh.
 
+    Estimators that are given walkers on a mesh use all of its devices.
+
     **Arguments:**
 
-    - `walkers`: (walkers, electrons, 3).
+    - `walkers`: (walkers, electrons, 3), the same on every process.
     - `mesh`: with an axis `walkers`.
 
     **Raises:** `ValueError` where the number of walkers does not divide.
     """
-    devices = mesh.shape["walkers"]
+    devices = mesh.shape[WALKERS]
     count = walkers.shape[0]
     if count % devices:
         below = count - count % devices
@@ -40,7 +75,7 @@ def shard_walkers(walkers: Walkers, mesh: Mesh) -> Walkers:
             f"`walkers` must divide over {devices} devices, got {count}. Nearest that "
             f"do: {' and '.join(nearest)}."
         )
-    return jax.device_put(walkers, NamedSharding(mesh, PartitionSpec("walkers")))
+    return jax.device_put(walkers, NamedSharding(mesh, PartitionSpec(WALKERS)))
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -52,3 +87,39 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
         ),
         tree,
     )
+
+
+def on_host(array: Array) -> Shaped[np.ndarray, "..."]:
+    """All of an array, also where other processes hold parts of it: then all processes
+    have to ask for it."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def mesh_of(array: Array) -> Mesh | None:
+    """The mesh that an array is on, if it is on one."""
+    sharding = array.sharding
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+
+@contextlib.contextmanager
+def on_mesh(mesh: Mesh | None) -> Iterator[None]:
+    """What is compiled inside is spread as `spread` says."""
+    if mesh is None:
+        yield
+    else:
+        with jax.set_mesh(mesh):
+            yield
+
+
+def spread(
+    array: Shaped[Array, "..."], *axes: str | tuple[str, ...] | None
+) -> Shaped[Array, "..."]:
+    """Asks for an array to be spread over axes of the mesh in use, if there is one:
+    one entry for each of its leading axes, `None` and those left out for the whole on
+    every device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return array
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(*axes))

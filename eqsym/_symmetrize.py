@@ -15,6 +15,7 @@ from ._group import SpaceGroup
 from ._irreps import character_table, Irrep
 from ._math import log_sum, rescaled, scaled_sum
 from ._momentum import check_projection, keeps_momentum
+from ._sharding import IMAGES, spread
 from ._types import AbstractFixed, Electrons, Key, LogPsi
 
 
@@ -312,6 +313,7 @@ def _sum_in_chunks(
     def part(selection):
         # A product with ones and zeros rather than an index: the forward Laplacian of
         # folx goes through loops over what does not depend on the electrons only.
+        selection = spread(selection, IMAGES)
         some = Orbit(
             precise("cm,m->c", selection.astype(orbit.weights.dtype), orbit.weights),
             precise("cm,mni->cni", selection, orbit.images),

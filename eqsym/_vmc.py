@@ -15,6 +15,7 @@ from ._math import chunked_vmap
 from ._optimizer import AbstractOptimizer
 from ._sampler import AbstractSampler, AbstractSamplerState
 from ._scores import Scores
+from ._sharding import spread, WALKERS
 from ._strategy import AbstractStrategy, Coupling, NoSymmetry, Schedule
 from ._types import combine, Key, partition, Walkers
 
@@ -277,7 +278,15 @@ class VMC(eqx.Module):
             drawn if i == stage else other for i, other in enumerate(state.strategies)
         )
         following = VMCState(updated, sampler, optimizer, strategies, state.step + 1)
-        return following, statistics
+        return _spread(following), statistics
+
+
+def _spread(state: VMCState) -> VMCState:
+    """Where [`eqsym.run`][] puts it: walkers over devices, the rest on each of them."""
+    walkers = spread(state.sampler.walkers, WALKERS)
+    arrays, rest = eqx.partition(state, eqx.is_array)
+    state = eqx.combine(jax.tree.map(spread, arrays), rest)
+    return eqx.tree_at(lambda s: s.sampler.walkers, state, walkers)
 
 
 def _all_finite(tree: Any) -> Bool[Array, ""]:

@@ -21,9 +21,9 @@ from toys import Lattice, hydrogen, walkers, waves
 
 wavefunction = waves(hydrogen(supercell=(2, 1, 1)), b=(0.1, 0.2, 0.3))
 crystal = wavefunction.crystal
-mesh = eqs.walker_mesh()
+mesh = eqs.device_mesh()
 assert mesh.shape == {"walkers": 4}
-assert eqs.walker_mesh(2).shape == {"walkers": 2}
+assert eqs.device_mesh(2).shape == {"walkers": 2}
 vmc = eqs.VMC(Lattice(crystal), eqs.Metropolis(3), eqs.Spring(), chunk=2)
 places = walkers(crystal, 8)
 state = vmc.init(wavefunction, places, key=jax.random.key(0))
@@ -74,7 +74,7 @@ def test_four_devices():
 
 
 def test_one_device():
-    mesh = eqs.walker_mesh(1)
+    mesh = eqs.device_mesh(1)
     places = walkers(hydrogen(), 3)
     assert (eqs.shard_walkers(places, mesh) == places).all()
     tree = eqs.replicate({"x": places, "name": "y"}, mesh)
