@@ -104,9 +104,9 @@ from ._sampler import (
 from ._scores import FactoredScores as FactoredScores, Scores as Scores
 from ._sectors import Sector as Sector, Sectors as Sectors, sectors as sectors
 from ._sharding import (
+    device_mesh as device_mesh,
     replicate as replicate,
     shard_walkers as shard_walkers,
-    device_mesh as device_mesh,
 )
 from ._strategy import (
     AbstractStrategy as AbstractStrategy,

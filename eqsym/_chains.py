@@ -14,9 +14,10 @@ from ._ansatz import AbstractWavefunction
 from ._estimate import Estimate, Evaluation
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._math import chunked_vmap
+from ._processes import on_host
 from ._progress import progress_bar
 from ._sampler import AbstractSampler, AbstractSamplerState, Metropolis
-from ._sharding import mesh_of, on_host, on_mesh
+from ._sharding import mesh_of, on_mesh
 from ._types import Electrons, Key, Walkers
 
 

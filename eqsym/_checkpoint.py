@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ._processes import on_first, on_host, put
 from ._serialise import arrays_of, differences, dumps, encode, flatten, is_key, Json
 
 
@@ -31,7 +32,8 @@ def save_checkpoint(
     disk. Afterwards only the two newest checkpoints are kept.
 
     A checkpoint is a folder of three files: `arrays.npz` for numpy, `description.json`
-    with everything else, and `SHA256SUMS` for `sha256sum -c`.
+    with everything else, and `SHA256SUMS` for `sha256sum -c`. Of several processes all
+    have to call this, and the first one writes, to a folder that all of them can read.
 
     **Arguments:**
 
@@ -43,21 +45,31 @@ def save_checkpoint(
     **Raises:** `OSError` where the folder cannot be written, a full disk among the
     reasons. The checkpoints before are left as they are.
     """
-    folder = Path(folder)
+    arrays = {name: _on_host(leaf) for name, leaf in arrays_of(state).items()}
+    description = {
+        "eqsym": metadata.version("eqsym"),
+        "step": step,
+        "state": encode(state),
+        "settings": encode(settings),
+    }
+
+    def write() -> bytes:
+        _write(Path(folder), step, arrays, description)
+        return b""
+
+    on_first(write)
+
+
+def _write(
+    folder: Path, step: int, arrays: dict[str, np.ndarray], description: Json
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{step}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
-        arrays = {name: _on_host(leaf) for name, leaf in arrays_of(state).items()}
         with open(temporary / _ARRAYS, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
-        description = {
-            "eqsym": metadata.version("eqsym"),
-            "step": step,
-            "state": encode(state),
-            "settings": encode(settings),
-        }
         (temporary / _DESCRIPTION).write_text(dumps(description))
         sums = [f"{_digest(temporary / n)}  {n}\n" for n in (_ARRAYS, _DESCRIPTION)]
         (temporary / _SUMS).write_text("".join(sums))
@@ -98,9 +110,13 @@ def set_aside_damaged(folder: str | os.PathLike) -> None:
     **Raises:** `ValueError` where there are checkpoints and all of them are damaged;
     then nothing is renamed.
     """
+    on_first(lambda: _set_aside(Path(folder)))
+
+
+def _set_aside(folder: Path) -> bytes:
     found: dict[Path, str] = {}
-    for step in _steps(Path(folder)):
-        place = Path(folder) / str(step)
+    for step in _steps(folder):
+        place = folder / str(step)
         damage = _damage(place)
         if damage is None:
             break
@@ -119,6 +135,7 @@ def set_aside_damaged(folder: str | os.PathLike) -> None:
         )
         shutil.rmtree(aside, ignore_errors=True)
         place.rename(aside)
+    return b""
 
 
 def restore_checkpoint(
@@ -234,7 +251,9 @@ def _flush(path: Path) -> None:
 
 
 def _on_host(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    return on_host(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
 def _placed(value: np.ndarray, leaf: Any) -> Any:
@@ -243,8 +262,8 @@ def _placed(value: np.ndarray, leaf: Any) -> Any:
     if is_key(leaf):
         data = jax.numpy.asarray(value)
         key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        return jax.device_put(key, leaf.sharding)
-    return jax.device_put(value, leaf.sharding)
+        return put(key, leaf.sharding)
+    return put(value, leaf.sharding)
 
 
 def _unreadable(place: Path, reason: str) -> str:

@@ -14,6 +14,7 @@ from ._checkpoint import (
 )
 from ._history import History
 from ._plot import plot_training
+from ._processes import is_first, on_first
 from ._run_folder import CHECKPOINTS, Settings
 from ._vmc import VMCState
 
@@ -146,7 +147,7 @@ class Checkpoints:
         """
         if self._place is None:
             return
-        history.flush()
+        on_first(lambda: history.flush() or b"")
         save_checkpoint(self._place, int(state.step), state, self._settings)
         self._saved = int(state.step)
 
@@ -204,7 +205,7 @@ class Figure:
 
         - `folder`: the run folder, or `None` to draw nothing.
         """
-        self._folder = folder
+        self._folder = folder if is_first() else None
         self._next = time.monotonic() + _FIGURE_SECONDS
         self._drawn = False
 

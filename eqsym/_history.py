@@ -21,7 +21,12 @@ class History:
     """
 
     def __init__(
-        self, path: str | os.PathLike | None, columns: tuple[str, ...], *, steps: int
+        self,
+        path: str | os.PathLike | None,
+        columns: tuple[str, ...],
+        *,
+        steps: int,
+        write: bool = True,
     ):
         """**Arguments:**
 
@@ -30,6 +35,7 @@ class History:
         - `steps`: rows of an existing file that are kept: those of steps up to here.
             Later ones, and a line cut off in its middle, are of an interrupted run that
             will be run again. Lines before that are damaged, or missing, are reported.
+        - `write`: whether the file is written, or only read at the start.
 
         **Raises:** `ValueError` where the file has other columns.
         """
@@ -49,7 +55,10 @@ class History:
                     len(self._rows),
                     steps,
                 )
-            self._rewrite()
+            if write:
+                self._rewrite()
+            else:
+                self._path = None
 
     def _rewrite(self) -> None:
         assert self._path is not None

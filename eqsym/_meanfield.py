@@ -1,13 +1,14 @@
 """Hartree-Fock mean fields: solved with PySCF, then evaluated without it."""
 
 import functools
+import io
 import json
 import operator
 import os
 import pathlib
 import zipfile
 import zlib
-from typing import Any
+from typing import Any, BinaryIO
 
 import equinox as eqx
 import jax
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float, Inexact
 
 from ._crystal import Crystal
 from ._math import full_precision
+from ._processes import on_first
 from ._pyscf import hartree_fock
 from ._types import AbstractFixed, Electrons
 
@@ -154,7 +156,25 @@ class MeanField(AbstractFixed):
         **Raises:** `ValueError` for a basis that is unknown, too small, or linearly
         dependent in this crystal, and for a file that holds the mean field of another
         crystal; `RuntimeError` where the iteration does not converge.
+
+        Of several processes, the first one solves and the others get its result.
         """
+        arguments = crystal, basis, exp_to_discard, max_cycles, path, progress
+        if jax.process_count() == 1:
+            return cls._solved(*arguments)
+        stored = on_first(lambda: cls._solved(*arguments)._packed())
+        return cls._unpacked(io.BytesIO(stored))
+
+    @classmethod
+    def _solved(
+        cls,
+        crystal: Crystal,
+        basis: str | dict[str, str],
+        exp_to_discard: float | None,
+        max_cycles: int,
+        path: str | os.PathLike | None,
+        progress: bool | None,
+    ) -> "MeanField":
         if path is not None and os.path.exists(path):
             stored = cls.load(path)
             if stored.crystal != crystal:
@@ -222,6 +242,15 @@ class MeanField(AbstractFixed):
 
         - `path`: of the file; conventionally ending in `.npz`.
         """
+        path = pathlib.Path(path)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            unfinished.write_bytes(self._packed())
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _packed(self) -> bytes:
         crystal = self.crystal
         arrays = {
             "lattice": crystal.lattice.vectors,
@@ -241,14 +270,9 @@ class MeanField(AbstractFixed):
             "electrons": crystal.electrons,
             "momenta": [[g.l for g in sums] for sums in self.expansion],
         }
-        path = pathlib.Path(path)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(unfinished, "wb") as file:
-                np.savez(file, header=np.array(json.dumps(header)), **arrays)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        file = io.BytesIO()
+        np.savez(file, header=np.array(json.dumps(header)), **arrays)
+        return file.getvalue()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "MeanField":
@@ -263,12 +287,7 @@ class MeanField(AbstractFixed):
         """
         with open(path, "rb") as file:
             try:
-                with np.load(file, allow_pickle=False) as archive:
-                    stored = {name: archive[name] for name in archive.files}
-                header = json.loads(str(stored["header"]))
-                if header["format"] != _FORMAT:
-                    raise ValueError(f"its format is {header['format']!r}")
-                return cls._from_arrays(header, stored)
+                return cls._unpacked(file)
             except (
                 zipfile.BadZipFile,
                 zlib.error,
@@ -284,9 +303,12 @@ class MeanField(AbstractFixed):
                 ) from error
 
     @classmethod
-    def _from_arrays(
-        cls, header: dict[str, Any], stored: dict[str, np.ndarray]
-    ) -> "MeanField":
+    def _unpacked(cls, file: BinaryIO) -> "MeanField":
+        with np.load(file, allow_pickle=False) as archive:
+            stored = {name: archive[name] for name in archive.files}
+        header = json.loads(str(stored["header"]))
+        if header["format"] != _FORMAT:
+            raise ValueError(f"its format is {header['format']!r}")
         n_up, n_down = header["electrons"]
         build = functools.partial(
             Crystal,

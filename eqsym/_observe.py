@@ -17,8 +17,9 @@ from ._group import SpaceGroup
 from ._math import chunked_sum, chunked_vmap, normalised
 from ._momentum import check_projection
 from ._observables import AbstractObservable
+from ._processes import on_host
 from ._sampler import AbstractSampler
-from ._sharding import mesh_of, on_host, on_mesh
+from ._sharding import mesh_of, on_mesh
 from ._types import Electrons, Key, Walkers
 
 

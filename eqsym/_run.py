@@ -14,16 +14,18 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 from ._ansatz import AbstractWavefunction, SolidNet
 from ._faults import Checkpoints, Faults, Figure
 from ._history import History
 from ._pretrain import Pretraining
+from ._processes import is_first
 from ._progress import progress_bar
 from ._run_folder import describe_run, HISTORY, session, Settings, write_run_json
 from ._sampler import initial_walkers
-from ._sharding import replicate, shard_walkers
+from ._sharding import on_mesh, replicate, shard_walkers
 from ._types import Key, Walkers
 from ._vmc import Statistics, VMC, VMCState
 
@@ -114,6 +116,7 @@ def run(
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
     folder = None if path is None else _writable(Path(path))
+    progress = progress if is_first() else False
     place, pretrain, chain = jax.random.split(key, 3)
     if isinstance(walkers, int):
         walkers = initial_walkers(wavefunction.crystal, walkers, key=place)
@@ -136,8 +139,8 @@ def run(
         state = _place(_burned_in(vmc, state, burn_in, progress), mesh)
     start = int(state.step)
     table = None if folder is None else folder / HISTORY
-    history = History(table, _COLUMNS, steps=start)
-    if folder is not None and start < steps:
+    history = History(table, _COLUMNS, steps=start, write=is_first())
+    if folder is not None and start < steps and is_first():
         write_run_json(
             folder,
             describe_run(wavefunction, settings),
@@ -153,7 +156,8 @@ def run(
         max(start, steps),
         "" if folder is None else f" in {folder}",
     )
-    state = _trained(vmc, state, steps, history, checkpoints, progress)
+    with on_mesh(mesh):
+        state = _trained(vmc, state, steps, history, checkpoints, progress)
     return RunResult(state, history.columns())
 
 
@@ -173,7 +177,7 @@ def _trained(
     faults = Faults(len(state.sampler.walkers))
     figure = Figure(checkpoints.folder)
     # The newest state that may be saved: no update was rejected just before.
-    sound = state
+    sound, together = state, True
     try:
         with (
             _ended_by_sigterm(),
@@ -195,6 +199,7 @@ def _trained(
                     _logger.info("The first step is done.")
                 if checkpoints.save_if_due(sound, history):
                     figure.refresh(history)
+                _end_together(i)
                 bar.set_postfix_str(
                     f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
                     f"acceptance {row['acceptance']:.2f}",
@@ -202,9 +207,14 @@ def _trained(
                 )
                 bar.update()
         figure.refresh(history, last=True)
+    except KeyboardInterrupt:
+        # Of several processes, each is at another place, and none can save alone.
+        together = jax.process_count() == 1
+        raise
     finally:
         faults.report()
-        checkpoints.save_last(sound, history)
+        if together:
+            checkpoints.save_last(sound, history)
     return state
 
 
@@ -213,7 +223,8 @@ def _ended_by_sigterm() -> Iterator[None]:
     """Leaves Python where SIGTERM comes, with which clusters announce that time is up,
     in the way in which Ctrl-C does: so that the state can be saved."""
     outside = threading.current_thread() is not threading.main_thread()
-    if outside or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    several = jax.process_count() > 1  # `_end_together` looks after these
+    if outside or several or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 
@@ -227,6 +238,14 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end_together(step: int) -> None:
+    """Where one of several processes was sent SIGTERM, leaves Python in all of them, at
+    a step that they agree on."""
+    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+        _logger.warning("A process was terminated by a signal; saving the last state.")
+        raise SystemExit(128 + signal.SIGTERM)
 
 
 def _place(state: VMCState, mesh: jax.sharding.Mesh | None) -> VMCState:

@@ -4,11 +4,10 @@ import contextlib
 from collections.abc import Iterator
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
+from ._processes import put
 from ._types import Walkers
 
 
@@ -75,32 +74,23 @@ def shard_walkers(walkers: Walkers, mesh: Mesh) -> Walkers:
             f"`walkers` must divide over {devices} devices, got {count}. Nearest that "
             f"do: {' and '.join(nearest)}."
         )
-    return jax.device_put(walkers, NamedSharding(mesh, PartitionSpec(WALKERS)))
+    return put(walkers, NamedSharding(mesh, PartitionSpec(WALKERS)))
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Puts all arrays of a PyTree on every device of a mesh."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(
-        lambda leaf: (
-            jax.device_put(leaf, everywhere) if isinstance(leaf, jax.Array) else leaf
-        ),
+        lambda leaf: put(leaf, everywhere) if isinstance(leaf, jax.Array) else leaf,
         tree,
     )
-
-
-def on_host(array: Array) -> Shaped[np.ndarray, "..."]:
-    """All of an array, also where other processes hold parts of it: then all processes
-    have to ask for it."""
-    if array.is_fully_addressable or array.is_fully_replicated:
-        return np.asarray(array)
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def mesh_of(array: Array) -> Mesh | None:
     """The mesh that an array is on, if it is on one."""
     sharding = array.sharding
-    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return mesh if isinstance(mesh, Mesh) else None
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ _SOURCES = {
 # A module imports only from levels above its own line. `_ansatz` counts as one module,
 # with an order of its own inside.
 _LEVELS = (
-    ("_types", "_estimate", "_history", "_progress", "_serialise"),
+    ("_types", "_estimate", "_history", "_processes", "_progress", "_serialise"),
     ("_math", "_sharding", "_crystal", "_checkpoint"),
     ("_operations", "_ewald", "_pyscf"),
     ("_vacuum",),

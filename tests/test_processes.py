@@ -1,0 +1,154 @@
+"""Two processes of two devices each: the same numbers as one process with one device,
+one set of files, and an end that they agree on."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import eqsym as eqs
+from eqsym._history import read_history
+from toys import hydrogen, Lattice, waves
+
+
+_SCRIPT = """
+import sys
+number, port, folder, steps = sys.argv[1:]
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"localhost:{port}", 2, int(number))
+import eqsym as eqs
+from test_processes import crystal, estimates, trained
+mesh = eqs.device_mesh(images=2)
+assert mesh.shape == {"walkers": 2, "images": 2}
+assert len(mesh.local_devices) == 2
+result = trained(folder, int(steps), mesh)
+assert not result.walkers.is_fully_addressable
+print(*estimates(result))
+print(eqs.MeanField.solve(crystal(), basis="sto-3g").energy)
+try:
+    eqs.MeanField.solve(crystal(), basis="nonsense")
+except ValueError as error:
+    print(error)
+"""
+
+
+def crystal():
+    return hydrogen(supercell=(2, 1, 1))
+
+
+def hamiltonian():
+    return Lattice(crystal())
+
+
+def trained(folder, steps, mesh=None):
+    vmc = eqs.VMC(hamiltonian(), eqs.Metropolis(3), eqs.Spring(), chunk=4)
+    return eqs.run(
+        vmc,
+        waves(crystal(), b=(0.1, 0.2, 0.3)),
+        steps=steps,
+        walkers=8,
+        key=jax.random.key(0),
+        mesh=mesh,
+        path=folder,
+        checkpoint_every=2,
+        progress=False,
+    )
+
+
+def estimates(result):
+    """Energies, and something else that is sampled on the devices of the walkers."""
+    group = eqs.SpaceGroup.of(crystal())
+    arguments = {"walkers": result.walkers, "key": jax.random.key(1), "steps": 2}
+    wavefunction = result.wavefunction
+    averaged = eqs.post_hoc(wavefunction, hamiltonian(), group, **arguments).averaged
+    density = {"density": eqs.Density(crystal(), (2, 1, 1))}
+    seen = eqs.observe(wavefunction, density, **arguments)["density"]
+    return averaged.energy.mean, averaged.energy.error, *seen.mean.ravel()
+
+
+def _start(folder, steps):
+    """Both processes; what they print and log goes to files."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    path = os.pathsep.join([here, os.path.dirname(here)])
+    environment = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    started = []
+    for number in range(2):
+        output = folder.parent / f"{folder.name}.{number}.out"
+        with open(output, "w") as out, open(output.with_suffix(".err"), "w") as err:
+            arguments = [number, port, folder, steps]
+            process = subprocess.Popen(
+                [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
+                env=os.environ | environment,
+                stdout=out,
+                stderr=err,
+            )
+        started.append((process, output))
+    return started
+
+
+def _printed(started, code=0):
+    for process, output in started:
+        found = process.wait(300)
+        assert found == code, output.with_suffix(".err").read_text()
+    lines = [output.read_text().splitlines() for _, output in started]
+    # JAX's collectives announce themselves.
+    return [[line for line in part if "[Gloo]" not in line] for part in lines]
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process gets with one device."""
+    return trained(tmp_path_factory.mktemp("alone"), 6)
+
+
+def test_training_and_estimates(alone, tmp_path):
+    first, second = _printed(_start(tmp_path / "run", 4))
+    numbers, energy, error = first
+    assert second == [numbers, energy, f"On the first process: {error}"]
+    assert "nonsense" in error
+    at_four = trained(None, 4)
+    expected = estimates(at_four)
+    np.testing.assert_allclose(
+        [float(x) for x in numbers.split()], expected, rtol=1e-9, atol=1e-12
+    )
+    solved = eqs.MeanField.solve(crystal(), basis="sto-3g").energy
+    np.testing.assert_allclose(float(energy), solved, rtol=1e-9)
+
+    # One process goes on.
+    resumed = trained(tmp_path / "run", 6)
+    np.testing.assert_allclose(resumed.walkers, alone.walkers, rtol=1e-9)
+    for name, column in alone.history.items():
+        if name != "seconds":
+            np.testing.assert_allclose(
+                resumed.history[name], column, rtol=1e-9, atol=1e-12, err_msg=name
+            )
+
+
+def test_one_is_terminated(tmp_path):
+    """The other one stops at the same step, and all of it is saved."""
+    folder = tmp_path / "run"
+    started = _start(folder, 10**6)
+    deadline = time.monotonic() + 240
+    history = folder / "history.csv"
+    while not history.exists() or history.read_text().count("\n") < 4:
+        assert time.monotonic() < deadline and started[0][0].poll() is None
+        time.sleep(0.2)
+    started[1][0].send_signal(signal.SIGTERM)
+    _printed(started, code=128 + signal.SIGTERM)
+    steps = read_history(history)["step"]
+    assert eqs.latest_checkpoint(folder / "checkpoints") == steps[-1] == len(steps)
+    assert eqs.load_run(folder, waves(crystal(), b=(0, 0, 0))).step == len(steps)
