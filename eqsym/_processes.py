@@ -28,7 +28,9 @@ def put(array: Array | np.ndarray, sharding: Sharding) -> Array:
     may be those of several processes."""
     if sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
-    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if isinstance(array, jax.Array) and jnp.issubdtype(
+        array.dtype, jax.dtypes.prng_key
+    ):
         data = put(jax.random.key_data(array), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
     if isinstance(array, jax.Array):

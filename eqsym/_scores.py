@@ -265,7 +265,8 @@ class FactoredScores(eqx.Module):
             )
             # Every device gets all walkers' derivatives by some of the parameters, so
             # that none ever holds the whole matrix.
-            matrix = spread(matrix, None, None, (WALKERS, IMAGES))
+            matrix = spread(matrix, WALKERS, None, IMAGES)
+            matrix = spread(matrix, None, None, (IMAGES, WALKERS))
             matrix = jnp.swapaxes(matrix, 0, 1).reshape(components * size, -1)
             total += (matrix @ matrix.T).reshape(total.shape)
         wide, _, _ = self._split(self.parameters)

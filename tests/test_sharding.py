@@ -1,85 +1,139 @@
-"""Walkers spread over devices: same numbers as on one."""
+"""Walkers and images spread over devices: same numbers as on one."""
 
 import os
 import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 import eqsym as eqs
 from toys import hydrogen, walkers
 
 
-_SCRIPT = """
+_START = """
 import jax
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 import equinox as eqx, numpy as np
 import eqsym as eqs
+from eqsym._sharding import on_mesh
 from toys import Lattice, hydrogen, walkers, waves
+MESHES = [
+    eqs.device_mesh(images=images, devices=devices)
+    for devices, images in ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 8))
+]
+"""
 
-wavefunction = waves(hydrogen(supercell=(2, 1, 1)), b=(0.1, 0.2, 0.3))
-crystal = wavefunction.crystal
-mesh = eqs.device_mesh()
-assert mesh.shape == {"walkers": 4}
-assert eqs.device_mesh(2).shape == {"walkers": 2}
-vmc = eqs.VMC(Lattice(crystal), eqs.Metropolis(3), eqs.Spring(), chunk=2)
-places = walkers(crystal, 8)
-state = vmc.init(wavefunction, places, key=jax.random.key(0))
-sharded = eqs.replicate(state, mesh)
-sharded = eqx.tree_at(
-    lambda s: s.sampler.walkers, sharded, eqs.shard_walkers(places, mesh)
+_STEPS = """
+crystal = hydrogen(supercell=(2, 1, 1))
+wavefunction = waves(crystal, b=(0.1, 0.2, 0.3))
+group = eqs.SpaceGroup.of(crystal)
+vmc = eqs.VMC(
+    Lattice(crystal),
+    eqs.Metropolis(3),
+    eqs.Spring(),
+    strategy=eqs.Symmetrize(eqs.GroupAverage(group)),
+    chunk=8,
 )
-spread = lambda s: {x.data.shape[0] for x in s.sampler.walkers.addressable_shards}
-assert spread(sharded) == {2}
-step = eqx.filter_jit(vmc.step)
-for _ in range(2):
-    state, seen = step(state)
-    sharded, also = step(sharded)
-assert len(sharded.sampler.walkers.sharding.device_set) == 4
-assert len(jax.tree.leaves(sharded.wavefunction)[0].sharding.device_set) == 4
-close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
-numbers = lambda s: [x for x in jax.tree.leaves(s) if eqx.is_inexact_array(x)]
-for a, b in ((seen, also), (state, sharded)):
-    for x, y in zip(numbers(a), numbers(b), strict=True):
-        close(x, y)
-
 results = [
     eqs.run(
-        vmc, wavefunction, steps=2, walkers=8, key=jax.random.key(1), mesh=m,
+        vmc, wavefunction, steps=2, walkers=16, key=jax.random.key(1), mesh=mesh,
         burn_in=1, progress=False,
     )
-    for m in (None, mesh)
+    for mesh in (None, *MESHES)
 ]
-close(*(r.walkers for r in results))
-close(*(r.history["energy"] for r in results))
-assert spread(results[1].state) == {2}
+alone, *others = results
+for mesh, found in zip(MESHES, others, strict=True):
+    shards = found.walkers.addressable_shards
+    assert {x.data.shape[0] for x in shards} == {16 // mesh.shape["walkers"]}
+    for leaf in jax.tree.leaves(found.wavefunction):
+        assert len(leaf.sharding.device_set) == mesh.size
+    np.testing.assert_allclose(found.walkers, alone.walkers, rtol=0, atol=1e-12)
+    for a, b in zip(
+        jax.tree.leaves(eqx.filter(found.state, eqx.is_inexact_array)),
+        jax.tree.leaves(eqx.filter(alone.state, eqx.is_inexact_array)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 print("done")
 """
 
+_SCORES = r"""
+import re
+crystal = eqs.Crystal.rock_salt("Li", "H", a=4.0, unit="angstrom")
+gamma = np.zeros((2, 3))
+network = eqs.SolidNet(
+    crystal, eqs.Occupation((gamma, gamma)), widths=((24, 6), (24, 6)),
+    determinants=2, key=jax.random.key(0),
+)
+places = eqs.initial_walkers(crystal, 16, key=jax.random.key(1))
 
-def test_four_devices():
+
+def gram(walkers):
+    return eqs.Scores(network, walkers).factored().gram()
+
+
+def largest(text):
+    shapes = re.findall(r"f64\[([\d,]+)\]", text)
+    return max(np.prod([int(n) for n in shape.split(",")]) for shape in shapes)
+
+
+found = {}
+for mesh in (MESHES[0], MESHES[3], MESHES[4]):
+    with on_mesh(mesh):
+        compiled = jax.jit(gram).lower(eqs.shard_walkers(places, mesh)).compile()
+        value = np.asarray(compiled(eqs.shard_walkers(places, mesh)))
+    found[tuple(mesh.shape.values())] = value, largest(compiled.as_text())
+(whole, most), *others = found.values()
+for value, _ in others:
+    np.testing.assert_allclose(value, whole, rtol=1e-9, atol=1e-12)
+print(most, *(size for _, size in others))
+"""
+
+
+def _run(script):
     here = os.path.dirname(os.path.abspath(__file__))
     path = os.pathsep.join([here, os.path.dirname(here)])
     found = subprocess.run(
-        [sys.executable, "-c", _SCRIPT],
+        [sys.executable, "-c", _START + script],
         env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert found.returncode == 0, found.stderr
-    assert found.stdout.strip() == "done"
+    return found.stdout.strip()
+
+
+def test_steps_do_not_depend_on_the_mesh():
+    """One device, and 1, 2, 4 and 8 of them along either axis."""
+    assert _run(_STEPS) == "done"
+
+
+def test_no_device_holds_all_scores():
+    """The largest array of one device, with all walkers and with an eighth and a fourth
+    of them."""
+    alone, eighth, fourth = (int(size) for size in _run(_SCORES).split())
+    assert 8 * eighth == 4 * fourth == alone
 
 
 def test_one_device():
-    mesh = eqs.device_mesh(1)
+    mesh = eqs.device_mesh(devices=1)
     places = walkers(hydrogen(), 3)
     assert (eqs.shard_walkers(places, mesh) == places).all()
     tree = eqs.replicate({"x": places, "name": "y"}, mesh)
     assert tree["name"] == "y"
     assert isinstance(tree["x"], jax.Array)
+
+
+def test_refuses_devices_that_are_not_there():
+    count = len(jax.devices())
+    with pytest.raises(ValueError, match=f"from 1 to the {count} of .*, got 99"):
+        eqs.device_mesh(devices=99)
+    with pytest.raises(ValueError, match="must divide the 1 devices, got 2. .*do: 1"):
+        eqs.device_mesh(images=2, devices=1)
 
 
 def test_refuses_walkers_that_do_not_divide():
