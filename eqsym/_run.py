@@ -96,8 +96,11 @@ def run(
     - `path`: the run folder.
     - `checkpoint_every`: steps between checkpoints. None is written while updates are
         being rejected: the last one is of a wave function that could still be trained.
-    - `mesh`: devices to spread the walkers over, such as [`eqsym.device_mesh`][]. One
-        device by default.
+    - `mesh`: devices to spread walkers and images over, [`eqsym.device_mesh`][]. One
+        device by default. With devices of several processes all of them have to call
+        this, with the same arguments and a folder that all can read; the first one
+        writes. SIGTERM to one of them ends all at the same step, and saves; Ctrl-C does
+        not save then.
     - `progress`: whether to show progress bars; by default on terminals only.
 
     **Returns:**
@@ -136,7 +139,9 @@ def run(
                 pretraining, wavefunction, walkers, pretrain, progress
             )
         state = vmc.init(wavefunction, walkers, key=chain)
-        state = _place(_burned_in(vmc, state, burn_in, progress), mesh)
+        with on_mesh(mesh):
+            state = _burned_in(vmc, state, burn_in, progress)
+        state = _place(state, mesh)
     start = int(state.step)
     table = None if folder is None else folder / HISTORY
     history = History(table, _COLUMNS, steps=start, write=is_first())
