@@ -241,14 +241,19 @@ class Crystal(AbstractFixed):
         reach = (1 + 1e-9) * np.min(np.linalg.norm(self.lattice.vectors, axis=1))
         shortest = self.lattice.points_within(reach)[1]
         best = (float(np.linalg.norm(shortest)), 0, 0)
-        for i, j in itertools.combinations(range(len(self.species)), 2):
-            frac = self.lattice.to_fractional(self.positions[i] - self.positions[j])
-            nearest = self.lattice.to_cartesian(frac - np.round(frac))
-            reach = float(np.linalg.norm(nearest)) + _CLOSEST_NUCLEI
-            images = nearest + self.lattice.points_within(reach)
-            distance = float(np.min(np.linalg.norm(images, axis=1)))
-            best = min(best, (distance, i, j))
-        return best
+        if len(self.species) == 1:
+            return best
+        first, second = np.triu_indices(len(self.species), 1)
+        frac = self.lattice.to_fractional(
+            self.positions[first] - self.positions[second]
+        )
+        nearest = self.lattice.to_cartesian(frac - np.round(frac))
+        distances = np.linalg.norm(nearest, axis=1)
+        reach = float(np.max(distances)) + _CLOSEST_NUCLEI
+        for point in self.lattice.points_within(reach):
+            distances = np.minimum(distances, np.linalg.norm(nearest + point, axis=1))
+        pair = np.argmin(distances)
+        return min(best, (float(distances[pair]), int(first[pair]), int(second[pair])))
 
     @property
     def positions(self) -> Float[np.ndarray, "..."]:

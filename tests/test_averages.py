@@ -28,7 +28,7 @@ def _network(twisted=False, full_determinant=True):
     return eqs.SolidNet(
         crystal,
         eqs.Occupation((k[:2], k[:1])),
-        widths=((8, 3), (8, 3)),
+        widths=((8, 3),),
         determinants=2,
         full_determinant=full_determinant,
         key=jax.random.key(0),
@@ -39,6 +39,11 @@ def _configuration(seed=1):
     crystal = _network().crystal
     frac = np.random.default_rng(seed).uniform(size=(3, 3))
     return jnp.asarray(crystal.lattice.to_cartesian(frac))
+
+
+@functools.cache
+def _orbitals(twisted, full_determinant):
+    return jax.jit(jax.vmap(_network(twisted, full_determinant).orbitals))
 
 
 def _same(one, other):
@@ -61,9 +66,10 @@ def test_is_the_determinant_of_averaged_orbitals(
     kpoints = [np.asarray(k) for k in network.occupation.kpoints]
     both = np.concatenate(kpoints) if full_determinant else None
     total = [0, 0]
-    for image in np.asarray(group.apply_inverse(x)):
-        for spin, rows in enumerate(network.orbitals(jnp.asarray(image))):
-            rows = np.asarray(rows)
+    images = group.apply_inverse(x)
+    blocks = map(np.asarray, _orbitals(twisted, full_determinant)(images))
+    for image, *spins in zip(np.asarray(images), *blocks, strict=True):
+        for spin, rows in enumerate(spins):
             if not average_phases:
                 some = slice(0, 2) if spin == 0 else slice(2, 3)
                 k = kpoints[spin] if both is None else both

@@ -116,6 +116,18 @@ def _electrons(crystal, seed, batch=()):
     return jnp.asarray(crystal.supercell.to_cartesian(frac))
 
 
+def _taylor(function, x):
+    """Value, first and second derivatives."""
+    first = jax.jacfwd(lambda x: 2 * (function(x),), has_aux=True)
+
+    def both(x):
+        slopes, value = first(x)
+        return slopes, (value, slopes)
+
+    second, (value, slopes) = jax.jacfwd(both, has_aux=True)(x)
+    return value, slopes, second
+
+
 def _assert_same(psi, expected, atol=1e-8):
     np.testing.assert_allclose(psi.log, expected.log, atol=atol)
     np.testing.assert_allclose(psi.sign, expected.sign, atol=atol)
@@ -331,22 +343,21 @@ def test_number_of_images():
     needed = np.sum(weights > 0, axis=1)
     shape = lambda x: jax.eval_shape(full.orbit, x).weights.shape
     assert shape(x[0]) == (48,)
-    assert not np.any(jax.vmap(lambda x: full.orbit(x).dropped)(x))
+    whole = jax.tree.map(np.asarray, jax.jit(jax.vmap(full.orbit))(x))
+    assert not np.any(whole.dropped)
     # One electron needs less than the group.
     assert shape(x[0, :1]) == (full._meeting,) and full._meeting < 48
     some = Canonicalization(full.domain, full.eps, full.smoothing, max_images=4)
     orbits = jax.jit(jax.vmap(some.orbit))(x)
     assert orbits.weights.shape == (50, 4) and orbits.images.shape == (50, 4, 3, 3)
     missing = np.maximum(needed - 4, 0)
-    found = jax.jit(jax.vmap(lambda x: some.orbit(x).dropped))(x)
-    np.testing.assert_array_equal(found, missing)
+    np.testing.assert_array_equal(orbits.dropped, missing)
     assert np.sum(missing) > 0
     # The largest are kept.
     largest = np.sort(weights, axis=1)[:, :-5:-1]
     np.testing.assert_allclose(orbits.weights, largest, atol=1e-12)
     # What only fills up repeats the image with the largest weight.
-    orbits = jax.tree.map(np.asarray, jax.jit(jax.vmap(full.orbit))(x))
-    for n, weights, images in zip(needed, orbits.weights, orbits.images, strict=True):
+    for n, weights, images in zip(needed, whole.weights, whole.images, strict=True):
         assert n < len(weights) and np.all(weights[n:] == 0)
         np.testing.assert_array_equal(images[n:], images[:1].repeat(48 - n, axis=0))
 
@@ -403,10 +414,8 @@ def test_value_gradient_and_laplacian_are_continuous(step):
         return [jnp.stack([value.log, value.sign.real, value.sign.imag])]
 
     def with_derivatives(psi, flat):
-        function = lambda flat: value(psi, flat)[0]
-        gradient, hessian = jax.jacfwd(function), jax.jacfwd(jax.jacfwd(function))
-        laplacian = jnp.trace(hessian(flat), axis1=1, axis2=2)
-        return [function(flat), gradient(flat), laplacian]
+        parts = _taylor(lambda flat: value(psi, flat)[0], flat)
+        return [*parts[:2], jnp.trace(parts[2], axis1=1, axis2=2)]
 
     zeroth, first, second = jumps(symmetrizer, with_derivatives)
     assert max(zeroth, first, second) < 1e-4
@@ -461,9 +470,7 @@ def test_draws_are_unbiased():
             value = value.sign * jnp.exp(value.log).astype(complex)
             return jnp.stack([value.real, value.imag])
 
-        flat = x.reshape(-1)
-        hessian = jax.jacfwd(jax.jacfwd(psi))(flat)
-        parts = (psi(flat), jax.jacfwd(psi)(flat), hessian)
+        parts = _taylor(psi, x.reshape(-1))
         return jnp.concatenate([part.reshape(2, -1) for part in parts], axis=1)
 
     # A draw depends on the uniform number in steps, at the sums of weights.

@@ -60,7 +60,7 @@ class Spoiled(eqs.AbstractOptimizer):
 
 def _run(path=None, steps=8, *, hamiltonian=None, optimizer=None, **kwargs):
     vmc = eqs.VMC(
-        Lattice(_CRYSTAL) if hamiltonian is None else hamiltonian,
+        _broken(-1e9, np.nan) if hamiltonian is None else hamiltonian,
         eqs.Metropolis(2),
         eqs.Spring(0.1) if optimizer is None else optimizer,
     )
@@ -137,17 +137,23 @@ def test_parameters_after_an_update(tmp_path, value):
     assert eqs.latest_checkpoint(tmp_path / "checkpoints") == last_good
 
 
+@eqx.filter_jit
+def _gram(scores):
+    return scores.factored().gram()
+
+
 @pytest.mark.parametrize("places", [1, 2])
 def test_singular_gram_matrix(places):
     """Many walkers at one place or two, and hardly any damping: finite updates."""
     rng = np.random.default_rng(0)
     electrons = jnp.asarray(np.repeat(rng.normal(size=(places, 1, 3)), 4 // places, 0))
     scores = eqs.Scores(waves(), electrons, jnp.full(4, 0.25))
-    gram = scores.factored().gram()
+    gram = _gram(scores)
     assert np.linalg.matrix_rank(gram) == places - 1 < 4
     spring = eqs.Spring(0.1, damping=1e-300)
     state = spring.init(scores.parameters)
-    update, _ = spring.step(scores, jnp.asarray([1.0, -1.0, 2.0, -2.0]), state)
+    residual = jnp.asarray([1.0, -1.0, 2.0, -2.0])
+    update, _ = eqx.filter_jit(spring.step)(scores, residual, state)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(update))
 
 
@@ -322,7 +328,7 @@ def test_messages_are_logged(tmp_path, caplog, capfd):
     assert any("Training a Waves with 6 walkers from step 0 to 1" in m for m in found)
     assert any("Compiling" in m for m in found)
     caplog.clear()
-    vmc = eqs.VMC(Lattice(_CRYSTAL), eqs.Metropolis(2), eqs.Spring(0.1))
+    vmc = eqs.VMC(_broken(-1e9, np.nan), eqs.Metropolis(2), eqs.Spring(0.1))
     again = dict(walkers=_WALKERS, key=jax.random.key(5), burn_in=1, path=tmp_path)
     eqs.run(vmc, waves(c=(0.1, 0.2, 0.3)), steps=1, **again)
     assert any("Resuming from the checkpoint" in m for m in caplog.messages)

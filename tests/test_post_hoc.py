@@ -227,7 +227,7 @@ def _energies(moments):
     return np.stack([moments[..., irreps] / moments[..., 0], moments[..., 0]], axis=-1)
 
 
-@pytest.mark.parametrize(("amplitudes", "images"), [(4, 2), (None, 1), (None, 8)])
+@pytest.mark.parametrize(("amplitudes", "images"), [(5, 3), (None, 1), (None, 8)])
 def test_repeated_estimates_of_the_averaged_energy(amplitudes, images):
     """600 estimates of E_PA from 50 walkers each. Their bias is below 3 standard
     errors, 0.3 % false alarms among keys. Their variance is what the jackknife says,
@@ -387,6 +387,9 @@ def test_error_bars_are_those_of_quadrature():
     assert abs(found.averaged.energy.error / deviation - 1) < 0.2
 
 
+_FREE_WAVES = ((1, 0, 0, 0), (0, 1, 0, 0), (2, 0, 1, 0))
+
+
 def _free(wavefunction, **settings):
     """Of free particles."""
     return eqs.post_hoc(
@@ -404,8 +407,7 @@ def _free(wavefunction, **settings):
 @pytest.mark.parametrize(("amplitudes", "images"), [(4, 1), (5, 3), (None, 8)])
 def test_symmetric_eigenstates_have_no_variance(amplitudes, images):
     """cos x + cos y of a free particle, which has nodes."""
-    waves = ((1, 0, 0, 0), (0, 1, 0, 0))
-    wavefunction = _pair([1.0, 1.0], True, waves)
+    wavefunction = _pair([1.0, 1.0, 0.0], True, _FREE_WAVES)
     found = _free(wavefunction, images=images, amplitudes=amplitudes)
     expected = 0.5 * (2 * np.pi / 4) ** 2
     for row in (found.plain, found.averaged):
@@ -420,9 +422,7 @@ def test_symmetric_eigenstates_have_no_variance(amplitudes, images):
 def test_an_eigenstate_under_a_wave_of_another_symmetry():
     """P f is an eigenstate and f is not: with all images E_PA has no error, because
     P (H - E) f vanishes at every walker."""
-    wavefunction = _pair(
-        [1.0, 1.0, 0.8j], True, ((1, 0, 0, 0), (0, 1, 0, 0), (2, 0, 1, 0))
-    )
+    wavefunction = _pair([1.0, 1.0, 0.8j], True, _FREE_WAVES)
     found = _free(wavefunction, images=8)
     expected = 0.5 * (2 * np.pi / 4) ** 2
     np.testing.assert_allclose(found.averaged.energy.mean, expected, rtol=1e-9)

@@ -114,13 +114,14 @@ def test_subsets_average_to_the_group():
     counts = np.bincount(np.asarray(drawn), minlength=_GROUP.order)
     assert np.sum((counts - 100) ** 2 / 100) < 94.5  # 47 degrees of freedom
     x = walkers(_CRYSTAL, 1)[0]
-    values = [
-        np.exp(
-            eqs.Symmetrized(_SKEW, eqs.SubsetAverage(_GROUP, jnp.asarray([i])))(x).log
-        )
-        for i in range(_GROUP.order)
-    ]
-    whole = eqs.Symmetrized(_SKEW, eqs.GroupAverage(_GROUP))(x)
+
+    @jax.jit
+    @jax.vmap
+    def of_one(i):
+        return eqs.Symmetrized(_SKEW, eqs.SubsetAverage(_GROUP, i[None]))(x).log
+
+    values = np.exp(of_one(jnp.arange(_GROUP.order)))
+    whole = eqx.filter_jit(eqs.Symmetrized(_SKEW, eqs.GroupAverage(_GROUP)))(x)
     np.testing.assert_allclose(np.mean(values), np.exp(whole.log))
 
 
@@ -135,7 +136,7 @@ def test_every_step_has_a_new_draw():
     # Drawn before the step, so that what its walkers were sampled from is on record.
     (drawn,) = following.strategies
     view = vmc.schedule.strategies[0].view(_SKEW, drawn)
-    expected = vmc.sampler.step(view, state.sampler)
+    expected = eqx.filter_jit(vmc.sampler.step)(view, state.sampler)
     np.testing.assert_allclose(following.sampler.walkers, expected.walkers)
 
 
@@ -146,11 +147,13 @@ def test_augmented_batch(replace):
     x = walkers(_CRYSTAL, 8)
     batch = jax.jit(strategy.batch)(_SKEW, x, state)
     assert batch.walkers.shape == (40, 1, 3)
+    orbits = jax.jit(jax.vmap(_GROUP.apply))(x)
+    amplitudes = np.exp(2 * jax.jit(jax.vmap(jax.vmap(_SKEW)))(orbits).log)
+    own = np.exp(2 * jax.jit(jax.vmap(_SKEW))(batch.walkers).log)
     for i, image in enumerate(np.asarray(batch.walkers)):
-        orbit = np.asarray(_GROUP.apply(x[i // 5]))
+        orbit = np.asarray(orbits)[i // 5]
         assert np.min(np.max(np.abs(orbit - image), axis=(1, 2))) < 1e-12
-        amplitudes = np.exp(2 * jax.vmap(_SKEW)(jnp.asarray(orbit)).log)
-        weight = np.exp(2 * _SKEW(jnp.asarray(image)).log) / np.mean(amplitudes)
+        weight = own[i] / np.mean(amplitudes[i // 5])
         np.testing.assert_allclose(batch.weights[i], weight)
     images = np.asarray(batch.walkers).reshape(8, 5, 3)
     distinct = [len(np.unique(np.round(some, 9), axis=0)) for some in images]
@@ -166,26 +169,33 @@ def test_importance_weights_make_augmented_energies_variational():
     weights that of no function; here it is off by much."""
     places = grid(_CRYSTAL, 12)
     hamiltonian = Lattice(_CRYSTAL)
-    density = jnp.exp(2 * jax.vmap(_SKEW)(places).log)
-    density /= jnp.sum(density)
-    local = jax.vmap(lambda x: hamiltonian.local_energy(_SKEW, x).total)
-    energy = float(jnp.sum(density * local(places)))
+    local = jax.jit(jax.vmap(lambda x: hamiltonian.local_energy(_SKEW, x).total))
 
-    # All images of all places, which is what random ones are in the mean.
-    images = jax.vmap(_GROUP.apply)(places)
-    log = 2 * jax.vmap(jax.vmap(_SKEW))(images).log
-    weights = jnp.exp(log) / jnp.mean(jnp.exp(log), axis=1, keepdims=True)
-    energies = jax.vmap(local)(images)
-    total = jnp.sum(density * jnp.mean(weights, axis=1))
-    weighted = jnp.sum(density * jnp.mean(weights * energies, axis=1)) / total
+    @jax.jit
+    @jax.vmap
+    def on_orbit(x):
+        # All images, which is what random ones are in the mean.
+        images = _GROUP.apply(x)
+        return _SKEW(x).log, jax.vmap(_SKEW)(images).log, local(images)
+
+    log, logs, energies = map(np.asarray, on_orbit(places))
+    density = np.exp(2 * log)
+    density /= np.sum(density)
+    energy = np.sum(density * np.asarray(local(places)))
+    weights = np.exp(2 * logs)
+    weights /= np.mean(weights, axis=1, keepdims=True)
+    total = np.sum(density * np.mean(weights, axis=1))
+    weighted = np.sum(density * np.mean(weights * energies, axis=1)) / total
     np.testing.assert_allclose(weighted, energy, rtol=1e-9)
-    unweighted = jnp.sum(density * jnp.mean(energies, axis=1))
+    unweighted = np.sum(density * np.mean(energies, axis=1))
     assert abs(unweighted - energy) > 0.01
 
     # And the training step reports the weighted one, for any walkers.
     vmc, _, following, seen = _stepped("DA")
     strategy = vmc.schedule.strategies[0]
-    batch = strategy.batch(_SKEW, following.sampler.walkers, following.strategies[0])
+    batch = eqx.filter_jit(strategy.batch)(
+        _SKEW, following.sampler.walkers, following.strategies[0]
+    )
     expected = np.average(local(batch.walkers), weights=batch.weights)
     np.testing.assert_allclose(seen.energy, expected)
     share = np.sum(batch.weights) ** 2 / np.sum(batch.weights**2) / len(batch.weights)
@@ -200,17 +210,19 @@ def test_weighted_gradient(optimizer):
     state = _state(vmc)
     following, _ = eqx.filter_jit(vmc.step)(state)
     strategy = vmc.schedule.strategies[0]
-    batch = strategy.batch(_SKEW, following.sampler.walkers, following.strategies[0])
+    batch = eqx.filter_jit(strategy.batch)(
+        _SKEW, following.sampler.walkers, following.strategies[0]
+    )
     shares = np.asarray(batch.weights / jnp.sum(batch.weights))
-    local = jax.vmap(lambda x: vmc.hamiltonian.local_energy(_SKEW, x).total)
-    energies = np.asarray(local(batch.walkers))
+    local = lambda x: vmc.hamiltonian.local_energy(_SKEW, x).total
+    energies = np.asarray(jax.jit(jax.vmap(local))(batch.walkers))
 
     def rows(parameters):
         a, c = parameters
         f = eqx.tree_at(lambda f: (f.a, f.c), _SKEW, (a, c))
         return jax.vmap(f)(batch.walkers).log
 
-    scores = np.concatenate(jax.jacrev(rows)((_SKEW.a, _SKEW.c)), axis=1)
+    scores = np.concatenate(jax.jit(jax.jacrev(rows))((_SKEW.a, _SKEW.c)), axis=1)
     centred = scores - shares @ scores
     residual = energies - shares @ energies
     update = -2 * centred.T @ (shares * residual)

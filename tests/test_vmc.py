@@ -81,11 +81,10 @@ def test_step(is_complex, chunk):
     state = vmc.init(wavefunction, walkers(crystal, 10), key=jax.random.key(0))
     following, seen = eqx.filter_jit(vmc.step)(state)
 
-    expected = vmc.sampler.step(wavefunction, state.sampler)
+    expected = eqx.filter_jit(vmc.sampler.step)(wavefunction, state.sampler)
     np.testing.assert_allclose(following.sampler.walkers, expected.walkers)
-    energies = jax.vmap(lambda x: vmc.hamiltonian.local_energy(wavefunction, x))(
-        expected.walkers
-    )
+    local = lambda x: vmc.hamiltonian.local_energy(wavefunction, x)
+    energies = jax.jit(jax.vmap(local))(expected.walkers)
     total = np.asarray(energies.total)
     residual, clipped = _naive_residual(total, 1.0)
     assert clipped > 0
@@ -96,7 +95,7 @@ def test_step(is_complex, chunk):
         psi = jax.vmap(eqs.combine(unravel(flat), rest))(expected.walkers)
         return psi.log, psi.phase
 
-    log, phase = map(np.asarray, jax.jacrev(rows)(flat))
+    log, phase = map(np.asarray, jax.jit(jax.jacrev(rows))(flat))
     scores = log + 1j * phase
     centred = scores - scores.mean(axis=0)
     gradient = 2 * np.real(np.conj(centred).T @ residual) / np.sqrt(10)
@@ -138,8 +137,9 @@ def test_invalid_walkers_are_counted_and_left_out(optimizer):
     for value in jax.tree.leaves((seen, _flat(following.wavefunction)[0])):
         assert np.all(np.isfinite(value))
     valid = following.sampler.walkers[x >= 1]
-    energies = jax.vmap(lambda x: vmc.hamiltonian.local_energy(wavefunction, x).total)
-    np.testing.assert_allclose(seen.energy, np.mean(energies(valid)))
+    local = lambda x: vmc.hamiltonian.local_energy(wavefunction, x).total
+    energies = jax.jit(jax.vmap(local))(valid)
+    np.testing.assert_allclose(seen.energy, np.mean(energies))
 
 
 def test_training_finds_the_best_wave_function():
