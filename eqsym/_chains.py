@@ -57,12 +57,18 @@ def steps_of(
 ) -> Iterator[Walkers]:
     """Walkers of |psi|^2 at every step after the burn-in, with a progress bar.
 
-    **Raises:** `ValueError` for less than one step, and walkers of the wrong shape.
+    **Raises:** `ValueError` for less than one step or two walkers, and walkers of the
+    wrong shape.
     """
     if chains.steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {chains.steps}.")
     sampler = Metropolis() if chains.sampler is None else chains.sampler
     state = sampler.init(wavefunction, chains.walkers, key=chains.key)
+    if len(chains.walkers) < 2:
+        raise ValueError(
+            "An error bar needs at least 2 walkers (independent chains), got "
+            f"{len(chains.walkers)}."
+        )
     return _steps(name, sampler, wavefunction, state, chains)
 
 

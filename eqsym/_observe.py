@@ -274,15 +274,9 @@ def _sampled(
                 f"`observables` must have the crystal of `wavefunction`, but {name!r} "
                 f"has another one: expected {wavefunction.crystal}, got {one.crystal}."
             )
-    steps = steps_of("Observing", wavefunction, chains)
-    if len(chains.walkers) < 2:
-        raise ValueError(
-            "An error bar needs at least 2 walkers (independent chains), got "
-            f"{len(chains.walkers)}."
-        )
     sums = None
     with on_mesh(mesh_of(chains.walkers)):
-        for walkers in steps:
+        for walkers in steps_of("Observing", wavefunction, chains):
             found = _measured(
                 kinds, wavefunction, dict(observables), walkers, chains.chunk
             )

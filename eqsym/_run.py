@@ -212,9 +212,11 @@ def _trained(
                 )
                 bar.update()
         figure.refresh(history, last=True)
-    except KeyboardInterrupt:
-        # Of several processes, each is at another place, and none can save alone.
-        together = jax.process_count() == 1
+    except BaseException as error:
+        # Of several processes one that ends for another reason than these is alone, and
+        # none can save alone.
+        shared = isinstance(error, (SystemExit, FloatingPointError, OSError))
+        together = shared or jax.process_count() == 1
         raise
     finally:
         faults.report()

@@ -14,6 +14,7 @@ import spglib
 from ase.spacegroup.spacegroup import parse_sitesym
 
 import eqsym as eqs
+from toys import QUICK
 
 
 _EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -145,7 +146,7 @@ def test_example_prints_its_table_and_draws_every_crystal(tmp_path):
     done = subprocess.run(
         [sys.executable, str(_EXAMPLES / "groups.py")],
         cwd=tmp_path,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, **QUICK},
         capture_output=True,
         text=True,
     )

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from toys import QUICK
+
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TOY = (
@@ -27,7 +29,7 @@ def _python(folder: Path, name: str, *arguments: str) -> str:
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, **QUICK},
         capture_output=True,
         text=True,
     )
@@ -99,7 +101,7 @@ def test_study_goes_on_where_it_was_interrupted(tmp_path):
     command = [sys.executable, str(EXAMPLES / "study.py"), *STUDY, "--only", "OG"]
     environment = {
         **os.environ,
-        "JAX_PLATFORMS": "cpu",
+        **QUICK,
         # What was compiled before the interruption is not compiled again.
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",

@@ -74,13 +74,13 @@ def _exact(wavefunction, count):
     s_i from n independent walkers, where s_i is the sample covariance of score i and
     local energy: $Var[s] = \\mu_{22}/n - (n-2) \\mu_{11}^2 / (n (n-1)) +
     \\mu_{20} \\mu_{02} / (n (n-1))$ with central moments (Kendall and Stuart)."""
-    energy = jax.vmap(
-        lambda x: Lattice(CRYSTAL, depth=1.0).local_energy(wavefunction, x).total
-    )(PLACES)
+    local = lambda x: Lattice(CRYSTAL, depth=1.0).local_energy(wavefunction, x).total
+    energy = jax.jit(jax.vmap(local))(PLACES)
     parameters, rest = eqs.partition(wavefunction)
     flat, unravel = jax.flatten_util.ravel_pytree(parameters)
     logs = lambda flat: jax.vmap(eqs.combine(unravel(flat), rest))(PLACES).log
-    scores, density = jax.jacrev(logs)(flat), np.exp(2 * logs(flat))
+    scores, log = jax.jit(lambda flat: (jax.jacrev(logs)(flat), logs(flat)))(flat)
+    density = np.exp(2 * np.asarray(log))
     p = np.asarray(density / density.sum())
     e = np.asarray(energy.real) - p @ np.asarray(energy.real)
     o = np.asarray(scores) - p @ np.asarray(scores)

@@ -2,6 +2,7 @@
 
 import itertools
 
+import equinox as eqx
 import group_toys
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +35,14 @@ def _orbits(crystal, walkers=3, images=2):
     return crystal.supercell.to_cartesian(frac), weights
 
 
+_total = eqx.filter_jit(
+    lambda observable, orbits, weights: observable.total(orbits, weights)
+)
+
+
 def _observed(observable, orbits, weights):
     """Of weighted means."""
-    total = observable.total(jnp.asarray(orbits), jnp.asarray(weights))
+    total = _total(observable, jnp.asarray(orbits), jnp.asarray(weights))
     return observable.result(np.asarray(total) / weights.sum((0, 1))[:, None])
 
 
@@ -183,7 +189,7 @@ def test_electrons_may_move_by_vectors_of_the_supercell(name):
         np.testing.assert_allclose(found, expected, atol=1e-9)
         # And in single precision.
         single = [jnp.asarray(v, jnp.float32) for v in (moved, weights)]
-        total = observable.total(*single)
+        total = _total(observable, *single)
         assert total.dtype in (jnp.float32, jnp.complex64)
         found = observable.result(np.asarray(total) / weights.sum((0, 1))[:, None])
         np.testing.assert_allclose(found, expected, atol=2e-4)

@@ -32,7 +32,8 @@ def _stacked(values):
     return np.concatenate([values.real, values.imag][: 1 + np.iscomplexobj(values)])
 
 
-def _dense(wavefunction, places):
+@eqx.filter_jit
+def _jacobian(wavefunction, places):
     parameters, rest = eqs.partition(wavefunction)
     flat, unravel = jax.flatten_util.ravel_pytree(parameters)
 
@@ -40,9 +41,13 @@ def _dense(wavefunction, places):
         psi = jax.vmap(eqs.combine(unravel(flat), rest))(places)
         return jnp.stack([psi.log] if psi.is_real else [psi.log, psi.phase])
 
-    jacobian = np.asarray(jax.jacrev(rows)(flat))
+    return jax.jacrev(rows)(flat)
+
+
+def _dense(wavefunction, places):
+    jacobian = np.asarray(_jacobian(wavefunction, places))
     centred = jacobian - np.mean(jacobian, axis=1, keepdims=True)
-    return centred.reshape(-1, flat.size) / np.sqrt(_WALKERS)
+    return centred.reshape(-1, jacobian.shape[-1]) / np.sqrt(_WALKERS)
 
 
 def _flat(tree):
@@ -116,7 +121,7 @@ def test_no_residual_no_step():
     optimizer = eqs.Spring()
     scores = eqs.Scores(wavefunction, walkers(wavefunction.crystal, _WALKERS))
     state = optimizer.init(scores.parameters)
-    update, _ = optimizer.step(scores, jnp.zeros(_WALKERS), state)
+    update, _ = eqx.filter_jit(optimizer.step)(scores, jnp.zeros(_WALKERS), state)
     np.testing.assert_array_equal(_flat(update), 0)
 
 

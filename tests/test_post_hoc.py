@@ -21,7 +21,7 @@ import eqsym as eqs
 from eqsym import _progress
 from eqsym._estimate import jackknife
 from eqsym._orbit import OrbitSampler
-from toys import hydrogen, Lattice, walkers, waves
+from toys import hydrogen, Lattice, QUICK, walkers, waves
 
 
 class Trigonometric(eqs.AbstractWavefunction):
@@ -588,7 +588,7 @@ def test_benchmark_at_toy_size(tmp_path):
     done = subprocess.run(
         [sys.executable, str(script), *command.split()],
         cwd=tmp_path,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, **QUICK},
         capture_output=True,
         text=True,
     )

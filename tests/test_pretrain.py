@@ -50,9 +50,11 @@ def test_loss(twisted, full):
     network = _network(twisted, full_determinant=full)
     walkers = _walkers(twisted.crystal)
     expected = []
-    for electrons in walkers:
-        blocks = [np.asarray(m) for m in network.orbitals(electrons)]
-        targets = [np.asarray(m) for m in twisted.orbitals(electrons)]
+    both = jax.jit(jax.vmap(lambda x: (network.orbitals(x), twisted.orbitals(x))))
+    of_network, of_mean_field = jax.tree.map(np.asarray, both(walkers))
+    for i in range(len(walkers)):
+        blocks = [m[i] for m in of_network]
+        targets = [m[i] for m in of_mean_field]
         if full:
             targets = [
                 np.concatenate([targets[0], np.zeros((2, 1))], axis=1),
@@ -64,7 +66,7 @@ def test_loss(twisted, full):
                 for block, target in zip(blocks, targets, strict=True)
             )
         )
-    found = _loss(*eqs.partition(network), twisted, walkers)
+    found = eqx.filter_jit(_loss)(*eqs.partition(network), twisted, walkers)
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-10)
 
 

@@ -107,9 +107,32 @@ def _shares(scores):
     return np.asarray(weights) / np.sum(weights)
 
 
+@eqx.filter_jit
+def _by_factors(scores, direction, residual, chunk):
+    factored = scores.factored(chunk)
+    return factored.apply(direction), factored.transpose(residual), factored.gram()
+
+
 @functools.cache
 def _factored(name, chunk=None):
-    return eqx.filter_jit(eqs.Scores.factored)(_case(name), chunk)
+    """What the factored matrix makes of a direction, of a residual, and its Gram
+    matrix."""
+    direction, residual = _direction(name), _residual(name)
+    unravel = _dense(name)[1]
+    return _by_factors(_case(name), unravel(direction), residual, chunk)
+
+
+def _direction(name):
+    size = _dense(name)[0].shape[1]
+    return jnp.asarray(np.random.default_rng(2).normal(size=size))
+
+
+def _residual(name):
+    rng = np.random.default_rng(3)
+    residual = rng.normal(size=_WALKERS)
+    if not _case(name).is_real:
+        residual = residual + 1j * rng.normal(size=_WALKERS)
+    return jnp.asarray(residual)
 
 
 def _stacked(values):
@@ -118,30 +141,26 @@ def _stacked(values):
 
 @pytest.mark.parametrize("name", _CASES)
 def test_apply(name):
-    scores, (dense, unravel) = _case(name), _dense(name)
-    direction = np.random.default_rng(2).normal(size=dense.shape[1])
-    found = _factored(name).apply(unravel(jnp.asarray(direction)))
-    assert scores.is_real == (not jnp.iscomplexobj(found))
-    np.testing.assert_allclose(_stacked(np.asarray(found)), dense @ direction)
+    dense, found = _dense(name)[0], _factored(name)[0]
+    assert _case(name).is_real == (not jnp.iscomplexobj(found))
+    np.testing.assert_allclose(_stacked(np.asarray(found)), dense @ _direction(name))
 
 
 @pytest.mark.parametrize("way", ["at once", "in chunks", "factored"])
 @pytest.mark.parametrize("name", _CASES)
 def test_transpose(name, way):
-    scores, (dense, _) = _case(name), _dense(name)
-    rng = np.random.default_rng(3)
-    residual = rng.normal(size=_WALKERS)
-    if not scores.is_real:
-        residual = residual + 1j * rng.normal(size=_WALKERS)
+    scores, (dense, _), residual = _case(name), _dense(name), _residual(name)
     if way == "factored":
-        found = _factored(name).transpose(jnp.asarray(residual))
+        found = _factored(name)[1]
     else:
         found = eqx.filter_jit(eqs.Scores.transpose)(
-            scores, jnp.asarray(residual), None if way == "at once" else 3
+            scores, residual, None if way == "at once" else 3
         )
     assert jax.tree.structure(found) == jax.tree.structure(scores.parameters)
     flat = jax.flatten_util.ravel_pytree(found)[0]
-    np.testing.assert_allclose(flat, dense.T @ _stacked(residual), atol=1e-12)
+    np.testing.assert_allclose(
+        flat, dense.T @ _stacked(np.asarray(residual)), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +168,7 @@ def test_transpose(name, way):
 )
 def test_gram(name, chunk):
     dense, _ = _dense(name)
-    found = np.asarray(_factored(name, chunk).gram())
+    found = np.asarray(_factored(name, chunk)[2])
     close = functools.partial(
         np.testing.assert_allclose, rtol=0, atol=1e-12 * np.max(dense**2) * _WALKERS
     )

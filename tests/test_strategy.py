@@ -253,11 +253,11 @@ def test_schedule():
         return vmc.step(state)
 
     in_use = [0, 0, 1, 2, 2]
+    alone = [eqx.filter_jit(_vmc(_STRATEGIES[name], spring).step) for _, name in stages]
     for stage in in_use:
         following, seen = step(state)
-        alone = _vmc(_STRATEGIES[stages[stage][1]], spring)
         start = eqx.tree_at(lambda s: s.strategies, state, (state.strategies[stage],))
-        expected, statistics = eqx.filter_jit(alone.step)(start)
+        expected, statistics = alone[stage](start)
         for one, other in zip(
             jax.tree.leaves((seen, following.optimizer, following.wavefunction)),
             jax.tree.leaves((statistics, expected.optimizer, expected.wavefunction)),
@@ -273,7 +273,7 @@ def test_equilibration_samples_what_is_trained():
     vmc, state, _, _ = _stepped("GA")
     moved = eqx.filter_jit(vmc.equilibrate)(state)
     view = eqs.Symmetrized(_SKEW, eqs.GroupAverage(_GROUP))
-    expected = vmc.sampler.step(view, state.sampler)
+    expected = eqx.filter_jit(vmc.sampler.step)(view, state.sampler)
     np.testing.assert_allclose(moved.sampler.walkers, expected.walkers)
     np.testing.assert_array_equal(moved.wavefunction.a, state.wavefunction.a)
     assert int(moved.step) == 0
@@ -302,7 +302,7 @@ def test_dropped_images_are_counted():
     symmetrizer = eqs.Canonicalization(domain, max_images=1)
     vmc = _vmc(eqs.Symmetrize(symmetrizer))
     following, seen = eqx.filter_jit(vmc.step)(_state(vmc))
-    weights = jax.vmap(symmetrizer.weights)(following.sampler.walkers)
+    weights = jax.jit(jax.vmap(symmetrizer.weights))(following.sampler.walkers)
     assert seen.dropped == np.sum(np.asarray(weights) > 0) - 12 > 0
 
 
@@ -396,6 +396,12 @@ def _symmetrizations(group):
     }
 
 
+_QUICK = {
+    "xla_backend_optimization_level": 1,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["LiH", "graphene"])
 def test_networks_train_with_every_strategy(name):
@@ -428,7 +434,8 @@ def test_networks_train_with_every_strategy(name):
             strategy=strategy,
         )
         state = vmc.init(network, x, key=jax.random.key(2))
-        step = eqx.filter_jit(vmc.step)
+        # So short a training is compilation.
+        step = eqx.filter_jit(vmc.step, compiler_options=_QUICK)
         for _ in range(2):
             state, seen = step(state)
             assert np.isfinite(seen.energy), label

@@ -9,6 +9,14 @@ from jaxtyping import Array, Float
 import eqsym as eqs
 
 
+# For scripts at toy size, which compile more than they compute.
+QUICK = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_backend_optimization_level=1 "
+    "--xla_llvm_disable_expensive_passes=true",
+}
+
+
 def hydrogen(**kwargs) -> eqs.Crystal:
     """One hydrogen atom, primitive cubic."""
     return eqs.Crystal(
