@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 
 from ._ansatz import AbstractWavefunction, Linear
 from ._math import chunked_sum, chunked_vmap, full_precision
-from ._sharding import IMAGES, spread, WALKERS
+from ._sharding import devices_in_use, IMAGES, spread, WALKERS
 from ._types import combine, Electrons, partition, Walkers
 
 
@@ -263,8 +263,10 @@ class FactoredScores(eqx.Module):
             matrix = jnp.concatenate(
                 [leaf.reshape(size, components, -1) for leaf in leaves], axis=-1
             )
-            # Every device gets all walkers' derivatives by some of the parameters, so
-            # that none ever holds the whole matrix.
+            # Every device gets all walkers' derivatives by some of the parameters, as
+            # many for each, so that none ever holds the whole matrix.
+            empty = -matrix.shape[-1] % devices_in_use()
+            matrix = jnp.pad(matrix, [(0, 0), (0, 0), (0, empty)])
             matrix = spread(matrix, WALKERS, None, IMAGES)
             matrix = spread(matrix, None, None, (IMAGES, WALKERS))
             matrix = jnp.swapaxes(matrix, 0, 1).reshape(components * size, -1)

@@ -103,13 +103,18 @@ def on_mesh(mesh: Mesh | None) -> Iterator[None]:
             yield
 
 
+def devices_in_use() -> int:
+    """Devices of the mesh in use, 1 where there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
+
+
 def spread(
     array: Shaped[Array, "..."], *axes: str | tuple[str, ...] | None
 ) -> Shaped[Array, "..."]:
     """Asks for an array to be spread over axes of the mesh in use, if there is one:
     one entry for each of its leading axes, `None` and those left out for the whole on
     every device."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if devices_in_use() == 1:
         return array
     return jax.lax.with_sharding_constraint(array, PartitionSpec(*axes))

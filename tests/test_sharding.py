@@ -64,7 +64,7 @@ import re
 crystal = eqs.Crystal.rock_salt("Li", "H", a=4.0, unit="angstrom")
 gamma = np.zeros((2, 3))
 network = eqs.SolidNet(
-    crystal, eqs.Occupation((gamma, gamma)), widths=((24, 6), (24, 6)),
+    crystal, eqs.Occupation((gamma, gamma)), widths=((24, 6), (23, 6)),
     determinants=2, key=jax.random.key(0),
 )
 places = eqs.initial_walkers(crystal, 16, key=jax.random.key(1))
@@ -113,9 +113,10 @@ def test_steps_do_not_depend_on_the_mesh():
 
 def test_no_device_holds_all_scores():
     """The largest array of one device, with all walkers and with an eighth and a fourth
-    of them."""
+    of them. Parameters do not divide over the devices, and are padded."""
     alone, eighth, fourth = (int(size) for size in _run(_SCORES).split())
-    assert 8 * eighth == 4 * fourth == alone
+    assert 8 * eighth == pytest.approx(alone, rel=0.01)
+    assert 4 * fourth == pytest.approx(alone, rel=0.01)
 
 
 def test_one_device():
