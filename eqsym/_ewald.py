@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from ._crystal import Crystal, Lattice
+from ._math import in_two, nearest_displacement
 from ._types import AbstractFixed, Electrons
 
 
@@ -42,10 +43,11 @@ class Ewald(AbstractFixed):
     together as cheap as possible for the cell and the number of electrons.
     """
 
-    vectors: Float[np.ndarray, "3 3"]
+    # Two parts of each, of `in_two`.
+    vectors: Float[np.ndarray, "2 3 3"]
+    nuclei: Float[np.ndarray, "2 nuclei 3"]
     inverse: Float[np.ndarray, "3 3"]
     images: Float[np.ndarray, "images 3"]
-    nuclei: Float[np.ndarray, "nuclei 3"]
     charges: Float[np.ndarray, " nuclei"]
     columns: Int[np.ndarray, "2 columns"]
     weights: Float[np.ndarray, "rows columns"]
@@ -99,10 +101,10 @@ class Ewald(AbstractFixed):
         # large and cancel.
         waves = np.sum(sums.weights * np.abs(factor) ** 2)
 
-        self.vectors = sums.vectors
+        self.vectors = in_two(sums.vectors)
+        self.nuclei = in_two(crystal.supercell_positions)
         self.inverse = np.linalg.inv(sums.vectors)
         self.images = sums.images
-        self.nuclei = crystal.supercell_positions
         self.charges = charges
         self.columns = sums.columns
         self.weights = sums.weights
@@ -139,22 +141,25 @@ class Ewald(AbstractFixed):
     def _short(self, electrons: Electrons) -> Float[Array, ""]:
         """The real-space sum over pairs of electrons and of electrons with nuclei."""
         dtype = electrons.dtype
-        nuclei = jnp.asarray(self.nuclei, dtype)
         i, j = np.triu_indices(self.electrons, 1)
-        to_nuclei = electrons[:, None] - nuclei[None]
-        difference = jnp.concatenate(
-            [electrons[i] - electrons[j], to_nuclei.reshape(-1, 3)]
+        nuclei, rest = self.nuclei
+        to_nuclei = nearest_displacement(
+            electrons[:, None],
+            nuclei[None],
+            self.vectors,
+            self.inverse,
+            rest=rest[None],
         )
+        between = nearest_displacement(
+            electrons[i], electrons[j], self.vectors, self.inverse
+        )
+        difference = jnp.concatenate([between, to_nuclei.reshape(-1, 3)])
         product = jnp.concatenate(
             [
                 jnp.ones(len(i), dtype),
                 jnp.tile(-jnp.asarray(self.charges, dtype), self.electrons),
             ]
         )
-        # Differences first and wrapping second: short distances come out exact, where a
-        # difference of wrapped coordinates would round at the size of the cell.
-        turns = jnp.round(_matmul(difference, jnp.asarray(self.inverse, dtype)))
-        difference = difference - _matmul(turns, jnp.asarray(self.vectors, dtype))
         images = jnp.asarray(self.images, dtype)
         # Coordinate by coordinate and with pairs last: vectorised three times better.
         square = sum(

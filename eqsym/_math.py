@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Inexact, PyTree
 
 from ._types import LogPsi
 
@@ -13,6 +14,9 @@ from ._types import LogPsi
 # Matrices up to this size are expanded into minors: for them LAPACK and its batched
 # counterparts on accelerators spend most of their time on calls, not on arithmetic.
 _EXPAND = 4
+# Leading bits of constants that are kept apart, so that sums of small multiples of them
+# are exact in single precision.
+_LEADING_BITS = 18
 
 
 @contextlib.contextmanager
@@ -148,6 +152,57 @@ def safe_sqrt(square: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Square root with derivative 0 instead of infinity at 0."""
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+def nearest_displacement(
+    points: Float[Array, "*#batch 3"],
+    origins: Float[ArrayLike, "*#batch 3"],
+    vectors: Float[ArrayLike, "2 3 3"],
+    inverse: Float[ArrayLike, "3 3"],
+    *,
+    rest: Float[ArrayLike, "*#batch 3"] | None = None,
+) -> Float[Array, "*batch 3"]:
+    """`points - (origins + rest)` less a lattice vector, so that fractions of the cell
+    are between -1/2 and 1/2, to the precision of the small difference.
+
+    Single precision rounds at the size of the coordinates: an electron below a layer,
+    wrapped to the upper end of a cell of 50 Bohr, would see the nuclei 1e-6 Bohr off,
+    where one above the layer does not. In graphene that is 1 mHa. Hence `vectors`, and
+    `origins` with `rest` where these are constants, in two parts, of `in_two`; and what
+    rounding takes from the large difference is added to the small one.
+    """
+    dtype = points.dtype
+
+    def product(rows, matrix):
+        # Term by term: faster than a matrix product of this size, and accelerators
+        # round none of its factors.
+        shape = (1,) * (rows.ndim - 1) + (3,)
+        terms = [rows[..., i : i + 1] * matrix[i].reshape(shape) for i in range(3)]
+        return terms[0] + terms[1] + terms[2]
+
+    coarse, fine = jnp.asarray(vectors, dtype)
+    start = jnp.asarray(origins, dtype)
+    difference = points - start
+    # Together the exact difference: D. E. Knuth, The Art of Computer Programming 2
+    # (1997), section 4.2.2, theorem B.
+    x, y, d = jax.lax.stop_gradient((points, start, difference))
+    taken = x - d
+    lost = (x - (d + taken)) + (taken - y)
+    if rest is not None:
+        lost = lost - jnp.asarray(rest, dtype)
+    turns = jnp.round(product(d, jnp.asarray(inverse, dtype)))
+    return (difference - product(turns, coarse)) + (lost - product(turns, fine))
+
+
+def in_two(constant: Float[np.ndarray, "*rows 3"]) -> Float[np.ndarray, "2 *rows 3"]:
+    """Two parts that add up to it, each exact in single precision: the leading bits, on
+    one grid for all numbers, so that small multiples and their sums are exact as well,
+    and what they leave."""
+    exponent = np.frexp(np.max(np.abs(constant), initial=1.0))[1]
+    grid = 2.0 ** (int(exponent) - _LEADING_BITS)
+    coarse = np.round(constant / grid) * grid
+    fine = (constant - coarse).astype(np.float32).astype(np.float64)
+    return np.stack([coarse, fine])
 
 
 def chunked_vmap(

@@ -332,6 +332,20 @@ def test_single_precision(name):
     assert np.max(error) < 1e-4 and np.median(error) < 1e-5
 
 
+def test_single_precision_on_both_sides_of_a_layer():
+    """Electrons below the nuclei are at the upper end of a cell of 50 Bohr."""
+    crystal = graphene()
+    rng = np.random.default_rng(3)
+    at = rng.permuted(np.tile(np.arange(12) % 2, (200, 1)), axis=1)
+    rows = crystal.positions[at] + 0.2 * rng.normal(size=(200, 12, 3))
+    rows[..., 2] %= crystal.lattice.vectors[2, 2]
+    single = jnp.asarray(rows, jnp.float32)
+    error = compiled("graphene")(single).astype(jnp.float64)
+    error -= compiled("graphene")(single.astype(jnp.float64))
+    assert abs(np.mean(error)) < 1e-5
+    assert np.sqrt(np.mean(error**2)) < 5e-5
+
+
 @pytest.mark.parametrize(
     "crystal, most",
     [(graphene(), 800), (lih(), 300), (graphene(supercell=(3, 3, 1)), 2500)],

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import eqsym as eqs
-from eqsym._math import chunked_vmap, log_sum, rescaled, safe_sqrt, sum_of_determinants
+from eqsym._math import (
+    chunked_vmap,
+    in_two,
+    log_sum,
+    nearest_displacement,
+    rescaled,
+    safe_sqrt,
+    sum_of_determinants,
+)
 
 
 _SEEDS = st.integers(0, 2**16)
@@ -205,3 +213,30 @@ def test_chunked_vmap(chunk):
     close = functools.partial(np.testing.assert_allclose, rtol=1e-14)
     found = chunked_vmap(function, (x, x[:, 0]), chunk)
     jax.tree.map(close, found, {"sum": x.sum(axis=1) + x[:, 0], "x": x})
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_nearest_displacement_is_as_precise_as_it_is_small(constant):
+    """Points close to an origin and wrapped to the other end of a large cell."""
+    rng = np.random.default_rng(0)
+    vectors = np.array([[4.651, 0.0, 0.0], [-2.3255, 4.0279, 0.0], [0.1, 0.0, 53.7]])
+    origins = rng.uniform(size=(200, 3)) @ vectors
+    near = 0.1 * rng.normal(size=(200, 3))
+    turns = rng.integers(-3, 4, size=(200, 3))
+    points = np.float32(origins + near + turns @ vectors).astype(np.float64)
+    if not constant:
+        origins = np.float32(origins).astype(np.float64)
+    parts = in_two(origins)
+    np.testing.assert_array_equal(parts, np.float32(parts))
+    np.testing.assert_allclose(parts[0] + parts[1], origins, rtol=0, atol=1e-11)
+    start, rest = parts if constant else (origins, None)
+    single = lambda x: None if x is None else jnp.asarray(x, jnp.float32)
+    found = jax.jit(nearest_displacement)(
+        single(points),
+        single(start),
+        single(in_two(vectors)),
+        single(np.linalg.inv(vectors)),
+        rest=single(rest),
+    )
+    expected = points - origins - turns @ vectors
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-8)

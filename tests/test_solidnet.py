@@ -395,6 +395,26 @@ def test_single_precision():
     np.testing.assert_allclose(psi.sign, exact.sign, atol=1e-3)
 
 
+@pytest.mark.parametrize("height", [0.0, 26.3])
+def test_single_precision_on_both_sides_of_a_layer(height):
+    """Electrons close to nuclei have the same amplitude, to the last bit, where they
+    are wrapped to the other end of a cell of 50 Bohr: local energies of graphene were
+    1 mHa too high."""
+    cell = np.diag([4.0, 4.1, 50.25])
+    at = [[0, 0, height], [2.0, 2.0, height]]
+    crystal = eqs.Crystal(cell, ("C", "C"), positions=at, unit="bohr", charge=8)
+    wavefunction = _network(crystal, widths=((8, 4), (8, 4)))
+    rng = np.random.default_rng(5)
+    rows = crystal.positions[[0, 1, 0, 1]] + 0.15 * rng.normal(size=(50, 4, 3))
+    # So that both places are numbers of single precision.
+    near = np.round(rows * 2**17) / 2**17
+    far = near + cell[2] * rng.integers(-1, 2, size=(50, 4, 1))
+    log = eqx.filter_jit(jax.vmap(lambda x: wavefunction(x).log))
+    found = [log(jnp.asarray(rows, jnp.float32)) for rows in (near, far)]
+    assert found[0].dtype == jnp.float32
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -9,7 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from .._crystal import Crystal
-from .._math import full_precision, sum_of_determinants
+from .._math import (
+    full_precision,
+    in_two,
+    nearest_displacement,
+    sum_of_determinants,
+)
 from .._meanfield import Occupation
 from .._types import Electrons, Key, LogPsi
 from .base import AbstractWavefunction
@@ -316,12 +321,24 @@ class SolidNet(AbstractWavefunction):
         spins = tuple(s for s in channels if s.start < s.stop)
         dtype = electrons.dtype
         lattice = self.crystal.lattice
-        nuclei = jnp.asarray(self.crystal.positions).astype(dtype)
-
-        near = self.features(lattice, electrons[:, None] - nuclei[None])
-        pairs = self.features(
-            self.crystal.supercell, electrons[:, None] - electrons[None]
+        supercell = self.crystal.supercell
+        nuclei, rest = in_two(self.crystal.positions)
+        to_nuclei = nearest_displacement(
+            electrons[:, None],
+            nuclei[None],
+            in_two(lattice.vectors),
+            np.linalg.inv(lattice.vectors),
+            rest=rest[None],
         )
+        between = nearest_displacement(
+            electrons[:, None],
+            electrons[None],
+            in_two(supercell.vectors),
+            np.linalg.inv(supercell.vectors),
+        )
+
+        near = self.features(lattice, to_nuclei)
+        pairs = self.features(supercell, between)
         h = jnp.concatenate([near.distance[..., None], near.vector], -1).reshape(n, -1)
         g = jnp.concatenate([pairs.distance[..., None], pairs.vector], -1)
         for layer in self.layers:
