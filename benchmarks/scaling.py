@@ -283,11 +283,16 @@ def figure(found: dict[str, list[Point]], file: Path) -> None:
             memory = [point.memory / 2**20 for point in points]
             lines += left.plot(x, seconds, color="C0", label=time_label, **style)
             lines += right.plot(x, memory, color="C1", label=memory_label, **style)
-        for axes, name in ((left, "seconds per iteration"), (right, "memory [MiB]")):
+        # As many decades on both sides, so that slopes are exponents; memory above.
+        logs = [np.log10(axes.dataLim.intervaly) for axes in (left, right)]
+        decades = max(np.ptp(log) for log in logs) + 1.2
+        for axes, log, name, lift in (
+            (left, logs[0], "seconds per iteration", 0.1),
+            (right, logs[1], "memory [MiB]", 0.5),
+        ):
+            low = log[0] - lift
             axes.set(xscale="log", yscale="log", ylabel=name)
-            low, high = axes.get_ylim()
-            # Room for the legend.
-            axes.set_ylim(low, high * (high / low) ** 0.4)
+            axes.set_ylim(10**low, 10 ** (low + decades))
         left.set_xlabel(panel)
         left.set_xticks(sorted(values))
         left.xaxis.set_major_formatter(ScalarFormatter())
@@ -342,7 +347,7 @@ def main() -> None:
     parser.add_argument("--gibibytes", type=float, default=80.0, help="of the device")
     parser.add_argument("--only", choices=("sweeps", "largest"))
     parser.add_argument(
-        "--chunks", type=int, nargs="+", default=[500, 50, 10], help="of walkers"
+        "--chunks", type=int, nargs="+", default=[500, 50, 10, 2], help="of walkers"
     )
     options = parser.parse_args()
     if options.only != "largest":
@@ -354,7 +359,15 @@ def main() -> None:
         cells = (
             ((1, 1, 1), (2, 1, 1))
             if options.quick
-            else ((2, 2, 2), (3, 2, 2), (3, 3, 2), (3, 3, 3), (4, 3, 3), (4, 4, 3))
+            else (
+                (2, 2, 2),
+                (3, 2, 2),
+                (3, 3, 2),
+                (3, 3, 3),
+                (4, 3, 3),
+                (4, 4, 3),
+                (4, 4, 4),
+            )
         )
         largest(cells, options.chunks, options.gibibytes)
 
