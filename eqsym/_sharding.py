@@ -12,6 +12,7 @@ from ._types import Walkers
 
 
 WALKERS, IMAGES = "walkers", "images"
+_AUTO = jax.sharding.AxisType.Auto
 
 
 def device_mesh(*, images: int = 1, devices: int | None = None) -> Mesh:
@@ -48,7 +49,7 @@ def device_mesh(*, images: int = 1, devices: int | None = None) -> Mesh:
     return jax.make_mesh(
         (count // images, images),
         (WALKERS, IMAGES),
-        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        axis_types=(_AUTO,) * 2,
         devices=available[:count],
     )
 
@@ -61,10 +62,16 @@ def shard_walkers(walkers: Walkers, mesh: Mesh) -> Walkers:
     **Arguments:**
 
     - `walkers`: (walkers, electrons, 3), the same on every process.
-    - `mesh`: with an axis `walkers`.
+    - `mesh`: of [`eqsym.device_mesh`][].
 
-    **Raises:** `ValueError` where the number of walkers does not divide.
+    **Raises:** `ValueError` where the number of walkers does not divide, and for a mesh
+    with other axes.
     """
+    if tuple(mesh.shape) != (WALKERS, IMAGES) or set(mesh.axis_types) != {_AUTO}:
+        raise ValueError(
+            "`mesh` must have the axes `walkers` and `images` of type `Auto`, got axes "
+            f"{tuple(mesh.shape)} of types {mesh.axis_types}. `device_mesh` makes one."
+        )
     devices = mesh.shape[WALKERS]
     count = walkers.shape[0]
     if count % devices:
@@ -104,9 +111,9 @@ def on_mesh(mesh: Mesh | None) -> Iterator[None]:
 
 
 def devices_in_use() -> int:
-    """Devices of the mesh in use, 1 where there is none."""
+    """Devices of the mesh in use, 1 where there is none, or one of somebody else."""
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.size
+    return mesh.size if mesh.axis_names == (WALKERS, IMAGES) else 1
 
 
 def spread(

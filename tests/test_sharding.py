@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import eqsym as eqs
@@ -136,9 +137,19 @@ def test_refuses_devices_that_are_not_there():
         eqs.device_mesh(images=2, devices=1)
 
 
+def test_refuses_another_mesh():
+    mesh = jax.make_mesh((1,), ("x",))
+    with pytest.raises(ValueError, match="axes `walkers` and `images`, .* got .*'x'"):
+        eqs.shard_walkers(walkers(hydrogen(), 2), mesh)
+    # Of which the library itself makes no use.
+    with jax.set_mesh(mesh):
+        assert eqs.SpaceGroup.of(hydrogen()).apply(jnp.ones((1, 3))).shape == (48, 1, 3)
+
+
 def test_refuses_walkers_that_do_not_divide():
     class FourDevices:
-        shape = {"walkers": 4}
+        shape = {"walkers": 4, "images": 1}
+        axis_types = (jax.sharding.AxisType.Auto,)
 
     for count, nearest in ((6, "4 and 8"), (3, "do: 4")):
         with pytest.raises(ValueError, match=f"divide over 4 devices, .*{nearest}"):
