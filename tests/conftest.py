@@ -8,10 +8,18 @@ import hypothesis
 import jax
 import pytest
 
+from flags import QUICK
+
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    if config.getoption("markexpr") == "not slow":
+        os.environ.setdefault("XLA_FLAGS", QUICK)
+
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("default", deadline=None)

@@ -7,14 +7,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import eqsym as eqs
+import flags
 
 
-# For scripts at toy size, which compile more than they compute.
-QUICK = {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=1 "
-    "--xla_llvm_disable_expensive_passes=true",
-}
+# The environment of scripts at toy size.
+QUICK = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.QUICK}
 
 
 def hydrogen(**kwargs) -> eqs.Crystal:
