@@ -52,12 +52,7 @@ def save_checkpoint(
         "state": encode(state),
         "settings": encode(settings),
     }
-
-    def write() -> bytes:
-        _write(Path(folder), step, arrays, description)
-        return b""
-
-    on_first(write)
+    on_first(lambda: _write(Path(folder), step, arrays, description))
 
 
 def _write(
@@ -113,7 +108,7 @@ def set_aside_damaged(folder: str | os.PathLike) -> None:
     on_first(lambda: _set_aside(Path(folder)))
 
 
-def _set_aside(folder: Path) -> bytes:
+def _set_aside(folder: Path) -> None:
     found: dict[Path, str] = {}
     for step in _steps(folder):
         place = folder / str(step)
@@ -135,7 +130,6 @@ def _set_aside(folder: Path) -> bytes:
         )
         shutil.rmtree(aside, ignore_errors=True)
         place.rename(aside)
-    return b""
 
 
 def restore_checkpoint(

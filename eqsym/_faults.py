@@ -147,7 +147,7 @@ class Checkpoints:
         """
         if self._place is None:
             return
-        on_first(lambda: history.flush() or b"")
+        on_first(history.flush)
         save_checkpoint(self._place, int(state.step), state, self._settings)
         self._saved = int(state.step)
 

@@ -1,5 +1,6 @@
 """Local energies and projections of a wave function on the orbit of a walker."""
 
+import abc
 from typing import NamedTuple
 
 import equinox as eqx
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
 from ._averages import draw_with_identity, pair_weights
-from ._chains import excess
+from ._chains import AbstractSample, excess
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._math import full_precision, normalised
@@ -148,6 +149,21 @@ class OrbitSampler(eqx.Module):
         quotients = jnp.asarray(self.group.multiplication_table[self.group.inverses])
         pairs = quotients[operations[:, None], operations[None, :]]
         return jnp.conj(self.characters)[:, pairs]
+
+
+class AbstractOrbitEstimate(AbstractSample):
+    """What is estimated from a sample of the orbit of every walker."""
+
+    orbit: eqx.AbstractVar[OrbitSampler]
+
+    def __call__(
+        self, electrons: Electrons, key: Key, reference: LocalEnergy
+    ) -> Inexact[Array, " moments"]:
+        return self.moments(self.orbit(electrons, key, reference))
+
+    @abc.abstractmethod
+    def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
+        """Numbers of one walker."""
 
 
 def _choose(walker: Float[Array, " points"], images: int, key: Key) -> _Choice:

@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
-from ._chains import AbstractSample, Chains, evaluation, per_cell, sampled, stack
+from ._chains import Chains, evaluation, per_cell, sampled, stack
 from ._estimate import Estimate, Evaluation, jackknife, table
 from ._group import SpaceGroup
-from ._hamiltonian import AbstractHamiltonian, LocalEnergy
+from ._hamiltonian import AbstractHamiltonian
 from ._momentum import check_projection
-from ._orbit import OrbitSampler
+from ._orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
 from ._sampler import AbstractSampler
-from ._types import Electrons, Key, Walkers
+from ._types import Key, Walkers
 
 
 class PostHoc(eqx.Module):
@@ -53,13 +53,10 @@ class PostHoc(eqx.Module):
         )
 
 
-class _Sample(AbstractSample):
+class _Sample(AbstractOrbitEstimate):
     orbit: OrbitSampler
 
-    def __call__(
-        self, electrons: Electrons, key: Key, reference: LocalEnergy
-    ) -> Inexact[Array, " moments"]:
-        orbit = self.orbit(electrons, key, reference)
+    def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
         (projected,), (share,) = orbit.projected, orbit.shares
         # (H - reference) f, whose average over the orbit is that of P f.
         above = orbit.kinetic + orbit.potential

@@ -38,18 +38,19 @@ def put(array: Array | np.ndarray, sharding: Sharding) -> Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda i: array[i])
 
 
-def on_first(function: Callable[[], bytes]) -> bytes:
-    """What a function returns that only the first process calls, on all of them.
+def on_first(function: Callable[[], bytes | None]) -> bytes:
+    """What a function returns that only the first process calls, on all of them; `None`
+    arrives as no bytes.
 
     **Raises:** what the function raises: there the same, `OSError` and `ValueError` on
     the other processes too, and `RuntimeError` for anything else.
     """
     if jax.process_count() == 1:
-        return function()
+        return function() or b""
     result, raised = b"", None
     if is_first():
         try:
-            result = b" " + function()
+            result = b" " + (function() or b"")
         except Exception as error:
             raised = error
             kind = next((k for k, e in _ERRORS.items() if isinstance(error, e)), "R")

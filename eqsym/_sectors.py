@@ -8,15 +8,15 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
-from ._chains import AbstractSample, Chains, sampled
+from ._chains import Chains, sampled
 from ._estimate import aligned, Estimate, jackknife
 from ._group import SpaceGroup
-from ._hamiltonian import AbstractHamiltonian, LocalEnergy
+from ._hamiltonian import AbstractHamiltonian
 from ._irreps import character_table
 from ._momentum import check_projection
-from ._orbit import OrbitSampler
+from ._orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
 from ._sampler import AbstractSampler
-from ._types import Electrons, Key, Walkers
+from ._types import Key, Walkers
 
 
 class Sector(eqx.Module):
@@ -90,13 +90,10 @@ class Sectors(eqx.Module):
 _PRESENT = 3
 
 
-class _Sample(AbstractSample):
+class _Sample(AbstractOrbitEstimate):
     orbit: OrbitSampler
 
-    def __call__(
-        self, electrons: Electrons, key: Key, reference: LocalEnergy
-    ) -> Inexact[Array, " moments"]:
-        orbit = self.orbit(electrons, key, reference)
+    def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
         above = orbit.kinetic + orbit.potential
         plain = (orbit.plain @ above)[None]
         return jnp.concatenate([plain, orbit.projected @ above, orbit.shares])

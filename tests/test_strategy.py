@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import eqsym as eqs
+import flags
 from toys import grid, hydrogen, Lattice, walkers, waves
 
 
@@ -396,12 +397,6 @@ def _symmetrizations(group):
     }
 
 
-_QUICK = {
-    "xla_backend_optimization_level": 1,
-    "xla_llvm_disable_expensive_passes": True,
-}
-
-
 @pytest.mark.slow
 def test_networks_train_with_every_strategy():
     """A few steps of a small network with each: finite, no update rejected, and the
@@ -428,7 +423,7 @@ def test_networks_train_with_every_strategy():
         )
         state = vmc.init(network, x, key=jax.random.key(2))
         # So short a training is compilation.
-        step = eqx.filter_jit(vmc.step, compiler_options=_QUICK)
+        step = eqx.filter_jit(vmc.step, compiler_options=flags.OPTIONS)
         for _ in range(2):
             state, seen = step(state)
             assert np.isfinite(seen.energy), label
