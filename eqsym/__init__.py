@@ -76,8 +76,10 @@ from ._observe import (
 )
 from ._optimizer import (
     AbstractOptimizer as AbstractOptimizer,
+    AbstractOptimizerState as AbstractOptimizerState,
     MinSR as MinSR,
     Optax as Optax,
+    OptaxState as OptaxState,
     Spring as Spring,
     SpringState as SpringState,
 )

@@ -15,7 +15,16 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._processes import on_first, on_host, put
-from ._serialise import arrays_of, differences, dumps, encode, flatten, is_key, Json
+from ._serialise import (
+    arrays_of,
+    differences,
+    dumps,
+    encode,
+    flatten,
+    is_key,
+    Json,
+    typed,
+)
 
 
 _logger = logging.getLogger("eqsym")
@@ -257,7 +266,7 @@ def _placed(value: np.ndarray, leaf: Any) -> Any:
         data = jax.numpy.asarray(value)
         key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         return put(key, leaf.sharding)
-    return put(value, leaf.sharding)
+    return put(typed(value, leaf.dtype), leaf.sharding)
 
 
 def _unreadable(place: Path, reason: str) -> str:

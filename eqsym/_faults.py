@@ -1,7 +1,9 @@
 """What a run does about faults: it counts and reports them, saves what is sound, and
 stops where it does not get any further."""
 
+import gc
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ from ._checkpoint import (
 )
 from ._history import History
 from ._plot import plot_training
-from ._processes import is_first, on_first
+from ._processes import is_first, on_all, on_first
 from ._run_folder import CHECKPOINTS, Settings
 from ._vmc import VMCState
 
@@ -28,6 +30,7 @@ _MOST_UNSAVED = 3
 # Steps in a row with hardly any move accepted, or refused, before that is reported.
 _STUCK_STEPS = 20
 _LOW, _HIGH = 0.02, 0.98
+_FIGURE = "training.png"
 # Between two figures: seconds, and times what it took to draw the last one.
 _FIGURE_SECONDS, _FIGURE_SHARE = 30.0, 50.0
 
@@ -35,16 +38,11 @@ _FIGURE_SECONDS, _FIGURE_SHARE = 30.0, 50.0
 class Faults:
     """Counts what goes wrong in the steps of a run."""
 
-    def __init__(self, walkers: int):
-        """**Arguments:**
-
-        - `walkers`: their number.
-        """
-        self._walkers = walkers
+    def __init__(self):
         self._steps = 0
         self._rejected_in_row = 0
         self._stuck_in_row = 0
-        self._totals = {"invalid": 0, "replaced": 0, "rejected": 0}
+        self._totals = dict.fromkeys(MEANINGS, 0)
 
     def see(self, step: int, row: dict[str, float | int]) -> None:
         """Takes note of a step.
@@ -55,7 +53,7 @@ class Faults:
         for name in self._totals:
             if row[name] and not self._totals[name]:
                 _logger.warning(
-                    "Step %d: %s", step, _MEANINGS[name].format(int(row[name]))
+                    "Step %d: %s", step, MEANINGS[name].format(int(row[name]))
                 )
             self._totals[name] += int(row[name])
         stuck = not _LOW < row["acceptance"] < _HIGH
@@ -73,15 +71,16 @@ class Faults:
             )
         self._rejected_in_row = self._rejected_in_row + 1 if row["rejected"] else 0
         if self._rejected_in_row >= _MOST_REJECTED:
-            self._stop(step, all_invalid=int(row["invalid"]) == self._walkers)
+            self._stop(step, row)
 
-    def _stop(self, step: int, *, all_invalid: bool) -> None:
+    def _stop(self, step: int, row: dict[str, float | int]) -> None:
         last = f"the last {self._rejected_in_row} updates"
-        reason = (
-            f"no walker had a finite local energy in {last}"
-            if all_invalid
-            else f"{last} were not finite"
-        )
+        if math.isnan(row["variance"]):
+            reason = f"no walker had a finite local energy in {last}"
+        elif math.isnan(row["energy"]):
+            reason = f"the projection had no positive weight, as sampled, in {last}"
+        else:
+            reason = f"{last} were not finite"
         raise FloatingPointError(
             f"Training diverged: {reason}, up to step {step}. The parameters are those "
             "before. Try a smaller learning rate or norm bound, more damping, longer "
@@ -92,7 +91,7 @@ class Faults:
     def report(self) -> None:
         """Logs the totals, if there is anything to say."""
         found = [
-            _MEANINGS[name].format(total)
+            MEANINGS[name].format(total)
             for name, total in self._totals.items()
             if total
         ]
@@ -100,9 +99,12 @@ class Faults:
             _logger.warning("In all %d steps: %s", self._steps, " ".join(found))
 
 
-_MEANINGS = {
-    "invalid": "{} local energies were not finite and were left out.",
+# What the counts of faults in `Statistics` are counts of.
+MEANINGS = {
+    "invalid": "{} local energies or weights were not finite and were left out.",
+    "dropped": "{} images with weight were left out by a bound on their number.",
     "replaced": "{} walkers without a finite amplitude were replaced by others.",
+    "retries": "A Gram matrix was not positive; its damping was raised {} times.",
     "rejected": "{} updates were not finite and were rejected.",
 }
 
@@ -132,9 +134,14 @@ class Checkpoints:
         if self._place is None:
             return None
         set_aside_damaged(self._place)
-        found = latest_checkpoint(self._place)
+        found = self._latest()
         if found is None:
             return None
+        if not on_all((self._place / str(found)).is_dir()):
+            raise ValueError(
+                f"`path` must be on a disk that all processes share: not all of them "
+                f"see the checkpoint {self._place / str(found)}."
+            )
         state = restore_checkpoint(self._place, found, like, self._settings)
         self._saved = found
         _logger.info("Resuming from the checkpoint %s.", self._place / str(found))
@@ -153,7 +160,7 @@ class Checkpoints:
 
     def save_if_due(self, state: VMCState, history: History) -> bool:
         """Writes a checkpoint where the next multiple of `every` was reached, and says
-        whether it did. Failures are logged, and tried again at the next step.
+        whether it did. Failures are logged; the next one is tried when it is due.
 
         **Raises:** `OSError` after three failures in a row.
         """
@@ -165,12 +172,19 @@ class Checkpoints:
     def save_last(self, state: VMCState, history: History) -> None:
         """Writes the state a run ends with, unless it is there already."""
         # Asked of the folder: an interrupt can come just after a checkpoint was saved.
-        if self._place is None or latest_checkpoint(self._place) == int(state.step):
+        if self._place is None or self._latest() == int(state.step):
             return
         try:
             self.save(state, history)
         except OSError as error:
             _logger.error("The last state could not be saved: %s", error)
+
+    def _latest(self) -> int | None:
+        """The number of the newest whole checkpoint that the first process sees."""
+        assert self._place is not None
+        place = self._place
+        found = on_first(lambda: str(latest_checkpoint(place)).encode()).decode()
+        return int(found) if found.isdigit() else None
 
     def _try(self, state: VMCState, history: History) -> bool:
         try:
@@ -179,10 +193,9 @@ class Checkpoints:
             self._failed_in_row += 1
             if self._failed_in_row >= _MOST_UNSAVED:
                 raise OSError(
-                    error.errno,
                     f"{self._failed_in_row} checkpoints in a row could not be written "
-                    f"to {self._place} ({error.strerror}). Make room on that disk and "
-                    "call `run` again: it goes on from the last checkpoint.",
+                    f"to {self._place} ({error}). Make room on that disk and call "
+                    "`run` again: it goes on from the last checkpoint."
                 ) from error
             _logger.warning(
                 "The checkpoint of step %d could not be written (%s). Training goes "
@@ -207,7 +220,7 @@ class Figure:
         """
         self._folder = folder if is_first() else None
         self._next = time.monotonic() + _FIGURE_SECONDS
-        self._drawn = False
+        self._drawn = folder is not None and (folder / _FIGURE).exists()
 
     def refresh(self, history: History, *, last: bool = False) -> None:
         """Draws where the last time is long enough ago, or the run ends that was drawn
@@ -217,11 +230,13 @@ class Figure:
         if self._folder is None or not due:
             return
         try:
-            place = self._folder / "training.png"
+            place = self._folder / _FIGURE
             temporary = self._folder / "training.tmp.png"
             plot_training(history.columns()).savefig(temporary)
             os.replace(temporary, place)
             self._drawn = True
+            # A figure is a tangle of cycles: left to later, memory grows with each.
+            gc.collect()
         except ImportError:
             self._folder = None
         except Exception as error:

@@ -1,8 +1,8 @@
 """The history of a run: one CSV row per step."""
 
-import csv
 import logging
 import os
+from array import array
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,63 +35,56 @@ class History:
         - `steps`: rows of an existing file that are kept: those of steps up to here.
             Later ones, and a line cut off in its middle, are of an interrupted run that
             will be run again. Lines before that are damaged, or missing, are reported.
-        - `write`: whether the file is written, or only read at the start.
+        - `write`: whether the file is written, from the first new row on.
 
         **Raises:** `ValueError` where the file has other columns.
         """
         self._path = None if path is None else Path(path)
         self._columns = columns
-        self._rows: list[list[str]] = []
-        self._behind = False
+        # As text for the file, and as numbers in one row after the other.
+        self._lines: list[str] = []
+        self._numbers = array("d")
+        # The file is not what the rows are; and whether that was reported.
+        self._stale, self._reported = True, False
         if self._path is not None:
             if self._path.exists():
-                rows = _read(self._path, columns)
-                self._rows = [r for r in rows if int(r[0]) <= steps]
-            if len(self._rows) < steps:
+                for step, line in _read(self._path, columns):
+                    if step <= steps:
+                        self._add(line)
+            if len(self._lines) < steps:
                 _logger.warning(
                     "The history %s has %d of %d steps: lines were damaged or lost. "
                     "Parameters and walkers are not affected.",
                     self._path,
-                    len(self._rows),
+                    len(self._lines),
                     steps,
                 )
-            if write:
-                self._rewrite()
-            else:
-                self._path = None
-
-    def _rewrite(self) -> None:
-        assert self._path is not None
-        temporary = self._path.with_name(self._path.name + ".tmp")
-        with open(temporary, "w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(
-                [list(self._columns), *self._rows]
-            )
-        os.replace(temporary, self._path)
+        if not write:
+            self._path = None
 
     def append(self, row: Mapping[str, float | int]) -> None:
         """Adds a row, in full precision."""
-        values = [repr(row[name]) for name in self._columns]
-        self._rows.append(values)
+        line = ",".join(repr(row[name]) for name in self._columns)
+        self._add(line)
         if self._path is None:
             return
         try:
-            if self._behind:
+            if self._stale:
                 self._rewrite()
             else:
                 with open(self._path, "a", newline="") as file:
-                    csv.writer(file, lineterminator="\n").writerow(values)
+                    file.write(line + "\n")
         except OSError as error:
-            if not self._behind:
+            if not self._reported:
                 _logger.warning(
                     "The history %s cannot be written (%s). Its rows are kept in "
                     "memory and written as soon as that is possible.",
                     self._path,
                     error,
                 )
-            self._behind = True
+            self._stale = self._reported = True
         else:
-            self._behind = False
+            self._reported = False
 
     def flush(self) -> None:
         """Puts the rows on the disk itself, before a checkpoint that relies on them.
@@ -100,15 +93,30 @@ class History:
         """
         if self._path is None:
             return
-        if self._behind:
+        if self._stale:
             self._rewrite()
-            self._behind = False
+            return
         with open(self._path) as file:
             os.fsync(file.fileno())
 
+    def _add(self, line: str) -> None:
+        self._lines.append(line)
+        self._numbers.extend(map(float, line.split(",")))
+
+    def _rewrite(self) -> None:
+        assert self._path is not None
+        temporary = self._path.with_name(self._path.name + ".tmp")
+        with open(temporary, "w", newline="") as file:
+            file.write(",".join(self._columns) + "\n")
+            file.writelines(line + "\n" for line in self._lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._path)
+        self._stale = False
+
     def columns(self) -> dict[str, Float[np.ndarray, " steps"]]:
         """All rows, as one array for every column."""
-        return _arrays(self._rows, self._columns)
+        return _by_column(np.array(self._numbers), self._columns)
 
 
 def read_history(path: str | os.PathLike) -> dict[str, Float[np.ndarray, " steps"]]:
@@ -120,27 +128,31 @@ def read_history(path: str | os.PathLike) -> dict[str, Float[np.ndarray, " steps
 
     **Raises:** `FileNotFoundError` where there is none.
     """
-    columns = tuple(Path(path).read_text().partition("\n")[0].split(","))
-    return _arrays(_read(Path(path), columns), columns)
+    with open(path, errors="replace") as file:
+        header = file.readline()
+    columns = tuple(header.rstrip("\n").split(",")) if header else ()
+    rows = [line.split(",") for _, line in _read(Path(path), columns)]
+    return _by_column(np.array(rows, np.float64), columns)
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> list[list[str]]:
-    """The rows of a file but for a cut line at its end, and damaged lines."""
-    with open(path, newline="", errors="replace") as file:
-        lines = file.read()
-    complete = lines[: lines.rfind("\n") + 1].splitlines()
-    header, *rows = list(csv.reader(complete)) or [[]]
-    if tuple(header) != columns:
+def _read(path: Path, columns: tuple[str, ...]) -> list[tuple[int, str]]:
+    """Steps and their lines, but for a cut line at the end, and damaged lines."""
+    with open(path, errors="replace") as file:
+        header, *lines = file.read().split("\n")[:-1] or [",".join(columns)]
+    expected = ",".join(columns)
+    if header != expected:
         raise ValueError(
-            f"The history {path} has the columns {header}, expected {list(columns)}. "
-            "It is not of this kind of run, or of another version of eqsym: use "
-            "another run folder."
+            f"The history {path} has the columns {header}, expected {expected}. It "
+            "is damaged, or not of this kind of run, or of another version of "
+            "eqsym: mend its first line, or use another run folder."
         )
-    found: dict[int, list[str]] = {}
-    for row in rows:
-        if len(row) == len(columns) and all(map(_is_number, row)) and row[0].isdigit():
-            found[int(row[0])] = row
-    return [found[step] for step in sorted(found)]
+    found: dict[int, str] = {}
+    for line in lines:
+        step, *rest = line.split(",")
+        whole = len(rest) == len(columns) - 1 and step.isdecimal()
+        if whole and all(map(_is_number, rest)):
+            found[int(step)] = line
+    return sorted(found.items())
 
 
 def _is_number(text: str) -> bool:
@@ -151,8 +163,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _arrays(
-    rows: list[list[str]], columns: tuple[str, ...]
+def _by_column(
+    numbers: Float[np.ndarray, "..."], columns: tuple[str, ...]
 ) -> dict[str, Float[np.ndarray, " steps"]]:
-    table = np.array(rows, dtype=np.float64).reshape(-1, len(columns))
+    table = numbers.reshape(-1, len(columns)) if columns else numbers
     return {name: table[:, i] for i, name in enumerate(columns)}

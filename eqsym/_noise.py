@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from ._estimate import Estimate
-from ._optimizer import AbstractOptimizer
+from ._optimizer import AbstractOptimizer, AbstractOptimizerState
 from ._progress import progress_bar
 from ._scores import Scores
 from ._types import Key, partition
@@ -125,12 +125,11 @@ def gradient_noise(
         for i in range(repeats):
             for _ in range(spacing if i else burn_in):
                 current = _moved(probe, current)
-            following = _stepped(probe, current)
+            before, current = _seen(current), _stepped(probe, current)
+            seen = _seen(current)
             # A step that is not finite leaves the probe's state, and so the count.
-            if int(following.optimizer.count) > int(current.optimizer.count):
-                seen = following.optimizer
+            if int(seen.count) > int(before.count):
                 squares.append((float(seen.gradient.square), float(seen.update.square)))
-            current = following
             bar.update()
     if len(squares) < 3:
         raise FloatingPointError(
@@ -140,8 +139,8 @@ def gradient_noise(
     # The first vector has no mean before it.
     gradient, update = np.array(squares[1:]).T
     return GradientNoise(
-        _scatter(current.optimizer.gradient, gradient),
-        _scatter(current.optimizer.update, update),
+        _scatter(_seen(current).gradient, gradient),
+        _scatter(_seen(current).update, update),
         walkers=len(walkers),
         repeats=repeats,
         rejected=repeats - len(squares),
@@ -163,13 +162,14 @@ class _Running(eqx.Module):
         return _Running(mean, share * _square(gap))
 
 
-class _Seen(eqx.Module):
+class _Seen(AbstractOptimizerState):
     """State of the probe: the optimizer's, which stays, and what was seen."""
 
-    optimizer: Any
+    optimizer: AbstractOptimizerState
     gradient: _Running
     update: _Running
     count: Int[Array, ""]
+    retries: Int[Array, ""]
 
 
 class _Probe(AbstractOptimizer[_Seen]):
@@ -186,13 +186,14 @@ class _Probe(AbstractOptimizer[_Seen]):
     ) -> tuple[PyTree[Float[Array, "..."]], _Seen]:
         half = scores.transpose(residual, self.chunk)
         gradient = jax.tree.map(lambda x: 2 * x, half)
-        update, _ = self.optimizer.step(scores, residual, state.optimizer)
+        update, after = self.optimizer.step(scores, residual, state.optimizer)
         count = state.count + 1
         seen = _Seen(
-            state.optimizer,
-            state.gradient.add(gradient, count),
-            state.update.add(update, count),
-            count,
+            optimizer=state.optimizer,
+            gradient=state.gradient.add(gradient, count),
+            update=state.update.add(update, count),
+            count=count,
+            retries=after.retries,
         )
         return jax.tree.map(jnp.zeros_like, update), seen
 
@@ -209,10 +210,18 @@ def _stepped(vmc: VMC, state: VMCState) -> VMCState:
     return eqx.tree_at(lambda s: s.step, following, state.step)
 
 
-def _seen_nothing(optimizer: Any, parameters: PyTree) -> _Seen:
+def _seen(state: VMCState) -> _Seen:
+    assert isinstance(state.optimizer, _Seen)
+    return state.optimizer
+
+
+def _seen_nothing(optimizer: AbstractOptimizerState, parameters: PyTree) -> _Seen:
     zeros = jax.tree.map(jnp.zeros_like, parameters)
     nothing = _Running(zeros, jnp.zeros_like(_square(zeros)))
-    return _Seen(optimizer, nothing, nothing, jnp.zeros((), int))
+    zero = jnp.zeros((), int)
+    return _Seen(
+        optimizer=optimizer, gradient=nothing, update=nothing, count=zero, retries=zero
+    )
 
 
 def _square(tree: PyTree) -> Float[Array, ""]:

@@ -14,10 +14,19 @@ from ._scores import Scores
 
 
 Schedule: TypeAlias = float | Callable[[Int[Array, ""]], Any]
-State = TypeVar("State")
 
 # Each raises the damping of a Gram matrix that is not positive tenfold.
 _TRIES = 8
+
+
+class AbstractOptimizerState(eqx.Module):
+    """What every optimizer remembers between steps: how often the last one had to solve
+    its equations again, with more damping. 0 where there is nothing to solve."""
+
+    retries: eqx.AbstractVar[Int[Array, ""]]
+
+
+State = TypeVar("State", bound=AbstractOptimizerState)
 
 
 class AbstractOptimizer(eqx.Module, Generic[State]):
@@ -58,11 +67,17 @@ class AbstractOptimizer(eqx.Module, Generic[State]):
         """
 
 
-class SpringState(eqx.Module):
-    """State of [`eqsym.Spring`][]: the last direction and the number of steps taken."""
+class SpringState(AbstractOptimizerState):
+    """State of [`eqsym.Spring`][].
+
+    - `direction`: the last one.
+    - `count`: steps taken.
+    - `retries`: how often the last step raised the damping.
+    """
 
     direction: PyTree[Float[Array, "..."]]
     count: Int[Array, ""]
+    retries: Int[Array, ""]
 
 
 class Spring(AbstractOptimizer[SpringState]):
@@ -96,7 +111,8 @@ class Spring(AbstractOptimizer[SpringState]):
         - `momentum`: mu, at least 0 and below 1.
         - `damping`: lambda. What rounding makes of a singular Gram matrix is added: its
             trace times the resolution of the floating-point type; and ten times as much
-            again, as often as needed, where the matrix is still not positive.
+            again, as often as needed, where the matrix is still not positive. That is
+            counted in `retries`.
         - `norm_bound`: C, the largest squared norm of a step, or a schedule of the
             step. If it falls with the square of the rate, bad batches late in training
             cannot undo what small steps have reached.
@@ -121,7 +137,9 @@ class Spring(AbstractOptimizer[SpringState]):
             raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
 
     def init(self, parameters: PyTree[Float[Array, "..."]]) -> SpringState:
-        return SpringState(jax.tree.map(jnp.zeros_like, parameters), jnp.zeros((), int))
+        zero = jnp.zeros((), int)
+        direction = jax.tree.map(jnp.zeros_like, parameters)
+        return SpringState(direction=direction, count=zero, retries=zero)
 
     def step(
         self, scores: Scores, residual: Inexact[Array, " walkers"], state: SpringState
@@ -129,7 +147,7 @@ class Spring(AbstractOptimizer[SpringState]):
         decayed = _scale(self.momentum, state.direction)
         factored = scores.factored(self.chunk)
         zeta = residual - factored.apply(decayed)
-        solution = _solve(factored.gram(), self.damping, zeta)
+        solution, retries = _solve(factored.gram(), self.damping, zeta)
         direction = jax.tree.map(jnp.add, decayed, factored.transpose(solution))
 
         rate = _scheduled(self.learning_rate, state.count)
@@ -137,7 +155,10 @@ class Spring(AbstractOptimizer[SpringState]):
         norm = _norm(direction)
         bound = largest.astype(norm.dtype) / jnp.maximum(norm, 1e-30)
         update = _scale(-jnp.minimum(rate, bound), direction)
-        return update, SpringState(direction, state.count + 1)
+        following = SpringState(
+            direction=direction, count=state.count + 1, retries=retries
+        )
+        return update, following
 
 
 def MinSR(learning_rate: Schedule = 0.05, **kwargs: Any) -> Spring:
@@ -155,7 +176,18 @@ def MinSR(learning_rate: Schedule = 0.05, **kwargs: Any) -> Spring:
     return Spring(learning_rate, momentum=0.0, **kwargs)
 
 
-class Optax(AbstractOptimizer[optax.OptState]):
+class OptaxState(AbstractOptimizerState):
+    """State of [`eqsym.Optax`][].
+
+    - `transformation`: that of the transformation.
+    - `retries`: 0.
+    """
+
+    transformation: optax.OptState
+    retries: Int[Array, ""]
+
+
+class Optax(AbstractOptimizer[OptaxState]):
     """Any optax transformation on the plain energy gradient.
 
     The gradient of the energy is `2 Re E[conj(O) (E_L - E)]` with centred scores O.
@@ -184,24 +216,31 @@ class Optax(AbstractOptimizer[optax.OptState]):
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
 
-    def init(self, parameters: PyTree[Float[Array, "..."]]) -> optax.OptState:
-        return self.transformation.init(parameters)
+    def init(self, parameters: PyTree[Float[Array, "..."]]) -> OptaxState:
+        return OptaxState(
+            transformation=self.transformation.init(parameters),
+            retries=jnp.zeros((), int),
+        )
 
     def step(
         self,
         scores: Scores,
         residual: Inexact[Array, " walkers"],
-        state: optax.OptState,
-    ) -> tuple[PyTree[Float[Array, "..."]], optax.OptState]:
+        state: OptaxState,
+    ) -> tuple[PyTree[Float[Array, "..."]], OptaxState]:
         gradient = _scale(2.0, scores.transpose(residual, self.chunk))
         # optax relies on promotions that users may have forbidden.
         with jax.numpy_dtype_promotion("standard"):
-            return self.transformation.update(gradient, state, scores.parameters)
+            update, transformation = self.transformation.update(
+                gradient, state.transformation, scores.parameters
+            )
+        return update, OptaxState(transformation=transformation, retries=state.retries)
 
 
 def _solve(
     gram: Float[Array, "rows rows"], damping: float, zeta: Inexact[Array, " walkers"]
-) -> Inexact[Array, " walkers"]:
+) -> tuple[Inexact[Array, " walkers"], Int[Array, ""]]:
+    """The solution, and how often the damping was raised."""
     stacked = (
         jnp.concatenate([zeta.real, zeta.imag]) if jnp.iscomplexobj(zeta) else zeta
     )
@@ -211,8 +250,10 @@ def _solve(
         return jax.scipy.linalg.cholesky(gram + shift * identity, lower=True)
 
     def fails(carry):
-        factor, _, tries = carry
-        return ~jnp.all(jnp.isfinite(factor)) & (tries < _TRIES)
+        factor, shift, tries = carry
+        failed = ~jnp.all(jnp.isfinite(factor))
+        # Of a matrix that is no number nothing is positive.
+        return failed & jnp.isfinite(shift) & (tries < _TRIES)
 
     def again(carry):
         _, shift, tries = carry
@@ -220,11 +261,11 @@ def _solve(
 
     shift = damping + jnp.finfo(gram.dtype).eps * jnp.trace(gram)
     start = (factorise(shift), shift, jnp.zeros((), int))
-    factor, _, _ = jax.lax.while_loop(fails, again, start)
+    factor, _, retries = jax.lax.while_loop(fails, again, start)
     solution = jax.scipy.linalg.cho_solve((factor, True), stacked)
     if jnp.iscomplexobj(zeta):
-        return jax.lax.complex(*jnp.split(solution, 2))
-    return solution
+        solution = jax.lax.complex(*jnp.split(solution, 2))
+    return solution, retries
 
 
 def _scheduled(schedule: Schedule, count: Int[Array, ""]) -> Any:

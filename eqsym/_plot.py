@@ -234,7 +234,8 @@ def plot_training(
         energy_axis.axhline(value, color=f"C{i + 2}", lw=1, ls="--", label=name)
     # The start is far above the end, and single steps are far off: show the others.
     settled = energy[len(energy) // 10 :]
-    low, high = np.percentile(settled, [0.5, 99])
+    settled = settled[np.isfinite(settled)]
+    low, high = np.percentile(settled, [0.5, 99]) if len(settled) else (0.0, 0.0)
     shown = [low, high, *references.values()]
     low, high = min(shown), max(shown)
     margin = 0.05 * (high - low) + 1e-6

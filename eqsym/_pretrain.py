@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Inexact
 
@@ -78,7 +79,8 @@ class Pretraining(eqx.Module):
         determinant.
 
         **Raises:** `ValueError` for a mean field of another crystal, or one with
-        complex orbitals where the network is real-valued.
+        complex orbitals where the network is real-valued. `FloatingPointError` where
+        the loss is not finite.
         """
         if self.mean_field.crystal != wavefunction.crystal:
             raise ValueError(
@@ -108,6 +110,11 @@ class Pretraining(eqx.Module):
         state = self.optimizer.init(parameters)
         for i in range(self.steps):
             parameters, sampler, state, loss = step(parameters, sampler, state)
+            if not np.isfinite(loss):
+                raise FloatingPointError(
+                    f"Pretraining diverged: the loss of step {i + 1} is {loss}. Try an "
+                    "`optimizer` with a smaller learning rate."
+                )
             callback(i + 1, float(loss))
         return combine(parameters, rest), sampler.walkers
 

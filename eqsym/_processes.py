@@ -38,6 +38,13 @@ def put(array: Array | np.ndarray, sharding: Sharding) -> Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda i: array[i])
 
 
+def on_all(condition: bool) -> bool:
+    """Whether something holds on all processes, which all have to ask."""
+    if jax.process_count() == 1:
+        return condition
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(condition))))
+
+
 def on_first(function: Callable[[], bytes | None]) -> bytes:
     """What a function returns that only the first process calls, on all of them; `None`
     arrives as no bytes.

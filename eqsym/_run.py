@@ -18,12 +18,19 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 from ._ansatz import AbstractWavefunction, SolidNet
-from ._faults import Checkpoints, Faults, Figure
+from ._faults import Checkpoints, Faults, Figure, MEANINGS
 from ._history import History
 from ._pretrain import Pretraining
-from ._processes import is_first
+from ._processes import is_first, on_all, on_first
 from ._progress import progress_bar
-from ._run_folder import describe_run, HISTORY, session, Settings, write_run_json
+from ._run_folder import (
+    describe_run,
+    HISTORY,
+    locked,
+    session,
+    Settings,
+    write_run_json,
+)
 from ._sampler import initial_walkers
 from ._sharding import on_mesh, replicate, shard_walkers
 from ._types import Key, Walkers
@@ -111,9 +118,10 @@ def run(
     shape or number, pretraining of anything but a [`eqsym.SolidNet`][], and a folder
     whose checkpoints are all damaged, or are of another model or of other settings
     (with the fields that differ; `steps`, `checkpoint_every`, `mesh` and every `chunk`
-    may); `OSError` for a folder that cannot be written. All before anything is
-    computed. `FloatingPointError` where training diverges: 20 updates in a row were
-    rejected. `OSError` where three checkpoints in a row could not be written.
+    may); `OSError` for a folder that cannot be written, or in which another run is
+    going on. All before anything is computed. `FloatingPointError` where training
+    diverges: 20 updates in a row were rejected. `OSError` where three checkpoints in a
+    row could not be written.
     """
     for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every)):
         if value < 1:
@@ -130,40 +138,39 @@ def run(
     checkpoints = Checkpoints(folder, settings, checkpoint_every)
     state = _place(vmc.init(wavefunction, walkers, key=chain), mesh)
 
-    restored = checkpoints.restore(state)
-    if restored is not None:
-        state = restored
-    else:
-        if pretraining is not None:
-            wavefunction, walkers = _pretrained(
-                pretraining, wavefunction, walkers, pretrain, progress
-            )
-        state = vmc.init(wavefunction, walkers, key=chain)
-        with on_mesh(mesh):
-            state = _burned_in(vmc, state, burn_in, progress)
-        state = _place(state, mesh)
-    start = int(state.step)
-    table = None if folder is None else folder / HISTORY
-    history = History(table, _COLUMNS, steps=start, write=is_first())
-    if folder is not None and start < steps and is_first():
-        write_run_json(
-            folder,
-            describe_run(wavefunction, settings),
-            session(start, steps, checkpoint_every),
+    with locked(folder):
+        restored = checkpoints.restore(state)
+        if restored is not None:
+            state = restored
+        else:
+            if pretraining is not None:
+                wavefunction, walkers = _pretrained(
+                    pretraining, wavefunction, walkers, pretrain, progress
+                )
+            state = vmc.init(wavefunction, walkers, key=chain)
+            with on_mesh(mesh):
+                state = _burned_in(vmc, state, burn_in, progress)
+            state = _place(state, mesh)
+        start = int(state.step)
+        table = None if folder is None else folder / HISTORY
+        history = History(table, _COLUMNS, steps=start, write=is_first())
+        if folder is not None and start < steps:
+            described = describe_run(wavefunction, settings)
+            part = session(start, steps, checkpoint_every)
+            on_first(lambda: write_run_json(folder, described, part))
+        if restored is None:
+            checkpoints.save(state, history)
+        _logger.info(
+            "Training a %s with %d walkers from step %d to %d%s.",
+            type(wavefunction).__name__,
+            len(walkers),
+            start,
+            max(start, steps),
+            "" if folder is None else f" in {folder}",
         )
-    if restored is None:
-        checkpoints.save(state, history)
-    _logger.info(
-        "Training a %s with %d walkers from step %d to %d%s.",
-        type(wavefunction).__name__,
-        len(walkers),
-        start,
-        max(start, steps),
-        "" if folder is None else f" in {folder}",
-    )
-    with on_mesh(mesh):
-        state = _trained(vmc, state, steps, history, checkpoints, progress)
-    return RunResult(state, history.columns())
+        with on_mesh(mesh):
+            state = _trained(vmc, state, steps, history, checkpoints, progress)
+        return RunResult(state, history.columns())
 
 
 def _trained(
@@ -179,7 +186,7 @@ def _trained(
         return state
     step = eqx.filter_jit(vmc.step)
     before = _last(history.columns()["seconds"]) - time.monotonic()
-    faults = Faults(len(state.sampler.walkers))
+    faults = Faults()
     figure = Figure(checkpoints.folder)
     # The newest state that may be saved: no update was rejected just before.
     sound, together = state, True
@@ -289,12 +296,16 @@ def _burned_in(
     vmc: VMC, state: VMCState, steps: int, progress: bool | None
 ) -> VMCState:
     move = eqx.filter_jit(vmc.equilibrate)
+    replaced = 0
     with progress_bar("Burn-in", steps, progress) as bar:
         bar.set_postfix_str("compiling")
         for _ in range(steps):
             state = move(state)
+            replaced += int(state.sampler.replaced)
             bar.set_postfix_str("", refresh=False)
             bar.update()
+    if replaced:
+        _logger.warning("Burn-in: %s", MEANINGS["replaced"].format(replaced))
     return state
 
 
@@ -303,6 +314,21 @@ def _last(values: Float[np.ndarray, " steps"]) -> float:
 
 
 def _writable(folder: Path) -> Path:
+    """The folder, made by the first process.
+
+    **Raises:** `OSError` where it cannot be written, `ValueError` where not all
+    processes see it.
+    """
+    on_first(lambda: _try_to_write(folder))
+    if not on_all(folder.is_dir()):
+        raise ValueError(
+            f"`path` must be on a disk that all processes share, got {folder}, which "
+            "not all of them see."
+        )
+    return folder
+
+
+def _try_to_write(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -311,4 +337,3 @@ def _writable(folder: Path) -> Path:
         raise OSError(
             f"`path` must be a folder that can be written, got {folder}: {error}"
         ) from error
-    return folder

@@ -1,12 +1,15 @@
 """The folder of a run: what it says about itself, and how to load it again."""
 
+import contextlib
 import datetime
 import hashlib
 import json
+import logging
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from ._crystal import Crystal
 from ._group import SpaceGroup
 from ._history import read_history
 from ._pretrain import Pretraining
+from ._processes import on_first
 from ._serialise import (
     decode,
     differences,
@@ -37,7 +41,10 @@ from ._types import partition, Walkers
 from ._vmc import VMC
 
 
+_logger = logging.getLogger("eqsym")
+
 CHECKPOINTS, HISTORY, RUN = "checkpoints", "history.csv", "run.json"
+_LOCK = "run.lock"
 # Characters of data in `run.json` that need not be read: operations and the like.
 _LONG = 400
 _SHOWN = 12
@@ -51,6 +58,40 @@ class Settings(eqx.Module):
     key: list[int]
     burn_in: int
     pretraining: Pretraining | None
+
+
+@contextlib.contextmanager
+def locked(folder: Path | None) -> Iterator[None]:
+    """Keeps other runs out of a run folder. The operating system ends it with the
+    process, however that ends.
+
+    **Raises:** `OSError` where another run is there.
+    """
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            on_first(lambda: _lock(folder, stack))
+        yield
+
+
+def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        return
+    file = stack.enter_context(open(folder / _LOCK, "a"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(
+            f"Another run is going on in the folder {folder}: it holds {_LOCK}. Wait "
+            "for its end, or use another folder."
+        ) from None
+    except OSError as error:
+        _logger.warning(
+            "The folder %s cannot be locked (%s): nothing keeps a second run out.",
+            folder,
+            error,
+        )
 
 
 class SavedRun(eqx.Module):
@@ -99,10 +140,10 @@ def load_run(
 
     Wave function, walkers, history and group, [`eqsym.SavedRun`][].
 
-    **Raises:** `FileNotFoundError` for a folder without a checkpoint. `ValueError` for
-    damaged checkpoints, for what this version of eqsym cannot build, for a
-    `wavefunction` with another structure, with the fields that differ, and for a run in
-    double precision where JAX does not use it.
+    **Raises:** `FileNotFoundError` for a folder without a whole checkpoint.
+    `ValueError` for what this version of eqsym cannot build, for a `wavefunction` with
+    another structure, with the fields that differ, and for a run in double precision
+    where JAX does not use it.
     """
     checkpoints = Path(path) / CHECKPOINTS
     step = latest_checkpoint(checkpoints)
@@ -111,8 +152,16 @@ def load_run(
             f"`path` must be the folder of a run, got {path}: it has no whole "
             f"checkpoint in {CHECKPOINTS}/."
         )
-    description = read_description(checkpoints, step)
-    arrays = read_arrays(checkpoints, step)
+    while True:
+        try:
+            description = read_description(checkpoints, step)
+            arrays = read_arrays(checkpoints, step)
+            break
+        except (OSError, ValueError):
+            # A run that goes on may have removed it, after two newer ones.
+            before, step = step, latest_checkpoint(checkpoints)
+            if step is None or step == before:
+                raise
     state = description["state"]["fields"]
     try:
         network = _network(state["wavefunction"], arrays, wavefunction)

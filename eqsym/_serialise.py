@@ -78,7 +78,7 @@ def decode(node: Json, arrays: Mapping[str, np.ndarray], path: str = "") -> Any:
                 **decode(keywords, arrays, f"{path}.keywords"),
             )
         case {"name": name}:
-            return _named(name, path)
+            return _class(name, path)
         case {"class": name, "fields": fields}:
             return _module(name, fields, arrays, path)
     raise ValueError(
@@ -92,9 +92,9 @@ def flatten(node: Json, path: str) -> Flat:
 
 
 def differences(saved: Flat, here: Flat) -> list[str]:
-    """A line for every field in which two descriptions differ. Numbers are the same up
-    to rounding, which differs between machines; fields `chunk` are free; and code can
-    only be compared where the versions of Python agree."""
+    """A line for every field in which two descriptions differ. Numbers that are no
+    integers are the same up to rounding, which differs between machines; fields `chunk`
+    are free; and code can only be compared where the versions of Python agree."""
     lines = []
     for name in sorted(saved.keys() | here.keys()):
         if name.rpartition(".")[2] in _FREE:
@@ -150,8 +150,10 @@ def pretty(value: Json, indent: str = "") -> str:
 
 
 def _same(one: Value, other: Value) -> bool:
-    if isinstance(one, str) or isinstance(other, str):
+    if not (isinstance(one, float) or isinstance(other, float)):
         return one == other
+    if isinstance(one, str) or isinstance(other, str):
+        return False
     return math.isclose(one, other, rel_tol=1e-7, abs_tol=1e-10)
 
 
@@ -304,7 +306,7 @@ def _resolves(name: str, value: Any) -> bool:
     return getattr(sys.modules.get(module), attribute, None) is value
 
 
-def _named(name: str, path: str) -> Any:
+def _class(name: str, path: str) -> type[eqx.Module]:
     module, _, attribute = name.rpartition(".")
     if module.split(".")[0] != _LIBRARY:
         raise ValueError(
@@ -312,11 +314,15 @@ def _named(name: str, path: str) -> Any:
             "file."
         )
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError):
         raise ValueError(
             f"`{path}` is a `{name}`, which this version of eqsym does not have."
         ) from None
+    # No functions: a file shall not choose what is called.
+    if not (isinstance(found, type) and issubclass(found, eqx.Module)):
+        raise ValueError(f"`{path}` must be a module of eqsym, got `{name}`.")
+    return found
 
 
 def _array(node: dict, arrays: Mapping[str, np.ndarray], path: str) -> Any:
@@ -327,6 +333,7 @@ def _array(node: dict, arrays: Mapping[str, np.ndarray], path: str) -> Any:
         return jax.random.wrap_key_data(
             jnp.asarray(value), impl=node["key"].partition("[")[0]
         )
+    value = typed(value, node["array"].partition("[")[0])
     if "numpy" in node:
         return value
     made = jnp.asarray(value)
@@ -339,9 +346,7 @@ def _array(node: dict, arrays: Mapping[str, np.ndarray], path: str) -> Any:
 
 
 def _module(name: str, fields: dict[str, Json], arrays: Mapping, path: str) -> Any:
-    cls = _named(name, path)
-    if not (isinstance(cls, type) and issubclass(cls, eqx.Module)):
-        raise ValueError(f"`{path}` must be a module of eqsym, got `{name}`.")
+    cls = _class(name, path)
     names = {field.name for field in dataclasses.fields(cls)}
     if names != fields.keys():
         raise ValueError(
@@ -395,6 +400,12 @@ def _flat_object(node: dict, path: str) -> Iterator[tuple[str, Value]]:
             yield from _flat(keywords, f"{path}.keywords")
         case _:
             yield path, str(next(iter(node.values())))
+
+
+def typed(value: np.ndarray, dtype: Any) -> np.ndarray:
+    """An array read from a file, with its type, which numpy does not know where it is
+    one of JAX, such as bfloat16."""
+    return value.view(jnp.dtype(dtype)) if value.dtype.kind == "V" else value
 
 
 def arrays_of(tree: PyTree) -> dict[str, Any]:

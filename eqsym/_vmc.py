@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Inexact, Int
 from ._ansatz import AbstractWavefunction
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._math import chunked_vmap
-from ._optimizer import AbstractOptimizer
+from ._optimizer import AbstractOptimizer, AbstractOptimizerState
 from ._sampler import AbstractSampler, AbstractSamplerState
 from ._scores import Scores
 from ._sharding import spread, WALKERS
@@ -32,13 +32,14 @@ class VMCState(eqx.Module):
 
     wavefunction: AbstractWavefunction
     sampler: AbstractSamplerState
-    optimizer: Any
+    optimizer: AbstractOptimizerState
     strategies: tuple[Any, ...]
     step: Int[Array, ""]
 
 
 class Statistics(eqx.Module):
-    """What one training step saw. Energies in Hartree per primitive cell.
+    """What one training step saw. Energies in Hartree per primitive cell, NaN where
+    there was no walker with a finite one.
 
     - `energy`: mean local energy, real part. Where the strategy couples images, as
         [`eqsym.Project`][] does: the objective, a mean of two energies.
@@ -49,12 +50,15 @@ class Statistics(eqx.Module):
     - `clipped`: share of walkers whose local energy was clipped in the gradient.
     - `effective`: effective share of the walkers, $(\\sum w)^2 / (n \\sum w^2)$ with
         their importance weights w; 1 without.
-    - `invalid`: number of walkers with a local energy that is not finite. They are left
-        out of all means and of the gradient.
+    - `invalid`: number of walkers, or of their images where the strategy trains on
+        those, with a local energy or an importance weight that is not finite. They are
+        left out of all means and of the gradient.
     - `dropped`: images with non-zero weight that a bound on their number left out, over
         all walkers.
     - `replaced`: number of walkers that the sampler replaced, because their amplitude
         was not finite.
+    - `retries`: how often the optimizer had to solve its equations again, with more
+        damping: the Gram matrix was singular to rounding.
     - `rejected`: 1 where the parameters were not finite after their update, no walker
         had a finite energy, or coupled images have no positive weight: parameters and
         optimizer stay as they were.
@@ -71,6 +75,7 @@ class Statistics(eqx.Module):
     invalid: Int[Array, ""]
     dropped: Int[Array, ""]
     replaced: Int[Array, ""]
+    retries: Int[Array, ""]
     rejected: Int[Array, ""]
 
 
@@ -256,6 +261,7 @@ class VMC(eqx.Module):
             None if view is wavefunction else lambda f: strategy.view(f, drawn),
         )
         update, optimizer = self.optimizer.step(scores, residual, state.optimizer)
+        retries = optimizer.retries
         parameters, rest = partition(wavefunction)
         moved = eqx.apply_updates(parameters, update)
         good = jnp.any(shares > 0) & _all_finite((moved, optimizer))
@@ -270,8 +276,10 @@ class VMC(eqx.Module):
             self.hamiltonian.crystal.cells,
             acceptance=sampler.acceptance,
             clipped=clipped,
+            invalid=jnp.sum(~_valid(energies.total, batch.weights)),
             dropped=batch.dropped,
             replaced=sampler.replaced,
+            retries=retries,
             rejected=(~good).astype(int),
         )
         strategies = tuple(
@@ -300,11 +308,18 @@ def _select(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
     )
 
 
+def _valid(
+    energies: Inexact[Array, " walkers"], weights: Float[Array, " walkers"] | None
+) -> Bool[Array, " walkers"]:
+    finite = jnp.isfinite(energies)
+    return finite if weights is None else finite & jnp.isfinite(weights)
+
+
 def _shares(
     energies: Inexact[Array, " walkers"], weights: Float[Array, " walkers"] | None
 ) -> Float[Array, " walkers"]:
     """Shares of the walkers, 0 without a finite energy; they add up to 1."""
-    valid = jnp.isfinite(energies)
+    valid = _valid(energies, weights)
     shares = valid.astype(energies.real.dtype)
     if weights is not None:
         shares = jnp.where(valid, weights.astype(shares.dtype), 0.0)
@@ -383,8 +398,10 @@ def _statistics(
     *,
     acceptance: Float[Array, ""],
     clipped: Float[Array, ""],
+    invalid: Int[Array, ""],
     dropped: Int[Array, ""],
     replaced: Int[Array, ""],
+    retries: Int[Array, ""],
     rejected: Int[Array, ""],
 ) -> Statistics:
     total = energies.total / cells
@@ -397,17 +414,23 @@ def _statistics(
         parts = plain.astype(coupled.dtype) + (1 - coupling.share) * coupled
     energy = _mean(total, parts)
     square = jnp.sum(shares**2) * len(shares)
+
+    def mean(value: Float[Array, ""]) -> Float[Array, ""]:
+        """Over nobody it is no number."""
+        return jnp.where(square > 0, value, jnp.nan)
+
     return Statistics(
-        energy=energy.real,
-        variance=_mean(jnp.abs(total - centre) ** 2, shares),
-        imaginary=energy.imag,
-        kinetic=_mean(energies.kinetic / cells, parts).real,
-        potential=_mean(energies.potential / cells, parts).real,
+        energy=mean(energy.real),
+        variance=mean(_mean(jnp.abs(total - centre) ** 2, shares)),
+        imaginary=mean(energy.imag),
+        kinetic=mean(_mean(energies.kinetic / cells, parts).real),
+        potential=mean(_mean(energies.potential / cells, parts).real),
         acceptance=acceptance,
         clipped=clipped,
-        effective=1 / jnp.maximum(square, 1.0),
-        invalid=jnp.sum(~jnp.isfinite(total)),
+        effective=jnp.where(square > 0, 1 / jnp.maximum(square, 1.0), 0.0),
+        invalid=invalid,
         dropped=dropped,
         replaced=replaced,
+        retries=retries,
         rejected=rejected,
     )

@@ -30,7 +30,10 @@ def _state(seed=0, **change):
     values = dict(
         wavefunction=waves(a=rng.normal(size=3)),
         key=jax.random.key(seed),
-        numbers={"x": (jnp.asarray(rng.normal(size=200), jnp.float32), None)},
+        numbers={
+            "x": (jnp.asarray(rng.normal(size=200), jnp.float32), None),
+            "y": jnp.asarray(rng.normal(size=3), jnp.bfloat16),
+        },
         table=rng.normal(size=300),
         count=jnp.asarray(seed),
         name="a",

@@ -16,7 +16,7 @@ import eqsym as eqs
 import eqsym._faults as faults_module
 from eqsym._faults import Faults, Figure
 from eqsym._history import History
-from toys import hydrogen, Lattice, waves
+from toys import Counting, hydrogen, Lattice, waves
 
 
 _CRYSTAL = hydrogen()
@@ -50,12 +50,12 @@ class Spoiled(eqs.AbstractOptimizer):
     value: Float[Array, ""]
 
     def init(self, parameters):
-        return jnp.zeros((), int)
+        return Counting()
 
     def step(self, scores, residual, state):
         scale = jnp.where(residual[0] > 0, self.value, -0.01)
         gradient = scores.transpose(residual)
-        return jax.tree.map(lambda x: scale * (x + 1), gradient), state + 1
+        return jax.tree.map(lambda x: scale * (x + 1), gradient), Counting()
 
 
 def _run(path=None, steps=8, *, hamiltonian=None, optimizer=None, **kwargs):
@@ -104,8 +104,8 @@ def test_energy_of_some_walkers(messages, value):
     total = int(np.sum(found["invalid"]))
     first, last = messages()
     step = int(found["step"][np.argmax(found["invalid"] > 0)])
-    assert first.startswith(f"Step {step}: ") and "local energies were not" in first
-    assert f"In all 8 steps: {total} local energies were not finite" in last
+    assert first.startswith(f"Step {step}: ") and "local energies or" in first
+    assert f"In all 8 steps: {total} local energies or weights were not" in last
 
 
 def test_energy_of_all_walkers(tmp_path, messages):
@@ -116,6 +116,8 @@ def test_energy_of_all_walkers(tmp_path, messages):
     assert "no walker had a finite local energy in the last 20 updates" in message
     assert "up to step 20" in message and "Try a smaller learning rate" in message
     assert "In all 20 steps: 120 local energies" in messages()[-1]
+    history = (tmp_path / "history.csv").read_text().splitlines()
+    assert len(history) == 21 and history[-1].startswith("20,nan,nan,nan,nan,nan,")
     assert "20 updates were not finite" in messages()[-1]
     assert eqs.latest_checkpoint(tmp_path / "checkpoints") == 0
     start = eqs.load_run(tmp_path, waves(c=(0.0, 0.0, 0.0)))
@@ -158,13 +160,25 @@ def test_singular_gram_matrix(places):
 
 
 def _row(**change):
-    row = dict(invalid=0, replaced=0, rejected=0, acceptance=0.5)
-    return row | change
+    row = dict.fromkeys(("invalid", "dropped", "replaced", "retries", "rejected"), 0)
+    return row | dict(acceptance=0.5) | change
+
+
+def test_singular_gram_matrices_are_counted(messages):
+    faults = Faults()
+    for step, count in enumerate((0, 3, 0, 1), start=1):
+        faults.see(step, _row(retries=count))
+    faults.report()
+    assert messages() == [
+        "Step 2: A Gram matrix was not positive; its damping was raised 3 times.",
+        "In all 4 steps: "
+        "A Gram matrix was not positive; its damping was raised 4 times.",
+    ]
 
 
 @pytest.mark.parametrize("acceptance", [0.0, 1.0])
 def test_acceptance_is_reported_once(messages, acceptance):
-    faults = Faults(4)
+    faults = Faults()
     for step in range(1, 20):
         faults.see(step, _row(acceptance=acceptance))
     assert messages() == []
@@ -177,7 +191,7 @@ def test_acceptance_is_reported_once(messages, acceptance):
 
 
 def test_replaced_walkers_are_counted(messages):
-    faults = Faults(4)
+    faults = Faults()
     for step, count in enumerate((0, 2, 0, 1), start=1):
         faults.see(step, _row(replaced=count))
     faults.report()
@@ -287,17 +301,35 @@ def test_history_cut_in_a_line(tmp_path, whole, cut, messages):
     assert messages() == []
 
 
-def test_damaged_line_of_the_history(tmp_path, whole, messages):
+@pytest.mark.parametrize("garbage", [b"\x00garbage", b'"', b"\xb7", b"\n"])
+def test_damaged_line_of_the_history(tmp_path, whole, messages, garbage):
     """Lost, and said so; everything else is there."""
     shutil.copytree(whole[1], tmp_path / "run")
     path = tmp_path / "run" / "history.csv"
-    lines = path.read_text().splitlines(keepends=True)
-    lines[3] = "3,\x00garbage\n"
-    path.write_text("".join(lines))
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3][:1] + b"," + garbage + lines[3][3:]
+    path.write_bytes(b"".join(lines))
+    steps = eqs.load_run(tmp_path / "run", waves(c=(0.0, 0.0, 0.0))).history["step"]
+    np.testing.assert_array_equal(steps, [1, 2, 4, 5, 6, 7, 8])
     found = _run(tmp_path / "run")
     np.testing.assert_array_equal(found.history["step"], [1, 2, 4, 5, 6, 7, 8])
     (message,) = messages()
     assert "has 7 of 8 steps" in message
+
+
+@pytest.mark.parametrize("text", ["", "step,ener"])
+def test_empty_history(tmp_path, whole, messages, text):
+    """As a power cut may leave it: the run goes on."""
+    shutil.copytree(whole[1], tmp_path / "run")
+    path = tmp_path / "run" / "history.csv"
+    path.write_text(text)
+    found = _run(tmp_path / "run", 9)
+    np.testing.assert_array_equal(found.history["step"], [9])
+    assert messages() == [
+        f"The history {path} has 0 of 8 steps: lines were damaged or lost. Parameters "
+        "and walkers are not affected."
+    ]
+    assert len(path.read_text().splitlines()) == 2
 
 
 def test_figure(tmp_path, whole, messages, monkeypatch):

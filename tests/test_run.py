@@ -13,7 +13,7 @@ import pytest
 import eqsym as eqs
 import eqsym._faults as faults_module
 import eqsym._run as run_module
-from toys import hydrogen, Lattice, walkers, waves
+from toys import Counting, hydrogen, Lattice, walkers, waves
 
 
 _CRYSTAL = hydrogen()
@@ -236,12 +236,12 @@ class _Diverging(eqs.AbstractOptimizer):
     """Finite updates for three steps, then none."""
 
     def init(self, parameters):
-        return jax.numpy.zeros((), int)
+        return Counting()
 
     def step(self, scores, residual, state):
-        size = jax.numpy.where(state < 3, 0.01, jax.numpy.nan)
+        size = jax.numpy.where(state.count < 3, 0.01, jax.numpy.nan)
         update = jax.tree.map(lambda x: 0 * x + size, scores.parameters)
-        return update, state + 1
+        return update, Counting(state.count + 1)
 
 
 def test_diverged_run_stops_and_keeps_what_was_finite(tmp_path):

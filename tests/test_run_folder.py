@@ -1,5 +1,6 @@
 """What a run folder says about itself, and runs loaded from nothing but it."""
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -13,10 +14,15 @@ import optax
 import pytest
 
 import eqsym as eqs
+import eqsym._run_folder as run_folder_module
+from eqsym._checkpoint import read_description
+from eqsym._run_folder import locked
 from toys import hydrogen, Lattice, waves
 
 
 _CRYSTAL = hydrogen()
+# So large that another one is the same to rounding.
+_SEED = 20240101
 
 
 def _network(seed=0, **kwargs):
@@ -34,7 +40,7 @@ def _run(path, steps=2, *, rate=0.05, wavefunction=None, strategy=None, **kwargs
         strategy=strategy,
         chunk=kwargs.pop("chunk", None),
     )
-    settings = dict(walkers=4, key=jax.random.key(7), burn_in=1) | kwargs
+    settings = dict(walkers=4, key=jax.random.key(_SEED), burn_in=1) | kwargs
     return eqs.run(
         vmc, wavefunction, steps=steps, path=path, progress=False, **settings
     )
@@ -122,7 +128,7 @@ def test_run_json(trained):
     settings = found["settings"]
     assert settings["vmc"]["optimizer"]["learning_rate"] == 0.05
     assert settings["vmc"]["sampler"]["moves"] == 2
-    assert (settings["walkers"], settings["key"]) == (4, [0, 7])
+    assert (settings["walkers"], settings["key"]) == (4, [0, _SEED])
     (session,) = found["sessions"]
     assert session["eqsym"] == eqs.__version__ and session["jax"] == jax.__version__
     assert (session["from_step"], session["to_step"]) == (0, 2)
@@ -177,7 +183,10 @@ def plain(tmp_path_factory):
             dict(rate=lambda step: 0.1 / (2 + step)),
             "settings.vmc.optimizer.learning_rate: saved _fast, here .*<lambda>",
         ),
-        (dict(key=jax.random.key(8)), r"settings.key\[1\]: saved 7, here 8"),
+        (
+            dict(key=jax.random.key(_SEED + 1)),
+            rf"settings.key\[1\]: saved {_SEED}, here {_SEED + 1}",
+        ),
         (dict(burn_in=2), "settings.burn_in: saved 1, here 2"),
         (
             dict(strategy=eqs.Augment(eqs.SpaceGroup.of(hydrogen()))),
@@ -212,6 +221,19 @@ def test_what_may_differ(tmp_path, plain):
     assert [(s["from_step"], s["to_step"]) for s in sessions] == [(0, 2), (2, 3)]
 
 
+def test_second_run_in_a_folder(tmp_path, plain):
+    """Refused while the first goes on, which is left alone; loading is not."""
+    path = tmp_path / "run"
+    shutil.copytree(plain[1], path)
+    with locked(path):
+        before = _files(path)
+        with pytest.raises(OSError, match="Another run is going on in the folder"):
+            _run(path, 3, wavefunction=waves(), rate=_fast)
+        assert _files(path) == before
+        eqs.load_run(path, waves())
+    assert _run(path, 3, wavefunction=waves(), rate=_fast).state.step == 3
+
+
 def test_wave_function_of_the_users_own(plain):
     result, path = plain
     with pytest.raises(ValueError, match="`toys.Waves`, which is not of eqsym") as one:
@@ -244,6 +266,46 @@ def test_settings_that_cannot_be_built(tmp_path):
     found = eqs.load_run(tmp_path, waves())
     assert eqx.tree_equal(found.wavefunction, result.wavefunction)
     assert found.trained is None and found.group == eqs.SpaceGroup.of(_CRYSTAL)
+
+
+def test_functions_in_a_folder_are_not_called(tmp_path, trained):
+    """Whoever can write a description cannot choose what loading it calls."""
+    shutil.copytree(trained[1], tmp_path / "run")
+    place = tmp_path / "run" / "checkpoints" / "2"
+    description = json.loads((place / "description.json").read_text())
+    fields = description["settings"]["fields"]["vmc"]["fields"]["schedule"]["fields"]
+    (strategy,) = fields["strategies"]
+    assert strategy["fields"]["form"] == {"name": "eqsym.Symmetrized"}
+    strategy["fields"]["form"] = {
+        "partial": {"name": "eqsym.save_checkpoint"},
+        "args": [str(tmp_path / "victim"), 0],
+        "keywords": {"dict": []},
+    }
+    text = json.dumps(description)
+    sums = (place / "SHA256SUMS").read_text().splitlines()
+    sums[1] = f"{hashlib.sha256(text.encode()).hexdigest()}  description.json"
+    (place / "description.json").write_text(text)
+    (place / "SHA256SUMS").write_text("\n".join(sums))
+    assert eqs.load_run(tmp_path / "run").trained is None
+    assert not (tmp_path / "victim").exists()
+
+
+def test_checkpoint_that_is_removed_while_it_is_read(tmp_path, plain, monkeypatch):
+    """By a run that goes on, which has written newer ones."""
+    path = tmp_path / "run"
+    shutil.copytree(plain[1], path)
+    newest = path / "checkpoints" / "2"
+
+    def read(folder, step):
+        if step == 2 and newest.exists():
+            newest.rename(newest.with_name("3"))
+        return read_description(folder, step)
+
+    monkeypatch.setattr(run_folder_module, "read_description", read)
+    assert eqs.load_run(path, waves()).step == 3
+    shutil.rmtree(path / "checkpoints")
+    with pytest.raises(FileNotFoundError, match="no whole checkpoint"):
+        eqs.load_run(path, waves())
 
 
 @pytest.mark.slow

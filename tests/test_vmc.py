@@ -10,7 +10,7 @@ import pytest
 
 import eqsym as eqs
 from eqsym._vmc import _residual, _shares
-from toys import grid, hydrogen, Lattice, walkers, waves
+from toys import Counting, grid, hydrogen, Lattice, walkers, waves
 
 
 def _naive_residual(energies, clip):
@@ -228,12 +228,13 @@ class Infinite(eqs.AbstractOptimizer):
     """Updates that are not finite in every other step."""
 
     def init(self, parameters):
-        return jnp.zeros(())
+        return Counting()
 
     def step(self, scores, residual, state):
-        size = jnp.where(state % 2 == 0, 0.1, jnp.inf)
+        even = state.count % 2 == 0
+        size = jnp.where(even, 0.1, jnp.inf)
         update = jax.tree.map(lambda x: size * jnp.ones_like(x), scores.parameters)
-        return update, jnp.where(state % 2 == 0, state + 1, state)
+        return update, Counting(jnp.where(even, state.count + 1, state.count))
 
 
 def test_updates_that_are_not_finite_are_rejected():
@@ -248,5 +249,5 @@ def test_updates_that_are_not_finite_are_rejected():
     second, seen = step(first)
     assert seen.rejected == 1
     np.testing.assert_array_equal(second.wavefunction.a, first.wavefunction.a)
-    assert second.optimizer == first.optimizer == 1
+    assert second.optimizer.count == first.optimizer.count == 1
     assert np.any(second.sampler.walkers != first.sampler.walkers)

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 import eqsym as eqs
 import flags
@@ -65,6 +65,17 @@ class Lattice(eqs.AbstractHamiltonian):
         reciprocal = jnp.asarray(self.crystal.lattice.reciprocal, electrons.dtype)
         potential = -self.depth * jnp.sum(jnp.cos(electrons @ reciprocal.T))
         return eqs.LocalEnergy(self.kinetic(wavefunction, electrons), potential)
+
+
+class Counting(eqs.AbstractOptimizerState):
+    """The state of an optimizer that counts its steps, and solves nothing."""
+
+    count: Int[Array, ""]
+    retries: Int[Array, ""]
+
+    def __init__(self, count=0):
+        self.count = jnp.asarray(count)
+        self.retries = jnp.zeros((), int)
 
 
 def walkers(crystal, count, seed=0) -> Float[Array, "walkers electrons 3"]:
