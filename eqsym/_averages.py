@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Inexact, Int
 from ._ansatz import AbstractWavefunction, SolidNet
 from ._crystal import Crystal
 from ._group import SpaceGroup
-from ._momentum import keeps_momentum
+from ._momentum import check_orbitals, keeps_momentum
 from ._symmetrize import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
 from ._types import Electrons, Key, LogPsi
 
@@ -105,7 +105,10 @@ class SymmetrizedOrbitals(AbstractWavefunction):
             the images, or, as published too, of the electrons themselves and not
             averaged. At non-zero k only the former makes the orbitals symmetric.
 
-        **Raises:** `ValueError` for a group of another crystal.
+        **Raises:** `ValueError` for a group of another crystal, and where averaged
+        orbitals would be zero or not have its symmetry: where operations multiply up to
+        translations that are not 1 on each occupied orbital, as some do in
+        nonsymmorphic crystals at k-points other than 0.
         """
         self.wavefunction = wavefunction
         self.symmetrizer = symmetrizer
@@ -117,7 +120,11 @@ class SymmetrizedOrbitals(AbstractWavefunction):
                 "`wavefunction` must be a `SolidNet`, whose orbitals can be averaged, "
                 f"got `{type(self.wavefunction).__name__}`."
             )
-        self.symmetrizer.group.check_crystal(self.wavefunction.crystal)
+        group = self.symmetrizer.group
+        group.check_crystal(self.wavefunction.crystal)
+        if self.average_phases and self.symmetrizer.characters is not None:
+            kpoints = np.concatenate(self.wavefunction.occupation.kpoints)
+            check_orbitals(group, np.unique(kpoints, axis=0))
 
     @property
     def crystal(self) -> Crystal:
@@ -150,7 +157,12 @@ def _weighted_sum(
     rows: Inexact[Array, "images determinants electrons orbitals"],
 ) -> Inexact[Array, "determinants electrons orbitals"]:
     dtype = np.promote_types(weights.dtype, rows.dtype)
-    return jnp.tensordot(weights.astype(dtype), rows.astype(dtype), 1)
+    return jnp.tensordot(
+        weights.astype(dtype),
+        rows.astype(dtype),
+        1,
+        precision=jax.lax.Precision.HIGHEST,
+    )
 
 
 def check_subset(name: str, size: int, replace: bool, group: SpaceGroup) -> None:

@@ -1,6 +1,7 @@
 """The loop over samples that all estimators share, and what they make of them."""
 
 import abc
+import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,9 +17,12 @@ from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._math import chunked_vmap
 from ._processes import on_host
 from ._progress import progress_bar
-from ._sampler import AbstractSampler, AbstractSamplerState, Metropolis
+from ._sampler import AbstractSampler, AbstractSamplerState, Metropolis, REPLACED
 from ._sharding import mesh_of, on_mesh
 from ._types import Electrons, Key, Walkers
+
+
+_logger = logging.getLogger("eqsym")
 
 
 class Chains(NamedTuple):
@@ -57,11 +61,15 @@ def steps_of(
 ) -> Iterator[Walkers]:
     """Walkers of |psi|^2 at every step after the burn-in, with a progress bar.
 
-    **Raises:** `ValueError` for less than one step or two walkers, and walkers of the
-    wrong shape.
+    **Raises:** `ValueError` for less than one step or two walkers, negative `burn_in`,
+    a `chunk` that is not positive, and walkers of the wrong shape.
     """
     if chains.steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {chains.steps}.")
+    if chains.burn_in < 0:
+        raise ValueError(f"`burn_in` must not be negative, got {chains.burn_in}.")
+    if chains.chunk is not None and chains.chunk < 1:
+        raise ValueError(f"`chunk` must be at least 1 walker, got {chains.chunk}.")
     sampler = Metropolis() if chains.sampler is None else chains.sampler
     state = sampler.init(wavefunction, chains.walkers, key=chains.key)
     if len(chains.walkers) < 2:
@@ -80,14 +88,23 @@ def _steps(
     chains: Chains,
 ) -> Iterator[Walkers]:
     count = chains.burn_in + chains.steps
+    replaced = jnp.zeros((), int)
     with progress_bar(name, count, chains.progress) as bar:
         bar.set_postfix_str("compiling")
         for i in range(count):
             state = _advanced(sampler, wavefunction, state)
+            replaced += state.replaced
             if i >= chains.burn_in:
                 yield state.walkers
                 bar.set_postfix_str("", refresh=False)
             bar.update()
+    if replaced > 0:
+        _logger.warning(
+            "%s: %s These are not independent, and error bars too small: look for an "
+            "amplitude that is not finite.",
+            name,
+            REPLACED.format(replaced),
+        )
 
 
 # Compiled once for all calls of one kind: what they are called with are arguments.

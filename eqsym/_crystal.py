@@ -174,8 +174,8 @@ class Crystal(AbstractFixed):
         positions: Any = None,
         frac_positions: Any = None,
         supercell: Any = 1,
-        charge: int = 0,
-        spin: int | None = None,
+        charge: int | float = 0,
+        spin: int | float | None = None,
         twist: Any = (0, 0, 0),
     ):
         """**Arguments:**
@@ -493,14 +493,19 @@ def _supercell_matrix(supercell: Any) -> Int[np.ndarray, "3 3"]:
     return matrix
 
 
-def _spin_channels(nuclear: int, charge: int, spin: int | None) -> tuple[int, int]:
-    electrons = nuclear - charge
+def _spin_channels(
+    nuclear: int, charge: int | float, spin: int | float | None
+) -> tuple[int, int]:
+    for name, value in (("charge", charge), ("spin", spin)):
+        if value is not None and value != round(value):
+            raise ValueError(f"`{name}` must be an integer, got {value}.")
+    electrons = nuclear - round(charge)
     if electrons < 1:
         raise ValueError(
             f"`charge` {charge} leaves {electrons} electrons on nuclei of total charge "
             f"{nuclear}, expected at least 1."
         )
-    spin = electrons % 2 if spin is None else spin
+    spin = electrons % 2 if spin is None else round(spin)
     if (electrons + spin) % 2 or abs(spin) > electrons:
         raise ValueError(
             f"`spin` (spin-up minus spin-down electrons) must have the parity of the "

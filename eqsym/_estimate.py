@@ -128,7 +128,7 @@ def _with_error(mean: float, error: float) -> str:
     if error == 0:
         return f"{mean:.6g}(0)"
     digits = max(0, 1 - int(np.floor(np.log10(error))))
-    if digits > 8:
+    if digits > 8 and abs(mean) < 1e-3:
         return f"{mean:.2e}({error:.0e})"
     scaled = round(error * 10**digits)
     if scaled == 100 and digits > 0:

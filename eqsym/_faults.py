@@ -18,6 +18,7 @@ from ._history import History
 from ._plot import plot_training
 from ._processes import is_first, on_all, on_first
 from ._run_folder import CHECKPOINTS, Settings
+from ._sampler import REPLACED
 from ._vmc import VMCState
 
 
@@ -42,7 +43,7 @@ class Faults:
         self._steps = 0
         self._rejected_in_row = 0
         self._stuck_in_row = 0
-        self._totals = dict.fromkeys(MEANINGS, 0)
+        self._totals = dict.fromkeys(_MEANINGS, 0)
 
     def see(self, step: int, row: dict[str, float | int]) -> None:
         """Takes note of a step.
@@ -53,7 +54,7 @@ class Faults:
         for name in self._totals:
             if row[name] and not self._totals[name]:
                 _logger.warning(
-                    "Step %d: %s", step, MEANINGS[name].format(int(row[name]))
+                    "Step %d: %s", step, _MEANINGS[name].format(int(row[name]))
                 )
             self._totals[name] += int(row[name])
         stuck = not _LOW < row["acceptance"] < _HIGH
@@ -91,7 +92,7 @@ class Faults:
     def report(self) -> None:
         """Logs the totals, if there is anything to say."""
         found = [
-            MEANINGS[name].format(total)
+            _MEANINGS[name].format(total)
             for name, total in self._totals.items()
             if total
         ]
@@ -100,10 +101,10 @@ class Faults:
 
 
 # What the counts of faults in `Statistics` are counts of.
-MEANINGS = {
+_MEANINGS = {
     "invalid": "{} local energies or weights were not finite and were left out.",
     "dropped": "{} images with weight were left out by a bound on their number.",
-    "replaced": "{} walkers without a finite amplitude were replaced by others.",
+    "replaced": REPLACED,
     "retries": "A Gram matrix was not positive; its damping was raised {} times.",
     "rejected": "{} updates were not finite and were rejected.",
 }

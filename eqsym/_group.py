@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ._crystal import Crystal, Lattice
 from ._operations import (
+    about_fixed_point,
     checked_operations,
     identity_first,
     keeps_supercell,
@@ -63,11 +64,12 @@ class SpaceGroup(AbstractFixed):
     closed modulo these: 48 for rock salt in any cubic supercell. The product of two
     operations of a nonsymmorphic crystal can be a third one times a primitive
     translation, also one that is not a vector of the supercell: see
-    `product_translations`. The amplitudes of this library carry
-    $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for primitive $t$, with the total crystal
-    momentum $K$, so that where $K \cdot t$ is a multiple of $2 \pi$ for these
-    translations, operations may be multiplied as if they formed a finite group. Where
-    it is not, the $U_g$ multiply up to such phases only.
+    `product_translations`. In a symmorphic one, where all operations fix a point modulo
+    the lattice, `SpaceGroup.of` takes translations with which this does not happen. The
+    amplitudes of this library carry $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for
+    primitive $t$, with the total crystal momentum $K$, so that where $K \cdot t$ is a
+    multiple of $2 \pi$ for these translations, operations may be multiplied as if they
+    formed a finite group. Where it is not, the $U_g$ multiply up to such phases only.
 
     For amplitudes that know the supercell only, `with_translations` is the group modulo
     *supercell* translations, with all primitive translations inside: 384 operations for
@@ -241,9 +243,10 @@ class SpaceGroup(AbstractFixed):
                 )
             keep &= good
         tolerance = max(_TOLERANCE, symprec * _TOLERANCE / _SYMPREC)
+        kept = operations_of(crystal, rotations[keep], translations[keep], tolerance)
         return cls(
             crystal,
-            *identity_first(rotations[keep], translations[keep]),
+            *identity_first(rotations[keep], about_fixed_point(kept)),
             tolerance=tolerance,
             vacuum=vacuum,
         )
@@ -287,7 +290,9 @@ class SpaceGroup(AbstractFixed):
         )
         new = repeated(operations_of(crystal, rotations, translations, _TOLERANCE))
         keep = new == np.arange(len(rotations))
-        first = identity_first(rotations[keep], translations[keep])
+        rotations, translations = rotations[keep], translations[keep]
+        kept = operations_of(crystal, rotations, translations, _TOLERANCE)
+        first = identity_first(rotations, about_fixed_point(kept))
         return cls(crystal, *first, vacuum=vacuum)
 
     @classmethod
@@ -482,8 +487,9 @@ class SpaceGroup(AbstractFixed):
 
     def point_part(self, frac_origin: Any = (0.0, 0.0, 0.0)) -> "SpaceGroup":
         """The subgroup of operations that fix a point modulo `lattice`: for the default
-        those that are pure rotations. They multiply without translations, up to
-        `lattice`, with that point as the origin.
+        those that are pure rotations. Their translations are those with which they
+        leave the point exactly where it is, so that products are operations and nothing
+        more.
 
         **Arguments:**
 
@@ -492,7 +498,8 @@ class SpaceGroup(AbstractFixed):
         point = np.asarray(frac_origin, dtype=np.float64)
         change = self.rotations @ point + self.frac_translations - point
         fixed = self._operations().length(change) < self.tolerance
-        return self.subgroup(np.flatnonzero(fixed))
+        translations = self.frac_translations - np.round(change)
+        return self._with(self.rotations[fixed], translations[fixed])
 
     def with_translations(self) -> "SpaceGroup":
         r"""The group modulo translations of the supercell: all operations, each

@@ -47,9 +47,10 @@ class Irrep(AbstractFixed):
     together, 1E first where the first complex character has a positive imaginary
     part. Suffixes: g and u for even and odd under inversion; without inversion, ' and
     '' for even and odd under a mirror perpendicular to a main axis of odd order. Where
-    two would be named alike they are numbered, by falling characters: the mean over all
-    rotations of order 6, then 4, 3 and 2, then improper ones; among equals, such as B1
-    and B2 of mmm, by the characters of the operations in the order of the group.
+    a translation in the group is not 1, a star takes their place. Where two would be
+    named alike they are numbered, by falling characters: the mean over all rotations of
+    order 6, then 4, 3 and 2, then improper ones; among equals, such as B1 and B2 of
+    mmm, by the characters of the operations in the order of the group.
     """
 
     group: SpaceGroup

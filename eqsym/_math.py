@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Inexact, PyTree
 
+from ._sharding import walker_devices
 from ._types import LogPsi
 
 
@@ -49,7 +50,8 @@ def scaled_sum(
     """`(value, log)` whose `value * exp(log)` is the sum of `log_sum`. The value is of
     the order of 1 or less, and may be 0; the log is a constant for derivatives."""
     shift = jnp.max(jax.lax.stop_gradient(terms.log), axis=-1)
-    shift = jnp.where(jnp.isfinite(shift), shift, 0.0)
+    # Where all are 0 nothing is smaller: other sums are not lost beside this one.
+    shift = jnp.where(jnp.isfinite(shift), shift, jnp.finfo(shift.dtype).min)
     size = jnp.exp(terms.log - shift[..., None])
     values = _multiply(terms.sign, size)
     if weights is not None:
@@ -209,15 +211,19 @@ def chunked_vmap(
     function: Callable[[PyTree], PyTree], arguments: PyTree, chunk: int | None
 ) -> PyTree:
     """`jax.vmap(function)(arguments)`, at most `chunk` elements of the leading axis at
-    a time: the largest divisor of its length that is not more. All at once for `None`.
-    """
+    a time. All at once for `None`."""
     split = _split(arguments, chunk)
     if split is None:
         return jax.vmap(function)(arguments)
-    mapped = jax.lax.map(jax.vmap(function), split)
-    return jax.tree.map(
-        lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), mapped
+    chunks, rest = split
+    mapped = jax.tree.map(
+        lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]),
+        jax.lax.map(jax.vmap(function), chunks),
     )
+    if rest is None:
+        return mapped
+    both = mapped, jax.vmap(function)(rest)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *both)
 
 
 def chunked_sum(
@@ -229,26 +235,43 @@ def chunked_sum(
     if split is None:
         return function(arguments)
 
+    chunks, rest = split
+
     def add(total, part):
         return jax.tree.map(jnp.add, total, function(part)), None
 
-    one = jax.eval_shape(function, jax.tree.map(lambda x: x[0], split))
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
-    return jax.lax.scan(add, zero, split)[0]
+    if rest is None:
+        one = jax.eval_shape(function, jax.tree.map(lambda x: x[0], chunks))
+        start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
+    else:
+        start = function(rest)
+    return jax.lax.scan(add, start, chunks)[0]
 
 
-def _split(arguments: PyTree, chunk: int | None) -> PyTree | None:
-    """The leading axis in two, (chunks, elements of a chunk), or `None` for one chunk.
+def _split(arguments: PyTree, chunk: int | None) -> tuple[PyTree, PyTree | None] | None:
+    """The leading axis in two, (chunks, elements of a chunk), and what is left over, if
+    anything; `None` for one chunk. Chunks are somewhat smaller where nothing is left
+    over then: what is left over is compiled once more.
 
-    Strided: where the leading axis is spread over devices, so is every chunk."""
+    Strided, and multiples of the devices: where the leading axis is spread over these,
+    so is every chunk."""
     size = jax.tree.leaves(arguments)[0].shape[0]
     if chunk is None or chunk >= size:
         return None
-    chunk = next(n for n in range(chunk, 0, -1) if size % n == 0)
-    return jax.tree.map(
-        lambda x: jnp.swapaxes(x.reshape(chunk, size // chunk, *x.shape[1:]), 0, 1),
-        arguments,
-    )
+    devices = walker_devices()
+    devices = 1 if size % devices else devices
+    sizes = (n for n in range(chunk, chunk // 2, -1) if n % devices == 0)
+    even = (n for n in sizes if size % n == 0)
+    chunk = next(even, max(devices, chunk - chunk % devices))
+    count = size // chunk
+    whole = count * chunk
+
+    def strided(x):
+        x = x if whole == size else x[:whole]
+        return jnp.swapaxes(x.reshape(chunk, count, *x.shape[1:]), 0, 1)
+
+    rest = None if whole == size else jax.tree.map(lambda x: x[whole:], arguments)
+    return jax.tree.map(strided, arguments), rest
 
 
 def normalised(amplitudes: LogPsi) -> Inexact[Array, " points"]:

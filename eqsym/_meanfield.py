@@ -144,8 +144,8 @@ class MeanField(AbstractFixed):
             square Bohr) are left out. They are made for free atoms; in a crystal they
             overlap until they are linearly dependent. `None` keeps all.
         - `max_cycles`: bound on the self-consistency iterations.
-        - `path`: a file to keep the result in. If it exists it is read instead, and
-            the basis is not looked at.
+        - `path`: a file to keep the result in; its folder is made. If it exists it is
+            read instead, and the basis is not looked at.
         - `progress`: whether to show a progress bar; by default on terminals only.
 
         **Returns:**
@@ -183,6 +183,9 @@ class MeanField(AbstractFixed):
                     f"crystal, {stored.crystal}, expected {crystal}. Name another file."
                 )
             return stored
+        if path is not None:
+            # Before the minutes of work rather than after them.
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
         solution = hartree_fock(crystal, basis, exp_to_discard, max_cycles, progress)
         up, down = (
             tuple(_GaussianSum(**vars(gaussians)) for gaussians in orbitals.gaussians)

@@ -62,8 +62,10 @@ def check_projection(
             f"{_momentum(crystal, momentum)}. So the operations do not multiply on it "
             "as they do in the group, and a sum over them projects onto nothing. Use a "
             "wave function of another total crystal momentum (0, say) or twist, fewer "
-            "operations, or, for a translation that is no vector of the supercell, "
-            "`IrrepProjection` with the group of `SpaceGroup.with_translations`."
+            "operations (those of `SpaceGroup.point_part` fix a point, and multiply "
+            "without translations), or, for a translation that is no vector of the "
+            "supercell, `IrrepProjection` with the group of "
+            "`SpaceGroup.with_translations`."
         )
     where, translations = _translations(group)
     phases = _translation_phases(wavefunction, translations)
@@ -86,6 +88,36 @@ def check_projection(
         "Use a group modulo primitive translations, as of `SpaceGroup.of`, or "
         f"`IrrepProjection` onto one of {', '.join(fitting)}."
     )
+
+
+def check_orbitals(group: SpaceGroup, kpoints: Float[np.ndarray, "orbitals 3"]) -> None:
+    """Raises where the operations do not act on Bloch orbitals as the group that they
+    are, or averages of these are zero.
+
+    **Arguments:**
+
+    - `group`: the group.
+    - `kpoints`: of the orbitals, in inverse Bohr.
+    """
+    lattice, products = group.crystal.lattice, _products(group)
+    _, inside = _translations(group)
+    for k in kpoints:
+        name = f"orbitals at the k-point {_in_reciprocal_vectors(group.crystal, k)}"
+        phases = _phases(-products.translations @ lattice.vectors @ k)
+        if np.any(bad := np.abs(phases - 1) > _PHASE):
+            raise ValueError(
+                f"`symmetrizer`: {_product(group, products, bad)}, a translation that "
+                f"multiplies {name} by exp({np.angle(phases[bad][0]) / np.pi:.4g} i "
+                "pi). So averages of these orbitals do not have the symmetry of the "
+                "group. Average the wave function instead, with `GroupAverage` alone, "
+                "or take fewer operations."
+            )
+        if np.any(np.abs(_phases(inside @ lattice.vectors @ k) - 1) > _PHASE):
+            raise ValueError(
+                "`symmetrizer`: the group contains lattice translations, over which "
+                f"the averages of {name} are zero. Use a group modulo primitive "
+                "translations, as of `SpaceGroup.of`."
+            )
 
 
 class _Products(NamedTuple):
@@ -155,8 +187,10 @@ def _product(
 def _momentum(crystal: Crystal, momentum: Float[np.ndarray, "3"] | None) -> str:
     if momentum is None:
         return f"whose twist is {crystal.twist.tolist()}"
+    return f"whose crystal momentum is {_in_reciprocal_vectors(crystal, momentum)}"
+
+
+def _in_reciprocal_vectors(crystal: Crystal, momentum: Float[np.ndarray, "3"]) -> str:
     frac = momentum @ crystal.lattice.vectors.T / (2 * np.pi)
     frac = np.round(frac - np.round(frac), 6) + 0
-    return (
-        f"whose crystal momentum is {frac.tolist()} (in primitive reciprocal vectors)"
-    )
+    return f"{frac.tolist()} (in primitive reciprocal vectors)"

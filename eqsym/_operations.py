@@ -175,6 +175,49 @@ def repeated(operations: Operations) -> Int[np.ndarray, " ops"]:
     return candidates[np.arange(len(label)), good.argmax(axis=1)]
 
 
+def about_fixed_point(operations: Operations) -> Translations:
+    """The translations, changed by lattice vectors so that products of operations are
+    operations and nothing more, where all of them fix a point modulo the lattice."""
+    rotations = np.array(operations.rotations)
+    translations = np.array(operations.translations)
+    point = _fixed_point(rotations, translations)
+    change = rotations @ point + translations - point
+    if np.any(operations.length(change) >= operations.tolerance):
+        return translations
+    return translations - np.round(change)
+
+
+def _fixed_point(
+    rotations: Rotations, translations: Translations
+) -> Float[np.ndarray, "3"]:
+    """A point with `(1 - R) p = t` modulo integers for all operations; any point where
+    there is none."""
+    rows = (np.eye(3, dtype=int) - rotations).reshape(-1, 3)
+    values = translations.reshape(-1).copy()
+    # Row echelon form in integers, by Euclid's algorithm: values stay defined modulo 1.
+    pivots: list[int] = []
+    for column in range(3):
+        top = len(pivots)
+        while np.any(left := rows[top:, column]):
+            sizes = np.where(left == 0, np.iinfo(int).max, np.abs(left))
+            first = top + int(np.argmin(sizes))
+            rows[[top, first]], values[[top, first]] = (
+                rows[[first, top]],
+                values[[first, top]],
+            )
+            times = rows[top + 1 :, column] // rows[top, column]
+            rows[top + 1 :] -= times[:, None] * rows[top]
+            values[top + 1 :] -= times * values[top]
+            values -= np.round(values)
+            if not np.any(rows[top + 1 :, column]):
+                pivots.append(column)
+                break
+    point = np.zeros(3)
+    for row, column in reversed(list(enumerate(pivots))):
+        point[column] = (values[row] - rows[row] @ point) / rows[row, column]
+    return point
+
+
 def to_unit_cell(translations: Translations) -> Translations:
     """Into [0, 1), with rounding errors around 0 and 1 both taken to 0."""
     inside = translations - np.floor(translations + 1e-9)

@@ -111,8 +111,8 @@ class Spring(AbstractOptimizer[SpringState]):
         - `momentum`: mu, at least 0 and below 1.
         - `damping`: lambda. What rounding makes of a singular Gram matrix is added: its
             trace times the resolution of the floating-point type; and ten times as much
-            again, as often as needed, where the matrix is still not positive. That is
-            counted in `retries`.
+            again, as often as needed, where a pivot of the matrix is still below half
+            of that. This is counted in `retries`.
         - `norm_bound`: C, the largest squared norm of a step, or a schedule of the
             step. If it falls with the square of the rate, bad batches late in training
             cannot undo what small steps have reached.
@@ -251,9 +251,10 @@ def _solve(
 
     def fails(carry):
         factor, shift, tries = carry
-        failed = ~jnp.all(jnp.isfinite(factor))
-        # Of a matrix that is no number nothing is positive.
-        return failed & jnp.isfinite(shift) & (tries < _TRIES)
+        # Without rounding no pivot is below the shift. A smaller one is noise, which
+        # would be most of the solution; of nan none is large enough.
+        good = jnp.min(jnp.diagonal(factor)) ** 2 > 0.5 * shift
+        return ~good & jnp.isfinite(shift) & (tries < _TRIES)
 
     def again(carry):
         _, shift, tries = carry

@@ -156,6 +156,7 @@ class AbstractOrbitEstimate(AbstractSample):
 
     orbit: eqx.AbstractVar[OrbitSampler]
 
+    @full_precision()
     def __call__(
         self, electrons: Electrons, key: Key, reference: LocalEnergy
     ) -> Inexact[Array, " moments"]:

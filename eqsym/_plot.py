@@ -67,7 +67,14 @@ def translation_scan(
     **Returns:**
 
     The values, [`eqsym.TranslationScan`][].
+
+    **Raises:** `ValueError` for a Hamiltonian of another crystal.
     """
+    if hamiltonian is not None and wavefunction.crystal != hamiltonian.crystal:
+        raise ValueError(
+            "`wavefunction` and `hamiltonian` must have the same crystal, got "
+            f"{wavefunction.crystal} and {hamiltonian.crystal}."
+        )
     vectors = np.asarray(vectors, dtype=np.float64)
     start = np.asarray(origin, dtype=np.float64)
     along = np.linspace(0, 1, points)

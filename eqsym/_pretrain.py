@@ -1,5 +1,6 @@
 """A start near the mean field: a network's orbitals fitted to those of one."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,11 @@ from jaxtyping import Array, Float, Inexact
 
 from ._ansatz import HartreeFock, SolidNet
 from ._meanfield import MeanField
-from ._sampler import Metropolis
+from ._sampler import Metropolis, REPLACED
 from ._types import combine, Electrons, Key, partition, Walkers
+
+
+_logger = logging.getLogger("eqsym")
 
 
 class Pretraining(eqx.Module):
@@ -108,6 +112,7 @@ class Pretraining(eqx.Module):
 
         sampler = self.sampler.init(target, walkers, key=key)
         state = self.optimizer.init(parameters)
+        replaced = jnp.zeros((), int)
         for i in range(self.steps):
             parameters, sampler, state, loss = step(parameters, sampler, state)
             if not np.isfinite(loss):
@@ -116,6 +121,9 @@ class Pretraining(eqx.Module):
                     "`optimizer` with a smaller learning rate."
                 )
             callback(i + 1, float(loss))
+            replaced += sampler.replaced
+        if replaced > 0:
+            _logger.warning("Pretraining: %s", REPLACED.format(replaced))
         return combine(parameters, rest), sampler.walkers
 
 

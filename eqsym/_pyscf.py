@@ -247,8 +247,9 @@ def _solve(
         raise RuntimeError(
             f"Hartree-Fock did not converge in {max_cycles} iterations, for `basis` "
             f"{basis!r} with `exp_to_discard` {exp_to_discard}. Raise `exp_to_discard` "
-            "(0.1 to 0.3 suits most crystals), take another `basis`, or allow more "
-            "`max_cycles`."
+            "(0.1 to 0.3 suits most crystals), take another `basis`, allow more "
+            "`max_cycles`, or choose another supercell, spin or twist with a closed "
+            "shell."
         )
 
     def by_spin(found):

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 from ._ansatz import AbstractWavefunction, SolidNet
-from ._faults import Checkpoints, Faults, Figure, MEANINGS
+from ._faults import Checkpoints, Faults, Figure
 from ._history import History
 from ._pretrain import Pretraining
 from ._processes import is_first, on_all, on_first
@@ -31,7 +31,7 @@ from ._run_folder import (
     Settings,
     write_run_json,
 )
-from ._sampler import initial_walkers
+from ._sampler import initial_walkers, REPLACED
 from ._sharding import on_mesh, replicate, shard_walkers
 from ._types import Key, Walkers
 from ._vmc import Statistics, VMC, VMCState
@@ -84,9 +84,9 @@ def run(
     With a `path`, the folder gets `run.json`, `history.csv`, `checkpoints/` and, with
     matplotlib, `training.png`; and a run that was interrupted (also by Ctrl-C or
     SIGTERM, which save first) goes on from its last whole checkpoint when it is called
-    again with the same arguments: bit for bit as if it had never stopped. A finished
-    run can be prolonged with more `steps`. [`eqsym.load_run`][] loads it into a
-    notebook.
+    again with the same arguments: bit for bit as if it had never stopped, where the
+    same program gives the same numbers, as on CPUs. A finished run can be prolonged
+    with more `steps`. [`eqsym.load_run`][] loads it into a notebook.
 
     What is happening is logged by the standard logger `eqsym`: the start, compilation
     and the end as information; faults, and how often they came, as warnings.
@@ -305,7 +305,7 @@ def _burned_in(
             bar.set_postfix_str("", refresh=False)
             bar.update()
     if replaced:
-        _logger.warning("Burn-in: %s", MEANINGS["replaced"].format(replaced))
+        _logger.warning("Burn-in: %s", REPLACED.format(replaced))
     return state
 
 

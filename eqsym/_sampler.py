@@ -15,6 +15,8 @@ from ._math import full_precision
 from ._types import Key, Walkers
 
 
+# What is said of walkers that a step replaced, with their number.
+REPLACED = "{} walkers without a finite amplitude were replaced by others."
 # In Bohr; where no move is accepted the width would otherwise shrink to nothing.
 _NARROWEST = 1e-4
 

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
@@ -93,9 +94,9 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     )
 
 
-def mesh_of(array: Array) -> Mesh | None:
+def mesh_of(array: Array | np.ndarray) -> Mesh | None:
     """The mesh that an array is on, if it is on one."""
-    sharding = array.sharding
+    sharding = array.sharding if isinstance(array, jax.Array) else None
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
     return mesh if isinstance(mesh, Mesh) else None
 
@@ -114,6 +115,12 @@ def devices_in_use() -> int:
     """Devices of the mesh in use, 1 where there is none, or one of somebody else."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.size if mesh.axis_names == (WALKERS, IMAGES) else 1
+
+
+def walker_devices() -> int:
+    """Devices that walkers are spread over in the mesh in use."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.shape[WALKERS] if mesh.axis_names == (WALKERS, IMAGES) else 1
 
 
 def spread(

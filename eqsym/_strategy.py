@@ -291,8 +291,8 @@ class Augment(_AbstractDraws):
         - `weighted`: whether images get their importance weights.
         - `chunk`: walkers whose |G| amplitudes are evaluated at a time, all by default.
 
-        **Raises:** `ValueError` for no copies, and for more copies than operations
-        where none may repeat.
+        **Raises:** `ValueError` for no copies, for more copies than operations where
+        none may repeat, and for a `chunk` that is not positive.
         """
         self.group = group
         self.copies = copies
@@ -302,6 +302,8 @@ class Augment(_AbstractDraws):
 
     def __check_init__(self):
         check_subset("copies", self.copies, self.replace, self.group)
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnKey:
         self.group.check_crystal(wavefunction.crystal)

@@ -243,11 +243,15 @@ class Symmetrized(AbstractWavefunction):
     @property
     def crystal_momentum(self) -> Float[np.ndarray, "3"] | None:
         """That of the wave function inside, where all operations of the group take it
-        to itself modulo primitive reciprocal vectors."""
-        momentum = self.wavefunction.crystal_momentum
+        to itself modulo primitive reciprocal vectors. Not known where the group is one
+        modulo the supercell without all translations inside: weights of images need
+        not have the translations of the crystal then."""
+        group, momentum = self.symmetrizer.group, self.wavefunction.crystal_momentum
         if momentum is None or self.symmetrizer.characters is None:
             return None
-        return momentum if keeps_momentum(self.symmetrizer.group, momentum) else None
+        if group.modulo_supercell and group.translations().order < self.crystal.cells:
+            return None
+        return momentum if keeps_momentum(group, momentum) else None
 
     def __call__(self, electrons: Electrons) -> LogPsi:
         orbit = self.symmetrizer.orbit(electrons)

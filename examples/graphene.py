@@ -48,7 +48,7 @@ def learning_rate(step):
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
-    parser.add_argument("--path", type=Path, default=Path("runs/graphene"))
+    parser.add_argument("--path", type=Path, help="by default runs/graphene-PRESET")
     parser.add_argument("--steps", type=int, help="instead of the preset's")
     parser.add_argument("--pretraining-steps", type=int, help="instead of the preset's")
     parser.add_argument("--walkers", type=int, help="instead of the preset's")
@@ -62,8 +62,8 @@ def main() -> None:
     preset = PRESETS[options.preset]._replace(**changes)
 
     crystal = eqs.Crystal.graphene(a=LATTICE_CONSTANT, vacuum=VACUUM, unit="angstrom")
-    options.path.mkdir(parents=True, exist_ok=True)
-    mean_field = eqs.MeanField.solve(crystal, path=options.path / "mean_field.npz")
+    path = options.path or Path(f"runs/graphene-{options.preset}")
+    mean_field = eqs.MeanField.solve(crystal, path=path / "mean_field.npz")
     print(f"Mean field: {mean_field.energy:.5f} Ha per cell")
 
     network_key, key, evaluation_key = jax.random.split(jax.random.key(SEED), 3)
@@ -90,12 +90,12 @@ def main() -> None:
         pretraining=eqs.Pretraining(
             mean_field, preset.pretraining_steps, optimizer=optax.adam(3e-3)
         ),
-        path=options.path,
+        path=path,
     )
     training = eqs.plot_training(
         result.history, references={"Hartree-Fock": mean_field.energy}
     )
-    training.savefig(options.path / "training.png")
+    training.savefig(path / "training.png")
 
     group = eqs.SpaceGroup.of(crystal)
     post_hoc = eqs.post_hoc(
@@ -122,8 +122,8 @@ def main() -> None:
         "OG, as trained": eqs.translation_scan(result.wavefunction, electrons, sides),
         "PA, averaged": eqs.translation_scan(averaged, electrons, sides),
     }
-    eqs.plot_scans(scans).savefig(options.path / "scan.png")
-    print(f"\nWrote {options.path}")
+    eqs.plot_scans(scans).savefig(path / "scan.png")
+    print(f"\nWrote {path}")
 
 
 if __name__ == "__main__":

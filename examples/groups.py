@@ -2,7 +2,8 @@
 
     python examples/groups.py
 
-Reads the CIF files in examples/crystals; writes one picture each to runs/groups.
+Reads the CIF files in examples/crystals, with ASE: the extra `ase` of eqsym. Writes one
+picture each to runs/groups.
 """
 
 import argparse

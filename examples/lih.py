@@ -41,7 +41,6 @@ def main() -> None:
     start = time.monotonic()
 
     crystal = eqs.Crystal.rock_salt("Li", "H", a=LATTICE_CONSTANT, unit="angstrom")
-    options.path.mkdir(parents=True, exist_ok=True)
     mean_field = eqs.MeanField.solve(
         crystal, basis="cc-pvdz", path=options.path / "mean_field.npz"
     )

@@ -191,7 +191,8 @@ def main() -> None:
         flag = "--" + option.replace("_", "-")
         parser.add_argument(flag, type=int, help="instead of the preset's")
     options = parser.parse_args()
-    changes = {o: getattr(options, o) for o in OPTIONS if getattr(options, o)}
+    given = {option: getattr(options, option) for option in OPTIONS}
+    changes: dict[str, Any] = {o: v for o, v in given.items() if v is not None}
     if options.only:
         changes["strategies"] = tuple(options.only)
     preset = PRESETS[options.preset]._replace(**changes)
@@ -295,12 +296,15 @@ def train_and_measure(
     preset, folder = study.preset, study.path / slug(name)
     price = strategy.cost(preset.moves)
     count = max(2, preset.evaluations // price.local_energies)
+    # Walkers at a time: with an average each of them is several evaluations.
+    images = price.local_energies if isinstance(strategy, eqs.Symmetrize) else 1
+    chunk = max(1, preset.chunk // images)
     vmc = eqs.VMC(
         study.hamiltonian,
         eqs.Metropolis(preset.moves),
-        eqs.Spring(learning_rate, norm_bound=norm_bound, chunk=preset.chunk),
+        eqs.Spring(learning_rate, norm_bound=norm_bound, chunk=chunk),
         strategy=strategy,
-        chunk=preset.chunk,
+        chunk=chunk,
     )
 
     def trained(step: int) -> eqs.VMCState:
@@ -370,7 +374,8 @@ def evaluate(study: Study, name: str, f: Any, last: bool) -> dict[str, Any]:
             study.hamiltonian,
             group,
             walkers=study.walkers[: preset.walkers],
-            chunk=preset.chunk,
+            # Two local energies for each.
+            chunk=max(1, preset.chunk // 2),
             **settings,
         )
         if name in ("OG", "DA"):

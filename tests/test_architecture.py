@@ -30,7 +30,8 @@ _SOURCES = {
 # with an order of its own inside.
 _LEVELS = (
     ("_types", "_estimate", "_history", "_processes", "_progress", "_serialise"),
-    ("_math", "_sharding", "_crystal", "_checkpoint"),
+    ("_sharding",),
+    ("_math", "_crystal", "_checkpoint"),
     ("_operations", "_ewald", "_pyscf"),
     ("_vacuum",),
     ("_spglib",),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import eqsym as eqs
 from eqsym._averages import draw_with_identity
@@ -145,4 +146,47 @@ def test_draws_with_the_identity():
     assert all(len(set(row)) == 5 for row in drawn.tolist())
     counts = np.delete(np.bincount(drawn[:, 1:].ravel(), minlength=48), identity)
     # Draws without replacement scatter less than those of a multinomial.
-    assert np.sum((counts - 200) ** 2 / 200) < 93.2  # 46 degrees of freedom
+    limit = 43 / 46 * scipy.stats.chi2.isf(1e-4, 46)
+    assert np.sum((counts - 200) ** 2 / 200) < limit
+
+
+def test_orbitals_on_which_the_group_does_not_multiply():
+    """Diamond at X: glide planes meet orbitals that they multiply by -1, though the
+    determinant of 12 of them has the momentum 0."""
+    crystal = eqs.Crystal.diamond("C", a=6.74, unit="bohr", twist=(0.5, 0.5, 0))
+    k = np.tile(crystal.frac_kpoints @ crystal.lattice.reciprocal, (6, 1))
+    network = eqs.SolidNet(
+        crystal,
+        eqs.Occupation((k, k)),
+        widths=((4, 2),),
+        determinants=1,
+        key=jax.random.key(0),
+    )
+    momentum = crystal.lattice.vectors @ network.crystal_momentum
+    np.testing.assert_allclose(np.exp(1j * momentum), 1)
+    group = eqs.SpaceGroup.of(crystal)
+    eqs.Symmetrized(network, eqs.GroupAverage(group))
+    with pytest.raises(ValueError, match=r"k-point \[0.5, 0.5, 0.0\].* exp\(.*1 i pi"):
+        eqs.SymmetrizedOrbitals(network, eqs.GroupAverage(group))
+    # As published, without phases; and about a point that all operations fix.
+    eqs.SymmetrizedOrbitals(network, eqs.GroupAverage(group), average_phases=False)
+    eqs.SymmetrizedOrbitals(network, eqs.GroupAverage(group.point_part()))
+    shifts = eqs.SpaceGroup.of(crystal).with_translations()
+    assert shifts.order == group.order
+
+
+def test_orbitals_whose_average_is_zero():
+    crystal = eqs.Crystal.bcc("H", a=5.0, unit="bohr", supercell=(2, 1, 1), spin=2)
+    k = crystal.frac_kpoints @ crystal.lattice.reciprocal
+    network = eqs.SolidNet(
+        crystal,
+        eqs.Occupation((k, k[:0])),
+        widths=((4, 2),),
+        determinants=1,
+        key=jax.random.key(0),
+    )
+    group = eqs.SpaceGroup.of(crystal)
+    eqs.SymmetrizedOrbitals(network, eqs.GroupAverage(group))
+    with pytest.raises(ValueError, match="averages of orbitals .* are zero"):
+        every = eqs.GroupAverage(group.with_translations())
+        eqs.SymmetrizedOrbitals(network, every)

@@ -159,20 +159,22 @@ def test_standard_tools_read_it(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("size", [0, 1000, 4000])
-def test_full_disk(tmp_path, full_disk, size):
-    """Whichever of the files does not fit: what was there before is untouched."""
-    state = _state(1)
+@pytest.mark.parametrize(("size", "length"), [(0, 1), (4000, 1), (6000, 9000)])
+def test_full_disk(tmp_path, full_disk, size, length):
+    """Whichever of the files does not fit, arrays or the description: what was there
+    before is untouched."""
+    name = "a" * length
+    state = _state(1, name=name)
     eqs.save_checkpoint(tmp_path, 1, state)
     eqs.save_checkpoint(tmp_path, 2, state)
     full_disk(size)
     for step in (2, 3):
         with pytest.raises(OSError, match="File too large"):
-            eqs.save_checkpoint(tmp_path, step, _state(2))
+            eqs.save_checkpoint(tmp_path, step, _state(2, name=name))
     full_disk(-1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
     _equal(eqs.restore_checkpoint(tmp_path, 2, state), state)
-    eqs.save_checkpoint(tmp_path, 3, _state(2))
+    eqs.save_checkpoint(tmp_path, 3, _state(2, name=name))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
 
 

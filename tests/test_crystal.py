@@ -93,6 +93,9 @@ def test_charge_and_spin():
     assert electrons(spin=3) == (3, 0)
     assert electrons(charge=1) == (1, 1)
     assert electrons(charge=-1) == (2, 2)
+    # As arrays of charges are added up.
+    assert electrons(charge=np.float64(1.0), spin=2.0) == (2, 0)
+    assert all(isinstance(n, int) for n in electrons(charge=np.float64(1.0)))
     assert electrons(supercell=2, charge=2) == (11, 11)
     assert Crystal.bcc("Li", a=6.6, unit="bohr", supercell=2, charge=2).charge == 2
 
@@ -331,6 +334,8 @@ GOOD = {
         ({"supercell": [[1, 1, 0], [1, 1, 0], [0, 0, 1]]}, "`supercell`"),
         ({"supercell": (1.5, 1, 1)}, "`supercell`"),
         ({"charge": 4}, "`charge`"),
+        ({"charge": 0.5}, "`charge` must be an integer, got 0.5"),
+        ({"spin": 0.5}, "`spin` must be an integer"),
         ({"spin": 1}, "`spin`"),
         ({"spin": 6}, "`spin`"),
         ({"charge": 1, "spin": 0}, "`spin`"),

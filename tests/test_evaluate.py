@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 import eqsym as eqs
 from eqsym._estimate import jackknife
-from toys import grid, hydrogen, Lattice, walkers, waves
+from toys import Cut, grid, hydrogen, Lattice, walkers, waves
 
 
 def _chains(rng, experiments, chains, steps, rho=0.9):
@@ -209,6 +209,25 @@ def test_no_energy_at_all():
         _holed(5.0, np.inf)
 
 
+def test_walkers_that_are_replaced_are_reported(caplog):
+    """Walkers that cannot move, two of them where there is no amplitude."""
+    wavefunction, hamiltonian, _ = _case("real")
+    places = walkers(wavefunction.crystal, 6).at[:, 0, 0].set(2.0)
+    found = eqs.evaluate(
+        Cut(wavefunction),
+        hamiltonian,
+        walkers=places.at[:2, 0, 0].set(0.5),
+        key=jax.random.key(0),
+        steps=2,
+        burn_in=1,
+        sampler=eqs.Metropolis(1, width=1e-4),
+        progress=False,
+    )
+    assert found.invalid == 0
+    (message,) = caplog.messages
+    assert message.startswith("Evaluating: 2 walkers without a finite amplitude were")
+
+
 def test_same_key_same_numbers():
     assert _holed(0.0, 0.0) == _holed(0.0, 0.0)
 
@@ -221,6 +240,8 @@ def test_same_key_same_numbers():
         (123.4, 21.0, "123(21)"),
         (0.0, 0.0, "0(0)"),
         (0.1234, 0.000999, "0.1234(10)"),
+        (0.99999998, 1.2e-9, "0.9999999800(12)"),
+        (1.5e-9, 2e-10, "1.50e-09(2e-10)"),
     ],
 )
 def test_printed_errors(mean, error, text):
@@ -236,6 +257,10 @@ def test_errors():
         eqs.evaluate(wavefunction, hamiltonian, steps=0, **settings)
     with pytest.raises(ValueError, match="must have the same crystal"):
         eqs.evaluate(wavefunction, Lattice(other), **settings)
+    with pytest.raises(ValueError, match="`burn_in` must not be negative, got -1"):
+        eqs.evaluate(wavefunction, hamiltonian, burn_in=-1, **settings)
+    with pytest.raises(ValueError, match="`chunk` must be at least 1 walker, got 0"):
+        eqs.evaluate(wavefunction, hamiltonian, chunk=0, **settings)
     settings["walkers"] = walkers(hydrogen(supercell=(2, 1, 1)), 2)
     with pytest.raises(ValueError, match="`walkers` must have shape"):
         eqs.evaluate(wavefunction, hamiltonian, **settings)

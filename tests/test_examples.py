@@ -52,7 +52,9 @@ def test_example_writes_its_table_and_its_run_folder(tmp_path, name):
         report = json.loads((tmp_path / "run" / "post_hoc.json").read_text())
         assert report["averaged"]["symmetry"]["mean"] == 0
         # Run again, and further: it goes on where it was.
-        _run(tmp_path, name, "--steps", "8")
+        resume = json.loads((tmp_path / "run" / "run.json").read_text())["resume"]
+        environment = {**os.environ, **QUICK}
+        subprocess.run(f"{resume} --steps 8", shell=True, check=True, env=environment)
         longer = np.genfromtxt(
             tmp_path / "run" / "history.csv", delimiter=",", names=True
         )

@@ -9,14 +9,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jaxtyping import Array, Float
 
 import eqsym as eqs
 import eqsym._faults as faults_module
+import eqsym._optimizer as optimizer_module
 from eqsym._faults import Faults, Figure
 from eqsym._history import History
-from toys import Counting, hydrogen, Lattice, waves
+from toys import Counting, Cut, hydrogen, Lattice, walkers, waves
 
 
 _CRYSTAL = hydrogen()
@@ -124,17 +126,40 @@ def test_energy_of_all_walkers(tmp_path, messages):
     np.testing.assert_array_equal(start.wavefunction.c, [0.1, 0.2, 0.3])
 
 
+class Idle(eqs.AbstractWavefunction):
+    """With a huge parameter of no consequence."""
+
+    inside: eqs.AbstractWavefunction
+    idle: Float[Array, ""]
+
+    @property
+    def crystal(self):
+        return self.inside.crystal
+
+    @property
+    def crystal_momentum(self):
+        return self.inside.crystal_momentum
+
+    def __call__(self, electrons):
+        psi = self.inside(electrons)
+        return eqs.LogPsi(psi.sign, psi.log + 0 * self.idle)
+
+
 @pytest.mark.parametrize("value", [np.nan, 1e308])
 def test_parameters_after_an_update(tmp_path, value):
     """Updates that would leave parameters that are no numbers are rejected one by one;
     also where the update itself is finite. Checkpoints are of other steps."""
     found = _run(
-        tmp_path, 12, optimizer=Spoiled(jnp.asarray(value)), checkpoint_every=1
+        tmp_path,
+        12,
+        wavefunction=Idle(waves(c=(0.1, 0.2, 0.3)), jnp.asarray(1e308)),
+        optimizer=Spoiled(jnp.asarray(value)),
+        checkpoint_every=1,
     )
     rejected = found.history["rejected"]
-    assert 0 < np.sum(rejected) < 12
-    for leaf in jax.tree.leaves(eqs.partition(found.wavefunction)[0]):
-        assert np.all(np.isfinite(leaf))
+    assert 0 < np.sum(rejected) < 12 and not np.any(found.history["invalid"])
+    inside = found.wavefunction.inside
+    assert all(np.max(np.abs(leaf)) < 10 for leaf in (inside.a, inside.c))
     last_good = int(found.history["step"][rejected == 0][-1])
     assert eqs.latest_checkpoint(tmp_path / "checkpoints") == last_good
 
@@ -174,6 +199,43 @@ def test_singular_gram_matrices_are_counted(messages):
         "In all 4 steps: "
         "A Gram matrix was not positive; its damping was raised 4 times.",
     ]
+
+
+def test_retries_reach_the_history(monkeypatch):
+    solve = optimizer_module._solve
+    counted = lambda *arguments: (solve(*arguments)[0], jnp.asarray(3))
+    monkeypatch.setattr(optimizer_module, "_solve", counted)
+    # Another setting, so that nothing compiled before is in use.
+    found = _run(steps=2, optimizer=eqs.Spring(0.1, chunk=2))
+    assert list(found.history["retries"]) == [3, 3]
+
+
+def test_a_projection_without_weight_is_a_reason_to_stop():
+    faults = Faults()
+    with pytest.raises(FloatingPointError, match="no positive weight, as sampled"):
+        for step in range(1, 21):
+            faults.see(step, _row(rejected=1, variance=1.0, energy=np.nan))
+
+
+@pytest.mark.parametrize(
+    ("burn_in", "replaced", "place"), [(0, [2, 0], "Step 1"), (1, [0, 0], "Burn-in")]
+)
+def test_replaced_walkers_of_a_run(messages, burn_in, replaced, place):
+    places = walkers(_CRYSTAL, _WALKERS).at[:, 0, 0].set(2.0)
+    vmc = eqs.VMC(
+        Lattice(_CRYSTAL), eqs.Metropolis(1, width=1e-4), eqs.Optax(optax.sgd(1e-3))
+    )
+    found = eqs.run(
+        vmc,
+        Cut(waves(c=(0.1, 0.2, 0.3))),
+        steps=2,
+        walkers=places.at[:2, 0, 0].set(0.5),
+        burn_in=burn_in,
+        key=jax.random.key(0),
+        progress=False,
+    )
+    assert list(found.history["replaced"]) == replaced
+    assert messages()[0].startswith(f"{place}: 2 walkers without a finite amplitude")
 
 
 @pytest.mark.parametrize("acceptance", [0.0, 1.0])

@@ -284,7 +284,9 @@ def test_supercell_and_twist_keep_the_little_group(case):
     group = SpaceGroup.of(crystal)
     full, keep = _brute_force(crystal)
     np.testing.assert_array_equal(group.rotations, full.rotations[keep])
-    np.testing.assert_array_equal(group.frac_translations, full.frac_translations[keep])
+    # Fewer operations may fix a point, and then have other translations.
+    change = group.frac_translations - full.frac_translations[keep]
+    np.testing.assert_allclose(change, np.round(change), atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import warnings
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -293,3 +295,90 @@ def test_duplicates_modulo_which_lattice():
         ValueError, match="closed under multiplication modulo supercell"
     ):
         eqs.SpaceGroup(longer, rotations, translations, modulo_supercell=True)
+
+
+_ASE_GRAPHENE = dict(
+    lattice=[[4.65, 0, 0], [-2.325, 4.65 * np.sqrt(0.75), 0], [0, 0, 30.0]],
+    species=["C", "C"],
+    unit="bohr",
+)
+
+
+@pytest.mark.parametrize(
+    "crystal",
+    [
+        eqs.Crystal(frac_positions=[[0, 0, 0], [1 / 3, 2 / 3, 0]], **_ASE_GRAPHENE),
+        eqs.Crystal(
+            frac_positions=[[0.17, 0.43, 0.1], [0.17 + 1 / 3, 0.43 + 2 / 3, 0.1]],
+            **_ASE_GRAPHENE,
+        ),
+        eqs.Crystal(
+            [[0, 3.8, 3.8], [3.8, 0, 3.8], [3.8, 3.8, 0]],
+            ["Li", "H"],
+            frac_positions=[[0.1, 0.2, 0.3], [0.6, 0.7, 0.8]],
+            unit="bohr",
+        ),
+        # Polar: all operations leave a line where it is.
+        eqs.Crystal(
+            np.diag([5.0, 5.0, 7.0]),
+            ["Li", "H"],
+            frac_positions=[[0.3, 0.1, 0.2], [0.3, 0.1, 0.6]],
+            unit="bohr",
+        ),
+    ],
+)
+def test_symmorphic_crystals_multiply_without_translations(crystal):
+    """Wherever their origin is."""
+    group = eqs.SpaceGroup.of(crystal)
+    assert group.order > 7
+    assert not np.any(group.product_translations)
+
+
+def test_nonsymmorphic_crystals_do_not():
+    diamond = eqs.SpaceGroup.of(_crystal("diamond"))
+    assert np.any(diamond.product_translations)
+    for point in ([0, 0, 0], [1 / 8] * 3, [5 / 8, 1 / 8, 1 / 8], [-3 / 8] * 3):
+        part = diamond.point_part(point)
+        assert part.order > 1 and not np.any(part.product_translations)
+        moved = part.rotations @ np.array(point) + part.frac_translations
+        np.testing.assert_allclose(moved, np.tile(point, (part.order, 1)), atol=1e-9)
+
+
+def test_tabulated_groups_about_another_origin():
+    crystal = eqs.Crystal(
+        np.diag([5.0, 5.0, 7.0]),
+        ["Li", "H"],
+        frac_positions=[[0.3, 0.1, 0.2], [0.3, 0.1, 0.6]],
+        unit="bohr",
+    )
+    group = eqs.SpaceGroup.from_number(crystal, 99, frac_origin=[0.3, 0.1, 0])
+    assert group.order == 8 and not np.any(group.product_translations)
+
+
+def test_twists_of_a_crystal_with_another_origin():
+    """On a line of symmetry, with a mirror that is not through the origin."""
+    crystal = eqs.Crystal(
+        frac_positions=[[0, 0, 0], [1 / 3, 2 / 3, 0]],
+        twist=(0.1, 0.1, 0),
+        charge=9,
+        spin=1,
+        **_ASE_GRAPHENE,
+    )
+    group = eqs.SpaceGroup.of(crystal)
+    assert group.order > 1
+    k = np.tile(crystal.frac_kpoints @ crystal.lattice.reciprocal, (2, 1))
+    network = eqs.SolidNet(
+        crystal,
+        eqs.Occupation((k, k[:1])),
+        widths=((8, 3),),
+        determinants=1,
+        key=jax.random.key(0),
+    )
+    averaged = eqx.filter_jit(eqs.Symmetrized(network, eqs.GroupAverage(group)))
+    frac = np.random.default_rng(0).uniform(size=(3, 3))
+    x = jnp.asarray(crystal.lattice.to_cartesian(frac))
+    value = averaged(x)
+    for image in group.apply(x):
+        psi = averaged(image)
+        np.testing.assert_allclose(psi.log, value.log, rtol=1e-8)
+        np.testing.assert_allclose(psi.sign, value.sign, atol=1e-8)

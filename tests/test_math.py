@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 import eqsym as eqs
 from eqsym._math import (
+    chunked_sum,
     chunked_vmap,
     in_two,
     log_sum,
@@ -206,13 +207,34 @@ def test_safe_sqrt():
     np.testing.assert_allclose(second, [0.0, -1 / 32], rtol=1e-14)
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 3, 7, 50])
-def test_chunked_vmap(chunk):
-    x = jnp.arange(14.0).reshape(7, 2)
-    function = lambda pair: {"sum": jnp.sum(pair[0]) + pair[1], "x": pair[0]}
+@pytest.mark.parametrize(
+    ("size", "chunk", "sizes"),
+    [
+        (7, None, {7}),
+        (7, 50, {7}),
+        (7, 7, {7}),
+        (7, 1, {1}),
+        # A remainder, and none with somewhat smaller chunks.
+        (7, 3, {3, 1}),
+        (7, 4, {4, 3}),
+        (12, 5, {4}),
+    ],
+)
+def test_chunked(size, chunk, sizes):
+    x = jnp.arange(2.0 * size).reshape(size, 2)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-14)
+    function = lambda pair: {"sum": jnp.sum(pair[0]) + pair[1], "x": pair[0]}
     found = chunked_vmap(function, (x, x[:, 0]), chunk)
     jax.tree.map(close, found, {"sum": x.sum(axis=1) + x[:, 0], "x": x})
+    seen = set()
+
+    def total(part):
+        seen.add(len(part))
+        return {"sum": jnp.sum(part), "first": jnp.sum(part[:, 0])}
+
+    found = chunked_sum(total, x, chunk)
+    jax.tree.map(close, found, {"sum": x.sum(), "first": x[:, 0].sum()})
+    assert seen == sizes
 
 
 @pytest.mark.parametrize("constant", [True, False])

@@ -288,6 +288,16 @@ def test_solve_is_silent_and_tidy(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_solve_keeps_its_result(tmp_path):
+    """In a folder that it makes, and reads it again without a look at the basis."""
+    path = tmp_path / "new" / "mean_field.npz"
+    crystal = _hydrogen(supercell=_CHECKERBOARD)
+    solved = MeanField.solve(crystal, basis="sto-3g", path=path)
+    _same(MeanField.solve(crystal, basis="nonsense", path=path), solved)
+    with pytest.raises(ValueError, match="Name another file"):
+        MeanField.solve(_hydrogen(), basis="sto-3g", path=path)
+
+
 def test_damaged_files(twisted, tmp_path):
     path = tmp_path / "a.npz"
     twisted.save(path)

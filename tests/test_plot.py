@@ -137,6 +137,13 @@ def test_difference_of_scans(network):
         eqs.plot_scans({"one": scan}, difference=True)
 
 
+def test_scan_with_the_hamiltonian_of_another_crystal(network):
+    electrons = eqs.initial_walkers(network.crystal, 1, key=jax.random.key(1))[0]
+    other = eqs.Hamiltonian(eqs.Crystal.bcc("Li", a=6.0, unit="bohr"))
+    with pytest.raises(ValueError, match="must have the same crystal"):
+        eqs.translation_scan(network, electrons, np.eye(3)[:2], hamiltonian=other)
+
+
 def test_figures_are_written_as_images(network, tmp_path):
     electrons = eqs.initial_walkers(network.crystal, 1, key=jax.random.key(1))[0]
     scan = eqs.translation_scan(network, electrons, np.eye(3)[:2], points=4)

@@ -567,7 +567,7 @@ def test_against_direct_sampling(lih):
         eqs.Symmetrized(result.wavefunction, eqs.GroupAverage(group)),
         vmc.hamiltonian,
         steps=15,
-        **settings,
+        **settings | {"key": jax.random.fold_in(key, 1)},
     )
     found = eqs.post_hoc(
         result.wavefunction, vmc.hamiltonian, group, steps=40, **settings

@@ -114,3 +114,10 @@ def test_errors(real, twisted):
         eqs.Pretraining(twisted, 1)(
             _network(real), _walkers(real.crystal), key=jax.random.key(0)
         )
+
+
+def test_divergence_is_reported(real):
+    with pytest.raises(FloatingPointError, match="the loss of step [12] is nan"):
+        eqs.Pretraining(real, 5, optimizer=optax.sgd(np.nan))(
+            _network(real), _walkers(real.crystal), key=jax.random.key(0)
+        )

@@ -25,7 +25,17 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{port}", 2, int(number))
 import eqsym as eqs
+import eqsym._checkpoint as checkpoint_module
 from test_processes import crystal, estimates, trained
+if number == "0":
+    write = checkpoint_module._write
+
+    def full(folder, step, arrays, description):
+        if step == 2:
+            raise OSError("There is no room.")
+        write(folder, step, arrays, description)
+
+    checkpoint_module._write = full
 mesh = eqs.device_mesh(images=2)
 assert mesh.shape == {"walkers": 2, "images": 2}
 assert len(mesh.local_devices) == 2
@@ -37,6 +47,11 @@ try:
     eqs.MeanField.solve(crystal(), basis="nonsense")
 except ValueError as error:
     print(error)
+try:
+    # Where the first process makes it, and the other one does not see it.
+    trained(f"{folder}-{number}", 1, mesh)
+except ValueError as error:
+    print(str(error).partition(", got")[0])
 """
 
 
@@ -72,6 +87,21 @@ def estimates(result):
     density = {"density": eqs.Density(crystal(), (2, 1, 1))}
     seen = eqs.observe(wavefunction, density, **arguments)["density"]
     return averaged.energy.mean, averaged.energy.error, *seen.mean.ravel()
+
+
+@pytest.fixture
+def start():
+    """`_start`, and no process outlives the test."""
+    started = []
+
+    def kept(*arguments):
+        started.extend(both := _start(*arguments))
+        return both
+
+    yield kept
+    for process, _ in started:
+        process.kill()
+        process.wait()
 
 
 def _start(folder, steps):
@@ -115,11 +145,16 @@ def alone(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("alone"), 6)
 
 
-def test_training_and_estimates(alone, tmp_path):
-    first, second = _printed(_start(tmp_path / "run", 4))
-    numbers, energy, error = first
-    assert second == [numbers, energy, f"On the first process: {error}"]
+def test_training_and_estimates(alone, tmp_path, start):
+    started = start(tmp_path / "run", 4)
+    first, second = _printed(started)
+    numbers, energy, error, disk = first
+    assert second == [numbers, energy, f"On the first process: {error}", disk]
     assert "nonsense" in error
+    assert disk == "`path` must be on a disk that all processes share"
+    for _, output in started:
+        logged = output.with_suffix(".err").read_text()
+        assert "The checkpoint of step 2 could not be written" in logged
     at_four = trained(None, 4)
     expected = estimates(at_four)
     np.testing.assert_allclose(
@@ -138,10 +173,10 @@ def test_training_and_estimates(alone, tmp_path):
             )
 
 
-def test_one_is_terminated(tmp_path):
+def test_one_is_terminated(tmp_path, start):
     """The other one stops at the same step, and all of it is saved."""
     folder = tmp_path / "run"
-    started = _start(folder, 10**6)
+    started = start(folder, 10**6)
     deadline = time.monotonic() + 240
     history = folder / "history.csv"
     while not history.exists() or history.read_text().count("\n") < 4:

@@ -252,3 +252,8 @@ def test_diverged_run_stops_and_keeps_what_was_finite(tmp_path):
     assert np.all(np.isfinite(history["energy"]))
     # Not of a state from which there was no way on.
     assert eqs.latest_checkpoint(tmp_path / "run/checkpoints") == 3
+
+
+def test_pretraining_of_something_else(tmp_path, lih):
+    with pytest.raises(ValueError, match="fits the orbitals of a `SolidNet`"):
+        _run(tmp_path / "run", 2, pretraining=eqs.Pretraining(lih, 1))

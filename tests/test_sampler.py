@@ -226,7 +226,7 @@ def test_charged_and_polarised(charge, polarised):
 
 def test_clouds():
     """Normal around the nucleus, and different electrons of a spin at it in different
-    walkers. Each of two tests has 0.1 % false alarms among keys."""
+    walkers. Tests with 0.1 and 0.006 % false alarms among keys."""
     crystal = eqs.Crystal.rock_salt("Li", "H", a=7.7, unit="bohr")
     first, other, again = (
         np.asarray(eqs.initial_walkers(crystal, 500, key=jax.random.key(k), spread=0.1))
@@ -238,8 +238,11 @@ def test_clouds():
     nearest = crystal.positions[np.argmin(distance, axis=-1)]
     law = scipy.stats.norm(scale=0.1).cdf
     assert scipy.stats.kstest(np.ravel(first - nearest), law).pvalue > 1e-3
-    at_lithium = np.argmin(distance, axis=-1)[:, 0] == 0
-    assert 0 < np.mean(at_lithium) <= 1
+    # Both spin-up electrons are at lithium, and one of the spin-down ones.
+    at_lithium = np.argmin(distance, axis=-1) == 0
+    assert np.all(at_lithium[:, :2])
+    assert np.all(np.sum(at_lithium[:, 2:], axis=1) == 1)
+    assert abs(np.mean(at_lithium[:, 2]) - 0.5) < 4 * 0.5 / np.sqrt(500)
 
 
 def test_refuses_no_walkers():

@@ -93,6 +93,49 @@ print(most, *(size for _, size in others))
 """
 
 
+_ESTIMATES = """
+crystal = hydrogen(supercell=(2, 1, 1))
+group = eqs.SpaceGroup.of(crystal)
+f, hamiltonian = waves(crystal, b=(0.1, 0.2, 0.3)), Lattice(crystal)
+density = {"density": eqs.Density(crystal, (2, 1, 1))}
+strategies = eqs.Augment(group, 2), eqs.Project(eqs.GroupAverage(group), amplitudes=4)
+
+
+def numbers(mesh):
+    places = walkers(crystal, 16)
+    places = places if mesh is None else eqs.shard_walkers(places, mesh)
+    arguments = dict(
+        walkers=places, key=jax.random.key(1), steps=2, burn_in=1, progress=False
+    )
+    averaged = eqs.Symmetrized(f, eqs.GroupAverage(group), 6)
+    found = [
+        eqs.evaluate(averaged, hamiltonian, **arguments),
+        [s.energy for s in eqs.sectors(f, hamiltonian, group, **arguments).sectors],
+        eqs.observe_post_hoc(f, density, group, **arguments).averaged["density"].mean,
+    ]
+    for strategy in strategies:
+        vmc = eqs.VMC(
+            hamiltonian, eqs.Metropolis(2), eqs.Spring(), strategy=strategy
+        )
+        trained = eqs.run(
+            vmc, f, steps=2, walkers=16, key=jax.random.key(1), mesh=mesh, burn_in=1,
+            progress=False,
+        )
+        found.append(trained.wavefunction.a)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
+
+
+alone = numbers(None)
+for mesh in (MESHES[1], MESHES[4]):
+    one, again = numbers(mesh), numbers(mesh)
+    assert len(one) == len(alone) > 5
+    for a, b, c in zip(one, again, alone, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, c, rtol=1e-8, atol=1e-10)
+print("done")
+"""
+
+
 def _run(script):
     here = os.path.dirname(os.path.abspath(__file__))
     path = os.pathsep.join([here, os.path.dirname(here)])
@@ -112,6 +155,13 @@ def test_steps_do_not_depend_on_the_mesh():
     assert _run(_STEPS) == "done"
 
 
+@pytest.mark.slow
+def test_estimates_and_strategies_do_not_depend_on_the_mesh():
+    """And on the same mesh they are the same bit for bit."""
+    assert _run(_ESTIMATES) == "done"
+
+
+@pytest.mark.slow
 def test_no_device_holds_all_scores():
     """The largest array of one device, with all walkers and with an eighth and a fourth
     of them. Parameters do not divide over the devices, and are padded."""

@@ -437,3 +437,6 @@ def test_refuses_the_occupation_of_another_crystal():
     other = _occupation(_crystal(supercell=(2, 1, 1)))
     with pytest.raises(ValueError, match="`occupation` must have as many .* 1 of spin"):
         eqs.SolidNet(_crystal(), other, key=jax.random.key(0))
+    twisted = _crystal(twist=(0.25, 0.0, 0.0))
+    with pytest.raises(ValueError, match="k-points with the twist .*0.25, 0.0, 0.0"):
+        eqs.SolidNet(twisted, _occupation(_crystal()), key=jax.random.key(0))

@@ -67,6 +67,25 @@ class Lattice(eqs.AbstractHamiltonian):
         return eqs.LocalEnergy(self.kinetic(wavefunction, electrons), potential)
 
 
+class Cut(eqs.AbstractWavefunction):
+    """No amplitude in a part of the cell."""
+
+    inside: eqs.AbstractWavefunction
+
+    @property
+    def crystal(self):
+        return self.inside.crystal
+
+    @property
+    def crystal_momentum(self):
+        return None
+
+    def __call__(self, electrons):
+        psi = self.inside(electrons)
+        missing = electrons[0, 0] % 4.0 < 1
+        return eqs.LogPsi(psi.sign, jnp.where(missing, jnp.nan, psi.log))
+
+
 class Counting(eqs.AbstractOptimizerState):
     """The state of an optimizer that counts its steps, and solves nothing."""
 

@@ -22,6 +22,10 @@ from .features import AbstractFeatures, TriFeatures
 from .linear import Linear
 
 
+# Fractions of reciprocal vectors; anything but rounding is another twist.
+_SAME_TWIST = 1e-6
+
+
 class Layer(eqx.Module):
     """One interaction layer: every electron sees itself, the mean of each spin channel
     and the mean of its pairs with each spin channel."""
@@ -224,8 +228,8 @@ class SolidNet(AbstractWavefunction):
         - `key`: seeds the parameters.
 
         **Raises:** `ValueError` where the occupation does not fit the crystal's
-        electrons, no layer or determinant is asked for, or a real wave function at a
-        twist that does not have one.
+        electrons, supercell or twist, no layer or determinant is asked for, or a real
+        wave function at a twist that does not have one.
         """
         for spin, (count, k) in enumerate(
             zip(crystal.electrons, occupation.kpoints, strict=True)
@@ -234,6 +238,15 @@ class SolidNet(AbstractWavefunction):
                 raise ValueError(
                     f"`occupation` must have as many k-points as electrons, {count} of "
                     f"spin {spin}, got {k.shape[0]}. It belongs to another crystal."
+                )
+            inside = k @ crystal.supercell.vectors.T / (2 * np.pi) - crystal.twist
+            wrong = np.any(np.abs(inside - np.round(inside)) > _SAME_TWIST, axis=1)
+            if np.any(wrong):
+                raise ValueError(
+                    "`occupation` must have k-points with the twist of the crystal, "
+                    f"{crystal.twist.tolist()}, modulo reciprocal vectors of its "
+                    f"supercell, got {k[wrong][0].tolist()} in inverse Bohr. It is "
+                    "of another crystal."
                 )
         if determinants < 1:
             raise ValueError(f"`determinants` must be at least 1, got {determinants}.")
@@ -385,4 +398,4 @@ def _time_reversal_invariant(crystal: Crystal, occupation: Occupation) -> bool:
     if not np.allclose(twice, np.round(twice), atol=1e-9):
         return False
     k = np.concatenate(occupation.kpoints) @ crystal.lattice.vectors.T / np.pi
-    return np.allclose(k, np.round(k), atol=1e-6)
+    return np.allclose(k, np.round(k), rtol=0, atol=_SAME_TWIST)
