@@ -2,10 +2,6 @@
 
 import functools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 import tracemalloc
 
 import equinox as eqx
@@ -21,7 +17,7 @@ import eqsym as eqs
 from eqsym import _progress
 from eqsym._estimate import jackknife
 from eqsym._orbit import OrbitSampler
-from toys import hydrogen, Lattice, QUICK, walkers, waves
+from toys import hydrogen, Lattice, walkers, waves
 
 
 class Trigonometric(eqs.AbstractWavefunction):
@@ -578,25 +574,6 @@ def test_against_direct_sampling(lih):
         assert abs(one.mean - other.mean) < 4 * error
     assert found.averaged.energy.error < 0.1
     assert found.difference.mean < -3 * found.difference.error < -0.05
-
-
-@pytest.mark.slow
-def test_benchmark_at_toy_size(tmp_path):
-    script = pathlib.Path(__file__).parent.parent / "benchmarks" / "post_hoc.py"
-    sizes = "--steps 2 --pretraining-steps 2 --walkers 8 --samples 2 --burn-in 1"
-    command = f"{sizes} --moves 2 --repeats 1 --amplitudes 4 --images 1 --path run"
-    done = subprocess.run(
-        [sys.executable, str(script), *command.split()],
-        cwd=tmp_path,
-        env={**os.environ, **QUICK},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    rows = done.stdout.split("\n\n")[-2].splitlines()[3:]
-    names = ["published", "direct", "orbit, 4 and 1", "orbit, 48 and 1"]
-    assert [row[:28].strip() for row in rows] == [*names, "orbit, 48 and 48"]
-    assert all(float(cell) >= 0 for row in rows for cell in row[28:].split())
 
 
 def test_errors():
