@@ -13,8 +13,8 @@ from jaxtyping import Array, Complex, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
 from ._estimate import Estimate, Evaluation
-from ._hamiltonian import AbstractHamiltonian, LocalEnergy
-from ._math import chunked_vmap
+from ._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
+from ._math import check_chunk, chunked_vmap
 from ._processes import on_host
 from ._progress import progress_bar
 from ._sampler import AbstractSampler, AbstractSamplerState, Metropolis, REPLACED
@@ -68,8 +68,7 @@ def steps_of(
         raise ValueError(f"`steps` must be at least 1, got {chains.steps}.")
     if chains.burn_in < 0:
         raise ValueError(f"`burn_in` must not be negative, got {chains.burn_in}.")
-    if chains.chunk is not None and chains.chunk < 1:
-        raise ValueError(f"`chunk` must be at least 1 walker, got {chains.chunk}.")
+    check_chunk(chains.chunk)
     sampler = Metropolis() if chains.sampler is None else chains.sampler
     state = sampler.init(wavefunction, chains.walkers, key=chains.key)
     if len(chains.walkers) < 2:
@@ -161,11 +160,7 @@ def sampled(
     """Means of a sample over chains of |psi|^2.
 
     They are added up as they come: memory does not grow with the number of samples."""
-    if wavefunction.crystal != hamiltonian.crystal:
-        raise ValueError(
-            "`wavefunction` and `hamiltonian` must have the same crystal, got "
-            f"{wavefunction.crystal} and {hamiltonian.crystal}."
-        )
+    check_crystals(wavefunction, hamiltonian)
     chain, draws = jax.random.split(chains.key)
     chains = chains._replace(key=chain)
     counts = np.zeros(len(chains.walkers), int)

@@ -33,6 +33,17 @@ class LocalEnergy(eqx.Module):
         return self.kinetic + self.potential.astype(self.kinetic.dtype)
 
 
+def check_crystals(
+    wavefunction: AbstractWavefunction, hamiltonian: "AbstractHamiltonian"
+) -> None:
+    """Raises `ValueError` where they are not of the same crystal."""
+    if wavefunction.crystal != hamiltonian.crystal:
+        raise ValueError(
+            "`wavefunction` and `hamiltonian` must have the same crystal, got "
+            f"{wavefunction.crystal} and {hamiltonian.crystal}."
+        )
+
+
 class AbstractKinetic(eqx.Module):
     """A way to evaluate the local kinetic energy."""
 

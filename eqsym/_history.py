@@ -48,7 +48,15 @@ class History:
         self._stale, self._reported = True, False
         if self._path is not None:
             if self._path.exists():
-                for step, line in _read(self._path, columns):
+                found, lines = _read(self._path)
+                if found and found != columns:
+                    raise ValueError(
+                        f"The history {self._path} has the columns {','.join(found)}, "
+                        f"expected {','.join(columns)}. It is damaged, or not of this "
+                        "kind of run, or of another version of eqsym: mend its first "
+                        "line, or use another run folder."
+                    )
+                for step, line in lines:
                     if step <= steps:
                         self._add(line)
             if len(self._lines) < steps:
@@ -128,31 +136,27 @@ def read_history(path: str | os.PathLike) -> dict[str, Float[np.ndarray, " steps
 
     **Raises:** `FileNotFoundError` where there is none.
     """
-    with open(path, errors="replace") as file:
-        header = file.readline()
-    columns = tuple(header.rstrip("\n").split(",")) if header else ()
-    rows = [line.split(",") for _, line in _read(Path(path), columns)]
+    columns, lines = _read(Path(path))
+    rows = [line.split(",") for _, line in lines]
     return _by_column(np.array(rows, np.float64), columns)
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> list[tuple[int, str]]:
-    """Steps and their lines, but for a cut line at the end, and damaged lines."""
+def _read(path: Path) -> tuple[tuple[str, ...], list[tuple[int, str]]]:
+    """The columns, none in a file without a whole line, and steps with their lines, but
+    for a cut line at the end, and damaged lines."""
     with open(path, errors="replace") as file:
-        header, *lines = file.read().split("\n")[:-1] or [",".join(columns)]
-    expected = ",".join(columns)
-    if header != expected:
-        raise ValueError(
-            f"The history {path} has the columns {header}, expected {expected}. It "
-            "is damaged, or not of this kind of run, or of another version of "
-            "eqsym: mend its first line, or use another run folder."
-        )
+        whole = file.read().split("\n")[:-1]
+    if not whole:
+        return (), []
+    header, *lines = whole
+    columns = tuple(header.split(","))
     found: dict[int, str] = {}
     for line in lines:
         step, *rest = line.split(",")
-        whole = len(rest) == len(columns) - 1 and step.isdecimal()
-        if whole and all(map(_is_number, rest)):
+        complete = len(rest) == len(columns) - 1 and step.isdecimal()
+        if complete and all(map(_is_number, rest)):
             found[int(step)] = line
-    return sorted(found.items())
+    return columns, sorted(found.items())
 
 
 def _is_number(text: str) -> bool:

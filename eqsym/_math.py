@@ -207,6 +207,12 @@ def in_two(constant: Float[np.ndarray, "*rows 3"]) -> Float[np.ndarray, "2 *rows
     return np.stack([coarse, fine])
 
 
+def check_chunk(chunk: int | None) -> None:
+    """Raises `ValueError` for a number of walkers at a time that is not positive."""
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"`chunk` must be at least 1 walker, got {chunk}.")
+
+
 def chunked_vmap(
     function: Callable[[PyTree], PyTree], arguments: PyTree, chunk: int | None
 ) -> PyTree:

@@ -13,7 +13,7 @@ Rotations: TypeAlias = Int[np.ndarray, "ops 3 3"]
 Translations: TypeAlias = Float[np.ndarray, "ops 3"]
 
 # In fractions of reciprocal vectors; anything not rounding is another twist.
-_SAME_TWIST = 1e-6
+SAME_TWIST = 1e-6
 # Memory of intermediate arrays, in numbers.
 _CHUNK = 2**20
 
@@ -252,7 +252,7 @@ def keeps_twist(crystal: Crystal, rotations: Rotations) -> Bool[np.ndarray, " op
     # k.r is the same before and after, so the row of fractions k goes to k Q^-1; that
     # is k modulo integers where k Q is, as Q and Q^-1 are integer.
     change = crystal.twist @ supercell_rotations(crystal, rotations) - crystal.twist
-    return np.all(np.abs(change - np.round(change)) < _SAME_TWIST, axis=1)
+    return np.all(np.abs(change - np.round(change)) < SAME_TWIST, axis=1)
 
 
 def supercell_rotations(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
+from ._math import check_chunk
 from ._scores import Scores
 
 
@@ -133,8 +134,7 @@ class Spring(AbstractOptimizer[SpringState]):
             value = getattr(self, name)
             if not callable(value) and not value > 0:
                 raise ValueError(f"`{name}` must be positive, got {value}.")
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
+        check_chunk(self.chunk)
 
     def init(self, parameters: PyTree[Float[Array, "..."]]) -> SpringState:
         zero = jnp.zeros((), int)
@@ -213,8 +213,7 @@ class Optax(AbstractOptimizer[OptaxState]):
         self.chunk = chunk
 
     def __check_init__(self):
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
+        check_chunk(self.chunk)
 
     def init(self, parameters: PyTree[Float[Array, "..."]]) -> OptaxState:
         return OptaxState(

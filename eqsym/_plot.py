@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from ._ansatz import AbstractWavefunction
 from ._domain import FundamentalDomain
-from ._hamiltonian import AbstractHamiltonian
+from ._hamiltonian import AbstractHamiltonian, check_crystals
 from ._math import chunked_vmap
 from ._plot_parts import domain_traces, plane_axes
 from ._sectors import Sectors
@@ -70,11 +70,8 @@ def translation_scan(
 
     **Raises:** `ValueError` for a Hamiltonian of another crystal.
     """
-    if hamiltonian is not None and wavefunction.crystal != hamiltonian.crystal:
-        raise ValueError(
-            "`wavefunction` and `hamiltonian` must have the same crystal, got "
-            f"{wavefunction.crystal} and {hamiltonian.crystal}."
-        )
+    if hamiltonian is not None:
+        check_crystals(wavefunction, hamiltonian)
     vectors = np.asarray(vectors, dtype=np.float64)
     start = np.asarray(origin, dtype=np.float64)
     along = np.linspace(0, 1, points)

@@ -18,7 +18,7 @@ from ._averages import (
     pair_weights,
 )
 from ._group import SpaceGroup
-from ._math import chunked_vmap
+from ._math import check_chunk, chunked_vmap
 from ._momentum import check_projection
 from ._symmetrize import (
     AbstractRandomSymmetrizer,
@@ -302,8 +302,7 @@ class Augment(_AbstractDraws):
 
     def __check_init__(self):
         check_subset("copies", self.copies, self.replace, self.group)
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
+        check_chunk(self.chunk)
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnKey:
         self.group.check_crystal(wavefunction.crystal)
@@ -421,8 +420,7 @@ class Project(_AbstractDraws):
                 f"`amplitudes` must be at least the {self.images} `images` and at most "
                 f"the {order} operations of the group, got {self.amplitudes}."
             )
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
+        check_chunk(self.chunk)
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnKey:
         group = self.projection.group

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
-from ._hamiltonian import AbstractHamiltonian, LocalEnergy
-from ._math import chunked_vmap
+from ._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
+from ._math import check_chunk, chunked_vmap
 from ._optimizer import AbstractOptimizer, AbstractOptimizerState
 from ._sampler import AbstractSampler, AbstractSamplerState
 from ._scores import Scores
@@ -135,8 +135,7 @@ class VMC(eqx.Module):
     def __check_init__(self):
         if not self.clip > 0:
             raise ValueError(f"`clip` must be positive, got {self.clip}.")
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"`chunk` must be at least 1 walker, got {self.chunk}.")
+        check_chunk(self.chunk)
 
     def init(
         self, wavefunction: AbstractWavefunction, walkers: Walkers, *, key: Key
@@ -155,11 +154,7 @@ class VMC(eqx.Module):
         without parameters, of another crystal than the Hamiltonian's, or that a
         strategy does not fit.
         """
-        if wavefunction.crystal != self.hamiltonian.crystal:
-            raise ValueError(
-                "`wavefunction` and `hamiltonian` must have the same crystal, got "
-                f"{wavefunction.crystal} and {self.hamiltonian.crystal}."
-            )
+        check_crystals(wavefunction, self.hamiltonian)
         parameters = partition(wavefunction)[0]
         if not jax.tree.leaves(parameters):
             raise ValueError(

@@ -12,7 +12,7 @@ import scipy.stats
 
 import eqsym as eqs
 from eqsym._averages import draw_with_identity
-from toys import hydrogen
+from toys import hydrogen, small_network
 
 
 @functools.cache
@@ -155,13 +155,7 @@ def test_orbitals_on_which_the_group_does_not_multiply():
     determinant of 12 of them has the momentum 0."""
     crystal = eqs.Crystal.diamond("C", a=6.74, unit="bohr", twist=(0.5, 0.5, 0))
     k = np.tile(crystal.frac_kpoints @ crystal.lattice.reciprocal, (6, 1))
-    network = eqs.SolidNet(
-        crystal,
-        eqs.Occupation((k, k)),
-        widths=((4, 2),),
-        determinants=1,
-        key=jax.random.key(0),
-    )
+    network = small_network(crystal, k, k)
     momentum = crystal.lattice.vectors @ network.crystal_momentum
     np.testing.assert_allclose(np.exp(1j * momentum), 1)
     group = eqs.SpaceGroup.of(crystal)
@@ -178,13 +172,7 @@ def test_orbitals_on_which_the_group_does_not_multiply():
 def test_orbitals_whose_average_is_zero():
     crystal = eqs.Crystal.bcc("H", a=5.0, unit="bohr", supercell=(2, 1, 1), spin=2)
     k = crystal.frac_kpoints @ crystal.lattice.reciprocal
-    network = eqs.SolidNet(
-        crystal,
-        eqs.Occupation((k, k[:0])),
-        widths=((4, 2),),
-        determinants=1,
-        key=jax.random.key(0),
-    )
+    network = small_network(crystal, k, k[:0])
     group = eqs.SpaceGroup.of(crystal)
     eqs.SymmetrizedOrbitals(network, eqs.GroupAverage(group))
     with pytest.raises(ValueError, match="averages of orbitals .* are zero"):

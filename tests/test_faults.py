@@ -189,16 +189,35 @@ def _row(**change):
     return row | dict(acceptance=0.5) | change
 
 
-def test_singular_gram_matrices_are_counted(messages):
+@pytest.mark.parametrize(
+    ("name", "count", "first", "total"),
+    [
+        (
+            "retries",
+            3,
+            "A Gram matrix was not positive; its damping was raised 3 times.",
+            "A Gram matrix was not positive; its damping was raised 4 times.",
+        ),
+        (
+            "replaced",
+            2,
+            "2 walkers without a finite amplitude were replaced by others.",
+            "3 walkers without a finite amplitude were replaced by others.",
+        ),
+        (
+            "dropped",
+            2,
+            "2 images with weight were left out by a bound on their number.",
+            "3 images with weight were left out by a bound on their number.",
+        ),
+    ],
+)
+def test_faults_are_counted(messages, name, count, first, total):
     faults = Faults()
-    for step, count in enumerate((0, 3, 0, 1), start=1):
-        faults.see(step, _row(retries=count))
+    for step, seen in enumerate((0, count, 0, 1), start=1):
+        faults.see(step, _row(**{name: seen}))
     faults.report()
-    assert messages() == [
-        "Step 2: A Gram matrix was not positive; its damping was raised 3 times.",
-        "In all 4 steps: "
-        "A Gram matrix was not positive; its damping was raised 4 times.",
-    ]
+    assert messages() == [f"Step 2: {first}", f"In all 4 steps: {total}"]
 
 
 def test_retries_reach_the_history(monkeypatch):
@@ -250,17 +269,6 @@ def test_acceptance_is_reported_once(messages, acceptance):
     assert message.startswith("Step 20: of the moves of the last 20 steps")
     faults.report()
     assert len(messages()) == 1
-
-
-def test_replaced_walkers_are_counted(messages):
-    faults = Faults()
-    for step, count in enumerate((0, 2, 0, 1), start=1):
-        faults.see(step, _row(replaced=count))
-    faults.report()
-    assert messages() == [
-        "Step 2: 2 walkers without a finite amplitude were replaced by others.",
-        "In all 4 steps: 3 walkers without a finite amplitude were replaced by others.",
-    ]
 
 
 def _flip(path):

@@ -3,7 +3,6 @@
 import warnings
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import spglib
 from hypothesis import given, settings, strategies as st
 
 import eqsym as eqs
+from toys import small_network
 
 
 _SUPERCELLS = [
@@ -367,13 +367,7 @@ def test_twists_of_a_crystal_with_another_origin():
     group = eqs.SpaceGroup.of(crystal)
     assert group.order > 1
     k = np.tile(crystal.frac_kpoints @ crystal.lattice.reciprocal, (2, 1))
-    network = eqs.SolidNet(
-        crystal,
-        eqs.Occupation((k, k[:1])),
-        widths=((8, 3),),
-        determinants=1,
-        key=jax.random.key(0),
-    )
+    network = small_network(crystal, k, k[:1], (8, 3))
     averaged = eqx.filter_jit(eqs.Symmetrized(network, eqs.GroupAverage(group)))
     frac = np.random.default_rng(0).uniform(size=(3, 3))
     x = jnp.asarray(crystal.lattice.to_cartesian(frac))

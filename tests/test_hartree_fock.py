@@ -45,7 +45,7 @@ def _check(mean_field, found, error):
 
 
 def test_lithium_hydride(lih):
-    _check(lih, _sampled(lih, walkers=1000, steps=25), error=2e-2)
+    _check(lih, _sampled(lih, walkers=1000, steps=40), error=1.5e-2)
 
 
 @pytest.mark.slow

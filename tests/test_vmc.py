@@ -10,7 +10,7 @@ import pytest
 
 import eqsym as eqs
 from eqsym._vmc import _residual, _shares
-from toys import Counting, grid, hydrogen, Lattice, walkers, waves
+from toys import Counting, grid, hydrogen, Lattice, small_network, walkers, waves
 
 
 def _naive_residual(energies, clip):
@@ -176,13 +176,7 @@ def test_training_a_network_lowers_the_energy():
         5.0 * np.eye(3), ["H", "H"], positions=[[0, 0, 0], [1.4, 0, 0]], unit="bohr"
     )
     gamma = np.zeros((1, 3))
-    wavefunction = eqs.SolidNet(
-        crystal,
-        eqs.Occupation((gamma, gamma)),
-        widths=((8, 3),),
-        determinants=1,
-        key=jax.random.key(0),
-    )
+    wavefunction = small_network(crystal, gamma, gamma, (8, 3))
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
         eqs.Metropolis(5),

@@ -86,6 +86,17 @@ class Cut(eqs.AbstractWavefunction):
         return eqs.LogPsi(psi.sign, jnp.where(missing, jnp.nan, psi.log))
 
 
+def small_network(crystal, up, down, width=(4, 2)) -> eqs.SolidNet:
+    """For orbitals at the k-points of both spins."""
+    return eqs.SolidNet(
+        crystal,
+        eqs.Occupation((up, down)),
+        widths=(width,),
+        determinants=1,
+        key=jax.random.key(0),
+    )
+
+
 class Counting(eqs.AbstractOptimizerState):
     """The state of an optimizer that counts its steps, and solves nothing."""
 

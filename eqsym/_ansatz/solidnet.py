@@ -16,14 +16,11 @@ from .._math import (
     sum_of_determinants,
 )
 from .._meanfield import Occupation
+from .._operations import SAME_TWIST
 from .._types import Electrons, Key, LogPsi
 from .base import AbstractWavefunction
 from .features import AbstractFeatures, TriFeatures
 from .linear import Linear
-
-
-# Fractions of reciprocal vectors; anything but rounding is another twist.
-_SAME_TWIST = 1e-6
 
 
 class Layer(eqx.Module):
@@ -240,7 +237,7 @@ class SolidNet(AbstractWavefunction):
                     f"spin {spin}, got {k.shape[0]}. It belongs to another crystal."
                 )
             inside = k @ crystal.supercell.vectors.T / (2 * np.pi) - crystal.twist
-            wrong = np.any(np.abs(inside - np.round(inside)) > _SAME_TWIST, axis=1)
+            wrong = np.any(np.abs(inside - np.round(inside)) > SAME_TWIST, axis=1)
             if np.any(wrong):
                 raise ValueError(
                     "`occupation` must have k-points with the twist of the crystal, "
@@ -398,4 +395,4 @@ def _time_reversal_invariant(crystal: Crystal, occupation: Occupation) -> bool:
     if not np.allclose(twice, np.round(twice), atol=1e-9):
         return False
     k = np.concatenate(occupation.kpoints) @ crystal.lattice.vectors.T / np.pi
-    return np.allclose(k, np.round(k), rtol=0, atol=_SAME_TWIST)
+    return np.allclose(k, np.round(k), rtol=0, atol=SAME_TWIST)
