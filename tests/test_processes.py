@@ -1,6 +1,7 @@
 """Two processes of two devices each: the same numbers as one process with one device,
 one set of files, and an end that they agree on."""
 
+import json
 import os
 import signal
 import socket
@@ -18,8 +19,8 @@ from toys import hydrogen, Lattice, waves
 
 
 _SCRIPT = """
-import sys
-number, port, folder, steps = sys.argv[1:]
+import json, sys
+number, port, folder, steps, found = sys.argv[1:]
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -41,17 +42,19 @@ assert mesh.shape == {"walkers": 2, "images": 2}
 assert len(mesh.local_devices) == 2
 result = trained(folder, int(steps), mesh)
 assert not result.walkers.is_fully_addressable
-print(*estimates(result))
-print(eqs.MeanField.solve(crystal(), basis="sto-3g").energy)
+values = [float(value) for value in estimates(result)]
+energy = eqs.MeanField.solve(crystal(), basis="sto-3g").energy
 try:
     eqs.MeanField.solve(crystal(), basis="nonsense")
 except ValueError as error:
-    print(error)
+    basis = str(error)
 try:
     # Where the first process makes it, and the other one does not see it.
     trained(f"{folder}-{number}", 1, mesh)
 except ValueError as error:
-    print(str(error).partition(", got")[0])
+    disk = str(error).partition(", got")[0]
+with open(found, "w") as file:
+    json.dump([values, energy, basis, disk], file)
 """
 
 
@@ -105,7 +108,8 @@ def start():
 
 
 def _start(folder, steps):
-    """Both processes; what they print and log goes to files."""
+    """Both processes, and the files where they write what they found. What they print
+    goes to files too: the threads of the collectives print into it."""
     here = os.path.dirname(os.path.abspath(__file__))
     path = os.pathsep.join([here, os.path.dirname(here)])
     environment = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
@@ -114,26 +118,27 @@ def _start(folder, steps):
         port = free.getsockname()[1]
     started = []
     for number in range(2):
-        output = folder.parent / f"{folder.name}.{number}.out"
-        with open(output, "w") as out, open(output.with_suffix(".err"), "w") as err:
-            arguments = [number, port, folder, steps]
+        found = folder.parent / f"{folder.name}.{number}.json"
+        with open(found.with_suffix(".log"), "w") as log:
+            arguments = [number, port, folder, steps, found]
             process = subprocess.Popen(
                 [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
                 env=os.environ | environment,
-                stdout=out,
-                stderr=err,
+                stdout=log,
+                stderr=log,
             )
-        started.append((process, output))
+        started.append((process, found))
     return started
 
 
-def _printed(started, code=0):
-    for process, output in started:
-        found = process.wait(300)
-        assert found == code, output.with_suffix(".err").read_text()
-    lines = [output.read_text().splitlines() for _, output in started]
-    # JAX's collectives announce themselves.
-    return [[line for line in part if "[Gloo]" not in line] for part in lines]
+def _wait(started, code=0):
+    """What both logged."""
+    logs = []
+    for process, found in started:
+        ended = process.wait(300)
+        logs.append(found.with_suffix(".log").read_text())
+        assert ended == code, logs[-1]
+    return logs
 
 
 pytestmark = pytest.mark.slow
@@ -147,21 +152,19 @@ def alone(tmp_path_factory):
 
 def test_training_and_estimates(alone, tmp_path, start):
     started = start(tmp_path / "run", 4)
-    first, second = _printed(started)
-    numbers, energy, error, disk = first
-    assert second == [numbers, energy, f"On the first process: {error}", disk]
+    logs = _wait(started)
+    first, second = (json.loads(found.read_text()) for _, found in started)
+    values, energy, error, disk = first
+    assert second == [values, energy, f"On the first process: {error}", disk]
     assert "nonsense" in error
     assert disk == "`path` must be on a disk that all processes share"
-    for _, output in started:
-        logged = output.with_suffix(".err").read_text()
-        assert "The checkpoint of step 2 could not be written" in logged
+    for log in logs:
+        assert "The checkpoint of step 2 could not be written" in log
     at_four = trained(None, 4)
     expected = estimates(at_four)
-    np.testing.assert_allclose(
-        [float(x) for x in numbers.split()], expected, rtol=1e-9, atol=1e-12
-    )
+    np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-12)
     solved = eqs.MeanField.solve(crystal(), basis="sto-3g").energy
-    np.testing.assert_allclose(float(energy), solved, rtol=1e-9)
+    np.testing.assert_allclose(energy, solved, rtol=1e-9)
 
     # One process goes on.
     resumed = trained(tmp_path / "run", 6)
@@ -183,7 +186,7 @@ def test_one_is_terminated(tmp_path, start):
         assert time.monotonic() < deadline and started[0][0].poll() is None
         time.sleep(0.2)
     started[1][0].send_signal(signal.SIGTERM)
-    _printed(started, code=128 + signal.SIGTERM)
+    _wait(started, code=128 + signal.SIGTERM)
     steps = read_history(history)["step"]
     assert eqs.latest_checkpoint(folder / "checkpoints") == steps[-1] == len(steps)
     assert eqs.load_run(folder, waves(crystal(), b=(0, 0, 0))).step == len(steps)
