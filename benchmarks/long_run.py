@@ -1,7 +1,7 @@
 """Does a long run keep its pace and its memory? Trains LiH in the setting of
 `examples/lih.py` for some time, and watches the process.
 
-    taskset -c 1 python benchmarks/long_run.py --minutes 60
+    python benchmarks/long_run.py --minutes 60
 
 Every minute a row goes to a CSV file: steps, processor time, resident memory, open
 files and the size of the run folder. At the end, or after Ctrl-C or SIGTERM, a table of

@@ -133,6 +133,7 @@ from ._symmetrize import (
     Symmetrized as Symmetrized,
     symmetry_ratio as symmetry_ratio,
 )
+from ._threads import enlarge_pool as _enlarge_pool
 from ._twists import (
     irreducible_twists as irreducible_twists,
     twist_average as twist_average,
@@ -149,3 +150,5 @@ from ._vmc import Statistics as Statistics, VMC as VMC, VMCState as VMCState
 
 
 __version__ = "0.1.0"
+
+_enlarge_pool()

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Inexact, Int
 from ._ansatz import AbstractWavefunction, SolidNet
 from ._crystal import Crystal
 from ._group import SpaceGroup
-from ._momentum import check_orbitals, keeps_momentum
+from ._momentum import check_orbitals, keeps_momentum, lacks_translations
 from ._symmetrize import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
 from ._types import Electrons, Key, LogPsi
 
@@ -122,9 +122,10 @@ class SymmetrizedOrbitals(AbstractWavefunction):
             )
         group = self.symmetrizer.group
         group.check_crystal(self.wavefunction.crystal)
-        if self.average_phases and self.symmetrizer.characters is not None:
+        characters = self.symmetrizer.characters
+        if self.average_phases and characters is not None:
             kpoints = np.concatenate(self.wavefunction.occupation.kpoints)
-            check_orbitals(group, np.unique(kpoints, axis=0))
+            check_orbitals(group, characters, np.unique(kpoints, axis=0))
 
     @property
     def crystal(self) -> Crystal:
@@ -133,9 +134,10 @@ class SymmetrizedOrbitals(AbstractWavefunction):
 
     @property
     def crystal_momentum(self) -> Float[np.ndarray, "3"] | None:
-        """That of the network, unless averaged phases mix the momenta of orbitals."""
+        """That of the network, unless averaged phases mix the momenta of orbitals, or
+        the group is one modulo the supercell without all translations inside."""
         group = self.symmetrizer.group
-        if self.symmetrizer.characters is None:
+        if self.symmetrizer.characters is None or lacks_translations(group):
             return None
         kpoints = np.concatenate(self.wavefunction.occupation.kpoints)
         if self.average_phases and not all(keeps_momentum(group, k) for k in kpoints):

@@ -16,7 +16,7 @@ from ._estimate import Estimate, Evaluation
 from ._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
 from ._math import check_chunk, chunked_vmap
 from ._processes import on_host
-from ._progress import progress_bar
+from ._progress import announce_compiling, progress_bar
 from ._sampler import AbstractSampler, AbstractSamplerState, Metropolis, REPLACED
 from ._sharding import mesh_of, on_mesh
 from ._types import Electrons, Key, Walkers
@@ -87,23 +87,31 @@ def _steps(
     chains: Chains,
 ) -> Iterator[Walkers]:
     count = chains.burn_in + chains.steps
-    replaced = jnp.zeros((), int)
+    # In burn-in, and later.
+    replaced = [jnp.zeros((), int)] * 2
     with progress_bar(name, count, chains.progress) as bar:
-        bar.set_postfix_str("compiling")
+        announce_compiling(bar, "moves and estimators")
         for i in range(count):
             state = _advanced(sampler, wavefunction, state)
-            replaced += state.replaced
+            replaced[i >= chains.burn_in] += state.replaced
             if i >= chains.burn_in:
                 yield state.walkers
                 bar.set_postfix_str("", refresh=False)
             bar.update()
-    if replaced > 0:
-        _logger.warning(
-            "%s: %s These are not independent, and error bars too small: look for an "
-            "amplitude that is not finite.",
-            name,
-            REPLACED.format(replaced),
-        )
+    for count, where, meaning in zip(
+        replaced,
+        ("burn-in", "sampling"),
+        ("", " These are not independent, and error bars too small."),
+        strict=True,
+    ):
+        if count > 0:
+            _logger.warning(
+                "%s, %s: %s%s Look for an amplitude that is not finite.",
+                name,
+                where,
+                REPLACED.format(count),
+                meaning,
+            )
 
 
 # Compiled once for all calls of one kind: what they are called with are arguments.

@@ -208,7 +208,16 @@ def read_description(folder: str | os.PathLike, step: int) -> Json:
     damage = _damage(place)
     if damage is not None:
         raise ValueError(_unreadable(place, damage))
-    return json.loads((place / _DESCRIPTION).read_text())
+    description = json.loads((place / _DESCRIPTION).read_text())
+    version = metadata.version("eqsym")
+    if description["eqsym"] != version:
+        _logger.warning(
+            "The checkpoint %s was written by eqsym %s, this is %s.",
+            place,
+            description["eqsym"],
+            version,
+        )
+    return description
 
 
 def read_arrays(folder: str | os.PathLike, step: int) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 from ._checkpoint import (
@@ -41,7 +42,8 @@ class Faults:
 
     def __init__(self):
         self._steps = 0
-        self._rejected_in_row = 0
+        # Why each of the last updates was rejected, since the last one that was not.
+        self._rejected: list[str] = []
         self._stuck_in_row = 0
         self._totals = dict.fromkeys(_MEANINGS, 0)
 
@@ -70,23 +72,21 @@ class Faults:
                 _STUCK_STEPS,
                 row["acceptance"],
             )
-        self._rejected_in_row = self._rejected_in_row + 1 if row["rejected"] else 0
-        if self._rejected_in_row >= _MOST_REJECTED:
-            self._stop(step, row)
-
-    def _stop(self, step: int, row: dict[str, float | int]) -> None:
-        last = f"the last {self._rejected_in_row} updates"
-        if math.isnan(row["variance"]):
-            reason = f"no walker had a finite local energy in {last}"
-        elif math.isnan(row["energy"]):
-            reason = f"the projection had no positive weight, as sampled, in {last}"
+        if row["rejected"]:
+            self._rejected.append(_reason(row))
         else:
-            reason = f"{last} were not finite"
+            self._rejected = []
+        if len(self._rejected) >= _MOST_REJECTED:
+            self._stop(step)
+
+    def _stop(self, step: int) -> None:
+        reason, times = Counter(self._rejected).most_common(1)[0]
         raise FloatingPointError(
-            f"Training diverged: {reason}, up to step {step}. The parameters are those "
-            "before. Try a smaller learning rate or norm bound, more damping, longer "
-            "pretraining, or double precision: in another run folder, from the start "
-            "or from `eqsym.load_run(path).wavefunction` of this one."
+            f"Training diverged: the last {len(self._rejected)} updates, up to step "
+            f"{step}, were rejected. In {times} of them {reason}. The parameters are "
+            "those before. Try a smaller learning rate or norm bound, more damping, "
+            "longer pretraining, or double precision: in another run folder, from the "
+            "start or from `eqsym.load_run(path).wavefunction` of this one."
         )
 
     def report(self) -> None:
@@ -98,6 +98,15 @@ class Faults:
         ]
         if found:
             _logger.warning("In all %d steps: %s", self._steps, " ".join(found))
+
+
+def _reason(row: dict[str, float | int]) -> str:
+    """Why an update was rejected."""
+    if math.isnan(row["variance"]):
+        return "no walker had a finite local energy and weight"
+    if math.isnan(row["energy"]):
+        return "the projection had no positive weight, as sampled"
+    return "it was not finite itself"
 
 
 # What the counts of faults in `Statistics` are counts of.
@@ -159,16 +168,15 @@ class Checkpoints:
         save_checkpoint(self._place, int(state.step), state, self._settings)
         self._saved = int(state.step)
 
-    def save_if_due(self, state: VMCState, history: History) -> bool:
-        """Writes a checkpoint where the next multiple of `every` was reached, and says
-        whether it did. Failures are logged; the next one is tried when it is due.
+    def save_if_due(self, state: VMCState, history: History) -> None:
+        """Writes a checkpoint where the next multiple of `every` was reached. Failures
+        are logged; the next one is tried when it is due.
 
         **Raises:** `OSError` after three failures in a row.
         """
         done, saved = int(state.step) // self._every, self._saved // self._every
-        if self._place is None or done == saved:
-            return False
-        return self._try(state, history)
+        if self._place is not None and done != saved:
+            self._try(state, history)
 
     def save_last(self, state: VMCState, history: History) -> None:
         """Writes the state a run ends with, unless it is there already."""
@@ -187,7 +195,7 @@ class Checkpoints:
         found = on_first(lambda: str(latest_checkpoint(place)).encode()).decode()
         return int(found) if found.isdigit() else None
 
-    def _try(self, state: VMCState, history: History) -> bool:
+    def _try(self, state: VMCState, history: History) -> None:
         try:
             self.save(state, history)
         except OSError as error:
@@ -206,9 +214,8 @@ class Checkpoints:
             )
             # Not before the next one is due.
             self._saved = int(state.step)
-            return False
-        self._failed_in_row = 0
-        return True
+        else:
+            self._failed_in_row = 0
 
 
 class Figure:

@@ -25,6 +25,12 @@ def keeps_momentum(group: SpaceGroup, momentum: Float[np.ndarray, "3"]) -> bool:
     return bool(np.all(np.abs(phases - 1) < _PHASE))
 
 
+def lacks_translations(group: SpaceGroup) -> bool:
+    """Whether it is a group modulo the supercell without all primitive translations
+    inside: weights of images need not have the translations of the crystal then."""
+    return group.modulo_supercell and len(_translations(group)[0]) < group.crystal.cells
+
+
 def check_projection(
     wavefunction: AbstractWavefunction,
     group: SpaceGroup,
@@ -90,17 +96,22 @@ def check_projection(
     )
 
 
-def check_orbitals(group: SpaceGroup, kpoints: Float[np.ndarray, "orbitals 3"]) -> None:
+def check_orbitals(
+    group: SpaceGroup,
+    characters: Inexact[np.ndarray, " ops"],
+    kpoints: Float[np.ndarray, "orbitals 3"],
+) -> None:
     """Raises where the operations do not act on Bloch orbitals as the group that they
-    are, or averages of these are zero.
+    are, or projections of these onto the irrep are zero.
 
     **Arguments:**
 
     - `group`: the group.
+    - `characters`: of the irrep.
     - `kpoints`: of the orbitals, in inverse Bohr.
     """
     lattice, products = group.crystal.lattice, _products(group)
-    _, inside = _translations(group)
+    where, inside = _translations(group)
     for k in kpoints:
         name = f"orbitals at the k-point {_in_reciprocal_vectors(group.crystal, k)}"
         phases = _phases(-products.translations @ lattice.vectors @ k)
@@ -112,7 +123,8 @@ def check_orbitals(group: SpaceGroup, kpoints: Float[np.ndarray, "orbitals 3"]) 
                 "group. Average the wave function instead, with `GroupAverage` alone, "
                 "or take fewer operations."
             )
-        if np.any(np.abs(_phases(inside @ lattice.vectors @ k) - 1) > _PHASE):
+        phases = _phases(-inside @ lattice.vectors @ k)
+        if abs(np.mean(characters[where] * np.conj(phases))) < _PHASE:
             raise ValueError(
                 "`symmetrizer`: the group contains lattice translations, over which "
                 f"the averages of {name} are zero. Use a group modulo primitive "

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from ._estimate import Estimate
 from ._optimizer import AbstractOptimizer, AbstractOptimizerState
-from ._progress import progress_bar
+from ._progress import announce_compiling, progress_bar
 from ._scores import Scores
+from ._sharding import mesh_of, on_mesh
 from ._types import Key, partition
 from ._vmc import VMC, VMCState
 
@@ -121,7 +122,11 @@ def gradient_noise(
         (_seen_nothing(state.optimizer, parameters), state.step),
     )
     squares: list[tuple[float, float]] = []
-    with progress_bar("Gradient noise", repeats, progress) as bar:
+    with (
+        on_mesh(mesh_of(walkers)),
+        progress_bar("Gradient noise", repeats, progress) as bar,
+    ):
+        announce_compiling(bar, "the training step")
         for i in range(repeats):
             for _ in range(spacing if i else burn_in):
                 current = _moved(probe, current)
@@ -130,6 +135,7 @@ def gradient_noise(
             # A step that is not finite leaves the probe's state, and so the count.
             if int(seen.count) > int(before.count):
                 squares.append((float(seen.gradient.square), float(seen.update.square)))
+            bar.set_postfix_str("", refresh=False)
             bar.update()
     if len(squares) < 3:
         raise FloatingPointError(

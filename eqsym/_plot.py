@@ -3,6 +3,7 @@
 from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from ._domain import FundamentalDomain
 from ._hamiltonian import AbstractHamiltonian, check_crystals
 from ._math import chunked_vmap
 from ._plot_parts import domain_traces, plane_axes
+from ._progress import announce_compiling, progress_bar
 from ._sectors import Sectors
 from ._types import Electrons
 
@@ -46,6 +48,7 @@ def translation_scan(
     points: int = 61,
     hamiltonian: AbstractHamiltonian | None = None,
     chunk: int | None = None,
+    progress: bool | None = None,
 ) -> TranslationScan:
     r"""Evaluates $\log |\psi(x + t)|^2$, and the local energy, for translations t of
     all electrons.
@@ -63,6 +66,7 @@ def translation_scan(
     - `points`: along each side, both ends included.
     - `hamiltonian`: for the local energy, if wanted.
     - `chunk`: points evaluated at a time, one line by default.
+    - `progress`: whether to show a progress bar; by default on terminals only.
 
     **Returns:**
 
@@ -88,10 +92,14 @@ def translation_scan(
 
         return chunked_vmap(at, shifts, chunk)
 
-    rows = [
-        line(wavefunction, hamiltonian, jnp.asarray(shifts, electrons.dtype))
-        for shifts in start + grid
-    ]
+    rows = []
+    with progress_bar("Scanning", points, progress) as bar:
+        announce_compiling(bar, "a line of the scan")
+        for shifts in start + grid:
+            shifts = jnp.asarray(shifts, electrons.dtype)
+            rows.append(jax.device_get(line(wavefunction, hamiltonian, shifts)))
+            bar.set_postfix_str("", refresh=False)
+            bar.update()
     density = np.array([row[0] for row in rows], dtype=np.float64)
     energy = None
     if hamiltonian is not None:

@@ -54,6 +54,9 @@ def on_first(function: Callable[[], bytes | None]) -> bytes:
     """
     if jax.process_count() == 1:
         return function() or b""
+    # All meet before the first one begins, which may take minutes: what connects
+    # processes at their first meeting waits for seconds only.
+    on_all(True)
     result, raised = b"", None
     if is_first():
         try:

@@ -1,14 +1,20 @@
 """Progress bars, for everything that can take more than a few seconds."""
 
+import logging
 from typing import Any
 
 from tqdm import tqdm
+
+from ._processes import is_first
+
+
+_logger = logging.getLogger("eqsym")
 
 
 def progress_bar(
     name: str, total: int | None, progress: bool | None, *, initial: int = 0
 ) -> Any:
-    """A bar of tqdm.
+    """A bar of tqdm, of the first process only.
 
     **Arguments:**
 
@@ -18,4 +24,12 @@ def progress_bar(
     - `initial`: steps that were done before.
     """
     disable = None if progress is None else not progress
+    if not is_first():
+        disable = True
     return tqdm(desc=name, total=total, initial=initial, disable=disable)
+
+
+def announce_compiling(bar: Any, what: str) -> None:
+    """Says on a bar and in the log that the next step takes longer than the others."""
+    bar.set_postfix_str("compiling")
+    _logger.info("Compiling %s; this can take minutes.", what)

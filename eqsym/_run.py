@@ -22,7 +22,7 @@ from ._faults import Checkpoints, Faults, Figure
 from ._history import History
 from ._pretrain import Pretraining
 from ._processes import is_first, on_all, on_first
-from ._progress import progress_bar
+from ._progress import announce_compiling, progress_bar
 from ._run_folder import (
     describe_run,
     HISTORY,
@@ -118,16 +118,15 @@ def run(
     shape or number, pretraining of anything but a [`eqsym.SolidNet`][], and a folder
     whose checkpoints are all damaged, or are of another model or of other settings
     (with the fields that differ; `steps`, `checkpoint_every`, `mesh` and every `chunk`
-    may); `OSError` for a folder that cannot be written, or in which another run is
-    going on. All before anything is computed. `FloatingPointError` where training
-    diverges: 20 updates in a row were rejected. `OSError` where three checkpoints in a
-    row could not be written.
+    may), or whose history has other columns; `OSError` for a folder that cannot be
+    written, or in which another run is going on. All before anything is computed.
+    `FloatingPointError` where training diverges: 20 updates in a row were rejected.
+    `OSError` where three checkpoints in a row could not be written.
     """
     for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every)):
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
     folder = None if path is None else _writable(Path(path))
-    progress = progress if is_first() else False
     place, pretrain, chain = jax.random.split(key, 3)
     if isinstance(walkers, int):
         walkers = initial_walkers(wavefunction.crystal, walkers, key=place)
@@ -140,23 +139,23 @@ def run(
 
     with locked(folder):
         restored = checkpoints.restore(state)
+        start = 0 if restored is None else int(restored.step)
+        table = None if folder is None else folder / HISTORY
+        history = History(table, _COLUMNS, steps=start, write=is_first())
         if restored is not None:
             state = restored
         else:
-            if pretraining is not None:
-                wavefunction, walkers = _pretrained(
-                    pretraining, wavefunction, walkers, pretrain, progress
-                )
-            state = vmc.init(wavefunction, walkers, key=chain)
             with on_mesh(mesh):
+                if pretraining is not None:
+                    wavefunction, walkers = _pretrained(
+                        pretraining, wavefunction, walkers, pretrain, progress
+                    )
+                state = vmc.init(wavefunction, walkers, key=chain)
                 state = _burned_in(vmc, state, burn_in, progress)
             state = _place(state, mesh)
-        start = int(state.step)
-        table = None if folder is None else folder / HISTORY
-        history = History(table, _COLUMNS, steps=start, write=is_first())
         if folder is not None and start < steps:
             described = describe_run(wavefunction, settings)
-            part = session(start, steps, checkpoint_every)
+            part = session(start, steps, checkpoint_every, mesh)
             on_first(lambda: write_run_json(folder, described, part))
         if restored is None:
             checkpoints.save(state, history)
@@ -195,8 +194,7 @@ def _trained(
             _ended_by_sigterm(),
             progress_bar("Training", steps, progress, initial=start) as bar,
         ):
-            bar.set_postfix_str("compiling")
-            _logger.info("Compiling the training step; this can take minutes.")
+            announce_compiling(bar, "the training step")
             for i in range(start + 1, steps + 1):
                 state, statistics = step(state)
                 row = {
@@ -209,8 +207,8 @@ def _trained(
                 faults.see(i, row)
                 if i == start + 1:
                     _logger.info("The first step is done.")
-                if checkpoints.save_if_due(sound, history):
-                    figure.refresh(history)
+                checkpoints.save_if_due(sound, history)
+                figure.refresh(history)
                 _end_together(i)
                 bar.set_postfix_str(
                     f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
@@ -283,7 +281,7 @@ def _pretrained(
             "the network inside and start from its result."
         )
     with progress_bar("Pretraining", pretraining.steps, progress) as bar:
-        bar.set_postfix_str("compiling")
+        announce_compiling(bar, "the pretraining step")
 
         def show(step: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.5f}", refresh=False)
@@ -298,7 +296,7 @@ def _burned_in(
     move = eqx.filter_jit(vmc.equilibrate)
     replaced = 0
     with progress_bar("Burn-in", steps, progress) as bar:
-        bar.set_postfix_str("compiling")
+        announce_compiling(bar, "moves")
         for _ in range(steps):
             state = move(state)
             replaced += int(state.sampler.replaced)

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -47,6 +46,8 @@ CHECKPOINTS, HISTORY, RUN = "checkpoints", "history.csv", "run.json"
 _LOCK = "run.lock"
 # Characters of data in `run.json` that need not be read: operations and the like.
 _LONG = 400
+_GROUP = "eqsym.SpaceGroup"
+_PACKAGES = "eqsym jax jaxlib equinox optax folx numpy pyscf spglib".split()
 _SHOWN = 12
 
 
@@ -172,9 +173,10 @@ def load_run(
             f"The wave function of the run {path}, written by eqsym {version} (this is "
             f"{metadata.version('eqsym')}), cannot be loaded. {error}"
         ) from None
-    schedule, trained = None, None
+    planned = _field(description["settings"], "vmc", "schedule")
+    trained = None
     try:
-        schedule = decode(_field(description["settings"], "vmc", "schedule"), {})
+        schedule = decode(planned, {})
         stage = int(schedule.stage(jnp.asarray(max(0, step - 1))))
         drawn = decode(state["strategies"], arrays, ".strategies")[stage]
         trained = schedule.strategies[stage].view(network, drawn)
@@ -186,7 +188,7 @@ def load_run(
         walkers=walkers,
         history=read_history(Path(path) / HISTORY),
         step=step,
-        group=_group(schedule) or SpaceGroup.of(network.crystal),
+        group=_group(planned) or SpaceGroup.of(network.crystal),
     )
 
 
@@ -195,7 +197,7 @@ def describe_run(wavefunction: AbstractWavefunction, settings: Settings) -> Json
     crystal, encoded = wavefunction.crystal, encode(settings)
     parameters = jax.tree.leaves(partition(wavefunction)[0])
     strategies = settings.vmc.schedule.strategies
-    group = _group(settings.vmc.schedule)
+    group = _group(encoded)
     return {
         "crystal": {
             "species": list(crystal.species),
@@ -220,18 +222,23 @@ def describe_run(wavefunction: AbstractWavefunction, settings: Settings) -> Json
     }
 
 
-def session(start: int, steps: int, checkpoint_every: int) -> Json:
+def session(
+    start: int, steps: int, checkpoint_every: int, mesh: jax.sharding.Mesh | None
+) -> Json:
     """When, where and how a part of a run was done."""
     return {
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "from_step": start,
         "to_step": steps,
         "checkpoint_every": checkpoint_every,
-        "eqsym": metadata.version("eqsym"),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in _PACKAGES},
+        },
         "host": platform.node(),
+        "processes": jax.process_count(),
         "devices": [str(device) for device in jax.devices()],
+        "mesh": None if mesh is None else dict(mesh.shape),
     }
 
 
@@ -298,11 +305,15 @@ def _field(node: Json, *names: str) -> Json:
     return node
 
 
-def _group(tree: Any) -> SpaceGroup | None:
-    """The last group in a tree."""
-    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, SpaceGroup))
-    groups = [leaf for leaf in leaves if isinstance(leaf, SpaceGroup)]
-    return groups[-1] if groups else None
+def _group(node: Json) -> SpaceGroup | None:
+    """The last group in a description, whatever else is in it."""
+    found = None
+    if isinstance(node, dict) and node.get("class") == _GROUP:
+        return decode(node, {})
+    if isinstance(node, (dict, list)):
+        for inner in node.values() if isinstance(node, dict) else node:
+            found = _group(inner) or found
+    return found
 
 
 def _summary(node: Json) -> Json:

@@ -27,8 +27,9 @@ Value: TypeAlias = str | int | float
 Flat: TypeAlias = dict[str, Value]
 
 _LIBRARY = "eqsym"
-# Settings that change memory and rounding but not what is computed.
-_FREE = ("chunk",)
+# Paths of settings that change memory and rounding but not what is computed: fields,
+# and arguments of `functools.partial`.
+_FREE = (".chunk", "['chunk']")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -93,11 +94,11 @@ def flatten(node: Json, path: str) -> Flat:
 
 def differences(saved: Flat, here: Flat) -> list[str]:
     """A line for every field in which two descriptions differ. Numbers that are no
-    integers are the same up to rounding, which differs between machines; fields `chunk`
-    are free; and code can only be compared where the versions of Python agree."""
+    integers are the same up to rounding, which differs between machines; every `chunk`
+    is free; and code can only be compared where the versions of Python agree."""
     lines = []
     for name in sorted(saved.keys() | here.keys()):
-        if name.rpartition(".")[2] in _FREE:
+        if name.endswith(_FREE):
             continue
         one, other = saved.get(name, "nothing"), here.get(name, "nothing")
         if name.endswith("(code)") and isinstance(one, str) and isinstance(other, str):

@@ -14,7 +14,7 @@ from ._crystal import Crystal
 from ._group import SpaceGroup
 from ._irreps import character_table, Irrep
 from ._math import log_sum, rescaled, scaled_sum
-from ._momentum import check_projection, keeps_momentum
+from ._momentum import check_projection, keeps_momentum, lacks_translations
 from ._sharding import IMAGES, spread
 from ._types import AbstractFixed, Electrons, Key, LogPsi
 
@@ -247,9 +247,8 @@ class Symmetrized(AbstractWavefunction):
         modulo the supercell without all translations inside: weights of images need
         not have the translations of the crystal then."""
         group, momentum = self.symmetrizer.group, self.wavefunction.crystal_momentum
-        if momentum is None or self.symmetrizer.characters is None:
-            return None
-        if group.modulo_supercell and group.translations().order < self.crystal.cells:
+        unknown = self.symmetrizer.characters is None or lacks_translations(group)
+        if unknown or momentum is None:
             return None
         return momentum if keeps_momentum(group, momentum) else None
 

@@ -39,7 +39,8 @@ class VMCState(eqx.Module):
 
 class Statistics(eqx.Module):
     """What one training step saw. Energies in Hartree per primitive cell, NaN where
-    there was no walker with a finite one.
+    no walker had a finite one and a finite weight, or, but for the variance, where
+    coupled images have no positive weight.
 
     - `energy`: mean local energy, real part. Where the strategy couples images, as
         [`eqsym.Project`][] does: the objective, a mean of two energies.
@@ -60,8 +61,8 @@ class Statistics(eqx.Module):
     - `retries`: how often the optimizer had to solve its equations again, with more
         damping: the Gram matrix was singular to rounding.
     - `rejected`: 1 where the parameters were not finite after their update, no walker
-        had a finite energy, or coupled images have no positive weight: parameters and
-        optimizer stay as they were.
+        had a finite energy and weight, or coupled images have no positive weight:
+        parameters and optimizer stay as they were.
     """
 
     energy: Float[Array, ""]

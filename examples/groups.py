@@ -2,8 +2,8 @@
 
     python examples/groups.py
 
-Reads the CIF files in examples/crystals, with ASE: the extra `ase` of eqsym. Writes one
-picture each to runs/groups.
+Reads the CIF files in examples/crystals, with ASE, and writes one picture each to
+runs/groups; needs the extras `plot` and `ase` of eqsym.
 """
 
 import argparse

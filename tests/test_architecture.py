@@ -29,8 +29,8 @@ _SOURCES = {
 # A module imports only from levels above its own line. `_ansatz` counts as one module,
 # with an order of its own inside.
 _LEVELS = (
-    ("_types", "_estimate", "_history", "_processes", "_progress", "_serialise"),
-    ("_sharding",),
+    ("_threads", "_types", "_estimate", "_history", "_processes", "_serialise"),
+    ("_progress", "_sharding"),
     ("_math", "_crystal", "_checkpoint"),
     ("_operations", "_ewald", "_pyscf"),
     ("_vacuum",),

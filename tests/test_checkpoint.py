@@ -1,5 +1,6 @@
 """Checkpoints and histories on disk."""
 
+import hashlib
 import shutil
 import subprocess
 
@@ -157,6 +158,22 @@ def test_standard_tools_read_it(tmp_path):
         ["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "5", capture_output=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_pickles_are_not_read(tmp_path):
+    """Not even where the checksums agree."""
+    eqs.save_checkpoint(tmp_path, 5, _state(3))
+    arrays, sums = tmp_path / "5" / "arrays.npz", tmp_path / "5" / "SHA256SUMS"
+    with np.load(arrays) as file:
+        names = list(file)
+    foreign = np.array([print], object)
+    np.savez(arrays, allow_pickle=True, **dict.fromkeys(names, foreign))
+    lines = sums.read_text().splitlines()
+    digest = hashlib.sha256(arrays.read_bytes()).hexdigest()
+    sums.write_text("\n".join([f"{digest}  arrays.npz", lines[1]]))
+    assert eqs.latest_checkpoint(tmp_path) == 5
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        eqs.restore_checkpoint(tmp_path, 5, _state(3))
 
 
 @pytest.mark.parametrize(("size", "length"), [(0, 1), (4000, 1), (6000, 9000)])

@@ -209,7 +209,8 @@ def test_no_energy_at_all():
         _holed(5.0, np.inf)
 
 
-def test_walkers_that_are_replaced_are_reported(caplog):
+@pytest.mark.parametrize(("burn_in", "where"), [(1, "burn-in"), (0, "sampling")])
+def test_walkers_that_are_replaced_are_reported(caplog, burn_in, where):
     """Walkers that cannot move, two of them where there is no amplitude."""
     wavefunction, hamiltonian, _ = _case("real")
     places = walkers(wavefunction.crystal, 6).at[:, 0, 0].set(2.0)
@@ -219,13 +220,14 @@ def test_walkers_that_are_replaced_are_reported(caplog):
         walkers=places.at[:2, 0, 0].set(0.5),
         key=jax.random.key(0),
         steps=2,
-        burn_in=1,
+        burn_in=burn_in,
         sampler=eqs.Metropolis(1, width=1e-4),
         progress=False,
     )
     assert found.invalid == 0
     (message,) = caplog.messages
-    assert message.startswith("Evaluating: 2 walkers without a finite amplitude were")
+    assert message.startswith(f"Evaluating, {where}: 2 walkers without a finite")
+    assert ("error bars too small" in message) == (burn_in == 0)
 
 
 def test_same_key_same_numbers():

@@ -115,8 +115,9 @@ def test_energy_of_all_walkers(tmp_path, messages):
     with pytest.raises(FloatingPointError) as caught:
         _run(tmp_path, 40, hamiltonian=_broken(1e9, np.nan))
     message = str(caught.value)
-    assert "no walker had a finite local energy in the last 20 updates" in message
-    assert "up to step 20" in message and "Try a smaller learning rate" in message
+    assert "the last 20 updates, up to step 20, were rejected" in message
+    assert "In 20 of them no walker had a finite local energy and weight." in message
+    assert "Try a smaller learning rate" in message
     assert "In all 20 steps: 120 local energies" in messages()[-1]
     history = (tmp_path / "history.csv").read_text().splitlines()
     assert len(history) == 21 and history[-1].startswith("20,nan,nan,nan,nan,nan,")
@@ -229,11 +230,20 @@ def test_retries_reach_the_history(monkeypatch):
     assert list(found.history["retries"]) == [3, 3]
 
 
-def test_a_projection_without_weight_is_a_reason_to_stop():
+def test_the_reason_to_stop_is_the_most_frequent_one():
     faults = Faults()
-    with pytest.raises(FloatingPointError, match="no positive weight, as sampled"):
-        for step in range(1, 21):
-            faults.see(step, _row(rejected=1, variance=1.0, energy=np.nan))
+    good = _row(variance=1.0, energy=1.0)
+    projection = _row(rejected=1, variance=1.0, energy=np.nan)
+    for step in range(1, 20):
+        faults.see(step, projection)
+    faults.see(20, good)
+    others = [_row(rejected=1, variance=np.nan), good | {"rejected": 1}]
+    with pytest.raises(FloatingPointError) as caught:
+        for step, row in enumerate([others[0]] * 5 + [projection] * 14 + others, 21):
+            faults.see(step, row)
+    message = str(caught.value)
+    assert "the last 20 updates, up to step 40, were rejected" in message
+    assert "In 14 of them the projection had no positive weight" in message
 
 
 @pytest.mark.parametrize(
@@ -422,13 +432,29 @@ def test_figure(tmp_path, whole, messages, monkeypatch):
     assert "training.png could not be drawn: division by zero" in messages()
 
 
+def test_figures_do_not_wait_for_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(faults_module, "_FIGURE_SECONDS", 0.0)
+    seen = []
+    monkeypatch.setattr(faults_module, "_FIGURE_SHARE", 0.0)
+    draw = faults_module.plot_training
+    monkeypatch.setattr(
+        faults_module, "plot_training", lambda h: seen.append(len(h["step"])) or draw(h)
+    )
+    _run(tmp_path, 2, checkpoint_every=100)
+    assert seen == [1, 2, 2]
+    assert (tmp_path / "training.png").exists()
+
+
 def test_messages_are_logged(tmp_path, caplog, capfd):
     """By the logger `eqsym`, and nothing is printed where there is no terminal."""
     caplog.set_level(logging.INFO, logger="eqsym")
     _run(tmp_path, 1, pretraining=None)
     found = [r.getMessage() for r in caplog.records if r.name == "eqsym"]
     assert any("Training a Waves with 6 walkers from step 0 to 1" in m for m in found)
-    assert any("Compiling" in m for m in found)
+    assert [m for m in found if "Compiling" in m] == [
+        f"Compiling {what}; this can take minutes."
+        for what in ("moves", "the training step")
+    ]
     caplog.clear()
     vmc = eqs.VMC(_broken(-1e9, np.nan), eqs.Metropolis(2), eqs.Spring(0.1))
     again = dict(walkers=_WALKERS, key=jax.random.key(5), burn_in=1, path=tmp_path)

@@ -27,6 +27,8 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{port}", 2, int(number))
 import eqsym as eqs
 import eqsym._checkpoint as checkpoint_module
+import eqsym._faults as faults_module
+faults_module._FIGURE_SECONDS = 0
 from test_processes import crystal, estimates, trained
 if number == "0":
     write = checkpoint_module._write
@@ -54,7 +56,7 @@ try:
 except ValueError as error:
     disk = str(error).partition(", got")[0]
 with open(found, "w") as file:
-    json.dump([values, energy, basis, disk], file)
+    json.dump([values, energy, basis, disk, "matplotlib" in sys.modules], file)
 """
 
 
@@ -154,8 +156,12 @@ def test_training_and_estimates(alone, tmp_path, start):
     started = start(tmp_path / "run", 4)
     logs = _wait(started)
     first, second = (json.loads(found.read_text()) for _, found in started)
-    values, energy, error, disk = first
-    assert second == [values, energy, f"On the first process: {error}", disk]
+    values, energy, error, disk, drawn = first
+    assert second == [values, energy, f"On the first process: {error}", disk, False]
+    # One line for every step, and one that draws.
+    assert drawn and (tmp_path / "run" / "training.png").exists()
+    lines = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", "1", "2", "3", "4"]
     assert "nonsense" in error
     assert disk == "`path` must be on a disk that all processes share"
     for log in logs:

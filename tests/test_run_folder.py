@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import optax
+import pandas
 import pytest
 
 import eqsym as eqs
@@ -130,7 +131,9 @@ def test_run_json(trained):
     assert settings["vmc"]["sampler"]["moves"] == 2
     assert (settings["walkers"], settings["key"]) == (4, [0, _SEED])
     (session,) = found["sessions"]
-    assert session["eqsym"] == eqs.__version__ and session["jax"] == jax.__version__
+    versions = session["versions"]
+    assert versions["eqsym"] == eqs.__version__ and versions["jax"] == jax.__version__
+    assert session["mesh"] is None
     assert (session["from_step"], session["to_step"]) == (0, 2)
     assert session["devices"] == [str(device) for device in jax.devices()]
     assert not found["not_compared_when_resumed"]
@@ -251,7 +254,8 @@ def test_wave_function_of_the_users_own(plain):
 
 
 def test_settings_that_cannot_be_built(tmp_path):
-    """Symmetry by a function of the user's own, and an optax optimizer."""
+    """Symmetry by a function of the user's own, and an optax optimizer. The group can,
+    and is not that of the crystal."""
 
     def form(wavefunction, symmetrizer):
         return eqs.Symmetrized(wavefunction, symmetrizer, 4)
@@ -265,7 +269,18 @@ def test_settings_that_cannot_be_built(tmp_path):
     )
     found = eqs.load_run(tmp_path, waves())
     assert eqx.tree_equal(found.wavefunction, result.wavefunction)
-    assert found.trained is None and found.group == eqs.SpaceGroup.of(_CRYSTAL)
+    assert found.trained is None
+    assert found.group == _group() != eqs.SpaceGroup.of(_CRYSTAL)
+
+
+def test_history_opens_in_pandas(plain):
+    result, path = plain
+    table = pandas.read_csv(path / "history.csv")
+    assert list(table.columns) == list(result.history)
+    for name, values in result.history.items():
+        np.testing.assert_array_equal(table[name], values)
+    counts = ["step", "invalid", "dropped", "replaced", "retries", "rejected"]
+    assert all(table[name].dtype == np.int64 for name in counts)
 
 
 def test_functions_in_a_folder_are_not_called(tmp_path, trained):
@@ -340,6 +355,13 @@ def _rewritten(path, tmp_path, change):
     ]
     (place / "SHA256SUMS").write_text("".join(sums))
     return tmp_path / "run"
+
+
+def test_another_version_with_the_same_fields(tmp_path, trained, caplog):
+    path = _rewritten(trained[1], tmp_path, lambda d: d.update(eqsym="0.0.7"))
+    eqs.load_run(path)
+    (message,) = caplog.messages
+    assert "was written by eqsym 0.0.7, this is" in message
 
 
 def test_another_version(tmp_path, trained):

@@ -167,6 +167,8 @@ def test_differences():
         "x.learning_rate: saved 0.1, here 0.2"
     ]
     assert _differences(rate, eqs.Spring(0.1, chunk=4)) == []
+    forms = [functools.partial(eqs.Symmetrized, chunk=chunk) for chunk in (2, 4)]
+    assert _differences(*forms) == []
     assert (
         "x.learning_rate: saved 0.1"
         in _differences(rate, eqs.Spring(_decaying(0.1)))[0]

@@ -12,10 +12,11 @@ import eqsym as eqs
 from toys import hydrogen, walkers
 
 
-_START = """
+_START = r"""
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
+import re, sys
 import equinox as eqx, numpy as np
 import eqsym as eqs
 from eqsym._sharding import on_mesh
@@ -24,6 +25,21 @@ MESHES = [
     eqs.device_mesh(images=images, devices=devices)
     for devices, images in ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 8))
 ]
+
+
+def largest(text):
+    # Numbers in the largest array of one device.
+    shapes = re.findall(r"f64\[([\d,]+)\]", text)
+    return max(np.prod([int(n) for n in shape.split(",")]) for shape in shapes)
+
+
+def same(one, other):
+    for a, b in zip(
+        jax.tree.leaves(eqx.filter(one, eqx.is_inexact_array)),
+        jax.tree.leaves(eqx.filter(other, eqx.is_inexact_array)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 """
 
 _STEPS = """
@@ -51,33 +67,25 @@ for mesh, found in zip(MESHES, others, strict=True):
     for leaf in jax.tree.leaves(found.wavefunction):
         assert len(leaf.sharding.device_set) == mesh.size
     np.testing.assert_allclose(found.walkers, alone.walkers, rtol=0, atol=1e-12)
-    for a, b in zip(
-        jax.tree.leaves(eqx.filter(found.state, eqx.is_inexact_array)),
-        jax.tree.leaves(eqx.filter(alone.state, eqx.is_inexact_array)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    same(found.state, alone.state)
 print("done")
 """
 
-_SCORES = r"""
-import re
+_NETWORK = """
 crystal = eqs.Crystal.rock_salt("Li", "H", a=4.0, unit="angstrom")
 gamma = np.zeros((2, 3))
 network = eqs.SolidNet(
     crystal, eqs.Occupation((gamma, gamma)), widths=((24, 6), (23, 6)),
     determinants=2, key=jax.random.key(0),
 )
+"""
+
+_SCORES = """
 places = eqs.initial_walkers(crystal, 16, key=jax.random.key(1))
 
 
 def gram(walkers):
     return eqs.Scores(network, walkers).factored().gram()
-
-
-def largest(text):
-    shapes = re.findall(r"f64\[([\d,]+)\]", text)
-    return max(np.prod([int(n) for n in shape.split(",")]) for shape in shapes)
 
 
 found = {}
@@ -92,6 +100,40 @@ for value, _ in others:
 print(most, *(size for _, size in others))
 """
 
+
+_IMAGES = """
+crystal = hydrogen(supercell=(2, 1, 1))
+group = eqs.SpaceGroup.of(crystal)
+places, operations = walkers(crystal, 16), []
+for chunk in (None, 8):
+    averaged = eqs.Symmetrized(
+        waves(crystal, b=(0.1, 0.2, 0.3)), eqs.GroupAverage(group), chunk
+    )
+    amplitudes = jax.jit(jax.vmap(lambda electrons: averaged(electrons).log))
+    for mesh in (MESHES[0], MESHES[5]):
+        with on_mesh(mesh):
+            lowered = amplitudes.lower(eqs.shard_walkers(places, mesh))
+            operations.append(lowered.compile().cost_analysis()["flops"])
+print(*operations)
+"""
+
+_RESUMED = """
+vmc = eqs.VMC(eqs.Hamiltonian(crystal), eqs.Metropolis(2), eqs.Spring(), chunk=4)
+
+
+def trained(steps, mesh=None, path=None):
+    return eqs.run(
+        vmc, network, steps=steps, walkers=8, key=jax.random.key(1), mesh=mesh,
+        burn_in=1, path=path, progress=False,
+    )
+
+
+for steps, mesh in enumerate((None, MESHES[4], MESHES[1]), start=1):
+    resumed = trained(steps, mesh, sys.argv[1])
+    assert resumed.state.step == steps
+same(resumed.state, trained(3).state)
+print("done")
+"""
 
 _ESTIMATES = """
 crystal = hydrogen(supercell=(2, 1, 1))
@@ -122,6 +164,11 @@ def numbers(mesh):
             progress=False,
         )
         found.append(trained.wavefunction.a)
+    noise = eqs.gradient_noise(
+        vmc, trained.state, key=jax.random.key(2), repeats=3, spacing=0, burn_in=0,
+        progress=False,
+    )
+    found.append(noise.update.deviation.mean)
     return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
 
@@ -135,11 +182,11 @@ print("done")
 """
 
 
-def _run(script):
+def _run(script, *arguments):
     here = os.path.dirname(os.path.abspath(__file__))
     path = os.pathsep.join([here, os.path.dirname(here)])
     found = subprocess.run(
-        [sys.executable, "-c", _START + script],
+        [sys.executable, "-c", _START + script, *arguments],
         env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
@@ -161,10 +208,24 @@ def test_estimates_and_strategies_do_not_depend_on_the_mesh():
 
 
 @pytest.mark.slow
+def test_a_network_goes_on_on_other_meshes(tmp_path):
+    """From one device to eight along both axes, and to two."""
+    assert _run(_NETWORK + _RESUMED, str(tmp_path / "run")) == "done"
+
+
+def test_no_device_computes_all_images():
+    """Operations of one device, with all images and with an eighth of them, at once and
+    in chunks."""
+    whole, eighth, chunk, eighth_of_chunk = map(float, _run(_IMAGES).split())
+    assert whole / eighth == pytest.approx(8, rel=0.15)
+    assert chunk / eighth_of_chunk == pytest.approx(8, rel=0.15)
+
+
+@pytest.mark.slow
 def test_no_device_holds_all_scores():
     """The largest array of one device, with all walkers and with an eighth and a fourth
     of them. Parameters do not divide over the devices, and are padded."""
-    alone, eighth, fourth = (int(size) for size in _run(_SCORES).split())
+    alone, eighth, fourth = (int(size) for size in _run(_NETWORK + _SCORES).split())
     assert 8 * eighth == pytest.approx(alone, rel=0.01)
     assert 4 * fourth == pytest.approx(alone, rel=0.01)
 

@@ -1,0 +1,24 @@
+"""How many threads XLA computes with on a CPU."""
+
+import os
+
+
+# More than calls of LAPACK, those of independent determinants, that run at a time.
+_THREADS = 6
+
+
+def enlarge_pool() -> None:
+    """Sees to it that a CPU of few cores does not wait forever.
+
+    A call of LAPACK for a batch of matrices runs on one thread of a pool, hands parts
+    of the batch to others of the same pool, and blocks until these are done. XLA makes
+    the pool as large as there are cores, and runs independent calls at a time: with two
+    cores, two of them wait for threads that there are not (jaxlib 0.10). On a single
+    core nothing is handed on. Of use before JAX starts its devices only.
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        cores = os.cpu_count() or 1
+    if 1 < cores < _THREADS and "NPROC" not in os.environ:
+        os.environ.setdefault("PJRT_NPROC", str(_THREADS))
