@@ -98,18 +98,18 @@ def _steps(
                 yield state.walkers
                 bar.set_postfix_str("", refresh=False)
             bar.update()
-    for count, where, meaning in zip(
+    for number, where, meaning in zip(
         replaced,
         ("burn-in", "sampling"),
         ("", " These are not independent, and error bars too small."),
         strict=True,
     ):
-        if count > 0:
+        if number > 0:
             _logger.warning(
                 "%s, %s: %s%s Look for an amplitude that is not finite.",
                 name,
                 where,
-                REPLACED.format(count),
+                REPLACED.format(number),
                 meaning,
             )
 

@@ -231,15 +231,21 @@ def session(
         "from_step": start,
         "to_step": steps,
         "checkpoint_every": checkpoint_every,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in _PACKAGES},
-        },
+        "versions": {"python": platform.python_version(), **_versions()},
         "host": platform.node(),
         "processes": jax.process_count(),
         "devices": [str(device) for device in jax.devices()],
         "mesh": None if mesh is None else dict(mesh.shape),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that are installed: a run needs no PySCF."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def write_run_json(folder: Path, described: Json, session: Json) -> None:

@@ -178,3 +178,38 @@ def test_orbitals_whose_average_is_zero():
     with pytest.raises(ValueError, match="averages of orbitals .* are zero"):
         every = eqs.GroupAverage(group.with_translations())
         eqs.SymmetrizedOrbitals(network, every)
+
+
+def test_orbitals_that_are_odd_under_a_translation():
+    """Their sum with characters that are odd too is not zero; with others it is."""
+    crystal = eqs.Crystal.bcc("H", a=5.0, unit="bohr", supercell=(2, 1, 1))
+    k = crystal.frac_kpoints @ crystal.lattice.reciprocal
+    even, odd = (small_network(crystal, x, x) for x in (k[:1], k[1:]))
+    group = eqs.SpaceGroup.of(crystal)
+    whole = group.with_translations()
+    # The identity, then the translation, come first of their cosets.
+    change = [group.order, 0]
+    projections = [
+        eqs.IrrepProjection(whole, irrep)
+        for irrep in eqs.irreps(whole)
+        if np.allclose(irrep.characters[change], (-1, 1))
+    ]
+    assert projections
+    eqs.SymmetrizedOrbitals(odd, projections[0])
+    with pytest.raises(ValueError, match="averages of orbitals .* are zero"):
+        eqs.SymmetrizedOrbitals(even, projections[0])
+
+
+def test_momentum_is_not_known_without_all_translations():
+    """In a group modulo the supercell weights of images have its translations only."""
+    crystal = eqs.Crystal.bcc("H", a=5.0, unit="bohr", supercell=(2, 1, 1))
+    k = crystal.frac_kpoints[:1] @ crystal.lattice.reciprocal
+    network = small_network(crystal, k, k)
+    whole = eqs.SpaceGroup.of(crystal).with_translations()
+    for group, known in ((whole, True), (whole.point_part(), False)):
+        symmetrizer = eqs.Canonicalization(eqs.FundamentalDomain.of(group))
+        for averaged in (
+            eqs.Symmetrized(network, symmetrizer),
+            eqs.SymmetrizedOrbitals(network, symmetrizer, average_phases=False),
+        ):
+            assert (averaged.crystal_momentum is not None) == known

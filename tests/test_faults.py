@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 import eqsym as eqs
 import eqsym._faults as faults_module
 import eqsym._optimizer as optimizer_module
+import eqsym._run as run_module
 from eqsym._faults import Faults, Figure
 from eqsym._history import History
 from toys import Counting, Cut, hydrogen, Lattice, walkers, waves
@@ -410,6 +411,16 @@ def test_empty_history(tmp_path, whole, messages, text):
         "and walkers are not affected."
     ]
     assert len(path.read_text().splitlines()) == 2
+
+
+def test_history_of_other_columns(tmp_path, monkeypatch):
+    """Refused before anything is computed, and left as it is."""
+    path = tmp_path / "history.csv"
+    path.write_text("step,energy\n1,2.0\n")
+    monkeypatch.setattr(run_module, "_burned_in", lambda *arguments: 1 / 0)
+    with pytest.raises(ValueError, match="has the columns step,energy, expected"):
+        _run(tmp_path)
+    assert path.read_text() == "step,energy\n1,2.0\n"
 
 
 def test_figure(tmp_path, whole, messages, monkeypatch):
