@@ -16,7 +16,7 @@ from ._estimate import Estimate, Evaluation
 from ._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
 from ._math import check_chunk, chunked_vmap
 from ._processes import on_host
-from ._progress import announce_compiling, progress_bar
+from ._progress import progress_bar
 from ._sampler import AbstractSampler, AbstractSamplerState, Metropolis, REPLACED
 from ._sharding import mesh_of, on_mesh
 from ._types import Electrons, Key, Walkers
@@ -89,8 +89,8 @@ def _steps(
     count = chains.burn_in + chains.steps
     # In burn-in, and later.
     replaced = [jnp.zeros((), int)] * 2
-    with progress_bar(name, count, chains.progress) as bar:
-        announce_compiling(bar, "moves and estimators")
+    compiled = "moves and estimators"
+    with progress_bar(name, count, chains.progress, compiled=compiled) as bar:
         for i in range(count):
             state = _advanced(sampler, wavefunction, state)
             replaced[i >= chains.burn_in] += state.replaced

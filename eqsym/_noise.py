@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from ._estimate import Estimate
 from ._optimizer import AbstractOptimizer, AbstractOptimizerState
-from ._progress import announce_compiling, progress_bar
+from ._progress import progress_bar
 from ._scores import Scores
 from ._sharding import mesh_of, on_mesh
 from ._types import Key, partition
@@ -124,9 +124,10 @@ def gradient_noise(
     squares: list[tuple[float, float]] = []
     with (
         on_mesh(mesh_of(walkers)),
-        progress_bar("Gradient noise", repeats, progress) as bar,
+        progress_bar(
+            "Gradient noise", repeats, progress, compiled="the training step"
+        ) as bar,
     ):
-        announce_compiling(bar, "the training step")
         for i in range(repeats):
             for _ in range(spacing if i else burn_in):
                 current = _moved(probe, current)

@@ -13,7 +13,7 @@ from ._domain import FundamentalDomain
 from ._hamiltonian import AbstractHamiltonian, check_crystals
 from ._math import chunked_vmap
 from ._plot_parts import domain_traces, plane_axes
-from ._progress import announce_compiling, progress_bar
+from ._progress import progress_bar
 from ._sectors import Sectors
 from ._types import Electrons
 
@@ -93,8 +93,8 @@ def translation_scan(
         return chunked_vmap(at, shifts, chunk)
 
     rows = []
-    with progress_bar("Scanning", points, progress) as bar:
-        announce_compiling(bar, "a line of the scan")
+    compiled = "a line of the scan"
+    with progress_bar("Scanning", points, progress, compiled=compiled) as bar:
         for shifts in start + grid:
             shifts = jnp.asarray(shifts, electrons.dtype)
             rows.append(jax.device_get(line(wavefunction, hamiltonian, shifts)))

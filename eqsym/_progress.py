@@ -12,7 +12,12 @@ _logger = logging.getLogger("eqsym")
 
 
 def progress_bar(
-    name: str, total: int | None, progress: bool | None, *, initial: int = 0
+    name: str,
+    total: int | None,
+    progress: bool | None,
+    *,
+    initial: int = 0,
+    compiled: str | None = None,
 ) -> Any:
     """A bar of tqdm, of the first process only.
 
@@ -22,14 +27,14 @@ def progress_bar(
     - `total`: the number of steps, if it is known.
     - `progress`: whether to show it; `None` for on terminals only.
     - `initial`: steps that were done before.
+    - `compiled`: what the first step compiles: that it takes longer than the others is
+        said on the bar and in the log.
     """
     disable = None if progress is None else not progress
     if not is_first():
         disable = True
-    return tqdm(desc=name, total=total, initial=initial, disable=disable)
-
-
-def announce_compiling(bar: Any, what: str) -> None:
-    """Says on a bar and in the log that the next step takes longer than the others."""
-    bar.set_postfix_str("compiling")
-    _logger.info("Compiling %s; this can take minutes.", what)
+    bar = tqdm(desc=name, total=total, initial=initial, disable=disable)
+    if compiled is not None:
+        bar.set_postfix_str("compiling")
+        _logger.info("Compiling %s; this can take minutes.", compiled)
+    return bar

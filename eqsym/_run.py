@@ -22,7 +22,7 @@ from ._faults import Checkpoints, Faults, Figure
 from ._history import History
 from ._pretrain import Pretraining
 from ._processes import is_first, on_all, on_first
-from ._progress import announce_compiling, progress_bar
+from ._progress import progress_bar
 from ._run_folder import (
     describe_run,
     HISTORY,
@@ -192,9 +192,14 @@ def _trained(
     try:
         with (
             _ended_by_sigterm(),
-            progress_bar("Training", steps, progress, initial=start) as bar,
+            progress_bar(
+                "Training",
+                steps,
+                progress,
+                initial=start,
+                compiled="the training step",
+            ) as bar,
         ):
-            announce_compiling(bar, "the training step")
             for i in range(start + 1, steps + 1):
                 state, statistics = step(state)
                 row = {
@@ -280,8 +285,9 @@ def _pretrained(
             f"`{type(wavefunction).__name__}`. Leave `pretraining` out, or call it on "
             "the network inside and start from its result."
         )
-    with progress_bar("Pretraining", pretraining.steps, progress) as bar:
-        announce_compiling(bar, "the pretraining step")
+    with progress_bar(
+        "Pretraining", pretraining.steps, progress, compiled="the pretraining step"
+    ) as bar:
 
         def show(step: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.5f}", refresh=False)
@@ -295,8 +301,7 @@ def _burned_in(
 ) -> VMCState:
     move = eqx.filter_jit(vmc.equilibrate)
     replaced = 0
-    with progress_bar("Burn-in", steps, progress) as bar:
-        announce_compiling(bar, "moves")
+    with progress_bar("Burn-in", steps, progress, compiled="moves") as bar:
         for _ in range(steps):
             state = move(state)
             replaced += int(state.sampler.replaced)
