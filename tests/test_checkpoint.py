@@ -1,6 +1,5 @@
 """Checkpoints and histories on disk."""
 
-import hashlib
 import shutil
 import subprocess
 
@@ -14,7 +13,7 @@ from jaxtyping import Array
 import eqsym as eqs
 from eqsym._history import History
 from eqsym._serialise import encode
-from toys import hydrogen, waves
+from toys import hydrogen, seal, waves
 
 
 class State(eqx.Module):
@@ -163,14 +162,12 @@ def test_standard_tools_read_it(tmp_path):
 def test_pickles_are_not_read(tmp_path):
     """Not even where the checksums agree."""
     eqs.save_checkpoint(tmp_path, 5, _state(3))
-    arrays, sums = tmp_path / "5" / "arrays.npz", tmp_path / "5" / "SHA256SUMS"
+    arrays = tmp_path / "5" / "arrays.npz"
     with np.load(arrays) as file:
         names = list(file)
     foreign = np.array([print], object)
     np.savez(arrays, allow_pickle=True, **dict.fromkeys(names, foreign))
-    lines = sums.read_text().splitlines()
-    digest = hashlib.sha256(arrays.read_bytes()).hexdigest()
-    sums.write_text("\n".join([f"{digest}  arrays.npz", lines[1]]))
+    seal(tmp_path / "5")
     assert eqs.latest_checkpoint(tmp_path) == 5
     with pytest.raises(ValueError, match="allow_pickle=False"):
         eqs.restore_checkpoint(tmp_path, 5, _state(3))
