@@ -3,16 +3,14 @@
 import abc
 
 import equinox as eqx
-import folx
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.extend.core.primitives import remat_p
 from jaxtyping import Array, Float, Inexact
 
 from ._ansatz.base import AbstractWavefunction
 from ._crystal import Crystal
 from ._ewald import Ewald
+from ._laplacian import forward_laplacian
 from ._math import full_precision
 from ._types import Electrons
 
@@ -101,22 +99,11 @@ class ForwardLaplacian(AbstractKinetic):
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Inexact[Array, ""]:
         """See [`eqsym.AbstractKinetic`][]."""
-        parts = _log_parts(wavefunction)
-        # Otherwise folx would take what is in a `jax.checkpoint` for one operation of
-        # which nothing is known, and compute its Hessian.
-        folx.register_function(remat_p, _inside_checkpoint)
-        laplacian = folx.forward_laplacian(
-            parts, self.sparsity_threshold, disable_jit=True
+        results = forward_laplacian(
+            _log_parts(wavefunction), electrons, self.sparsity_threshold
         )
-        # folx relies on promotions that users may have forbidden.
-        allowed = (
-            jax.numpy_rank_promotion("allow"),
-            jax.numpy_dtype_promotion("standard"),
-        )
-        with allowed[0], allowed[1]:
-            results = laplacian(electrons)
         return _kinetic(
-            [result.jacobian.dense_array for result in results],
+            [result.gradient for result in results],
             [result.laplacian for result in results],
         )
 
@@ -145,13 +132,6 @@ class HessianLaplacian(AbstractKinetic):
         directions = jnp.eye(coordinates.size, dtype=coordinates.dtype)
         firsts, seconds = jax.lax.map(derivatives, directions)
         return _kinetic(firsts, [jnp.sum(part) for part in seconds])
-
-
-def _inside_checkpoint(args, kwargs, sparsity_threshold):
-    """What folx does with `jax.checkpoint`: nothing is gained from one in a forward
-    pass, so evaluate its contents."""
-    function = jaxpr_as_fun(ClosedJaxpr(kwargs["jaxpr"], ()))
-    return folx.forward_laplacian(function, sparsity_threshold, disable_jit=True)(*args)
 
 
 def _log_parts(wavefunction: AbstractWavefunction):
