@@ -68,7 +68,14 @@ class AbstractKinetic(eqx.Module):
 
 
 class ForwardLaplacian(AbstractKinetic):
-    """Value, gradient and Laplacian in one forward pass, by `folx`.
+    """Value, gradient and Laplacian in one forward pass, by the rules of `folx`.
+
+    Operations without a rule have their whole Hessian computed, which a warning tells.
+    Of a `jax.custom_vjp` function it differentiates the function, and not its rule.
+
+    **Raises:** `ValueError` when called with a wave function that has an operation it
+    cannot differentiate. The message names the operation and what else to try,
+    [`eqsym.HessianLaplacian`][].
 
     R. Li, H. Ye, D. Jiang et al., "A computational framework for neural network-based
     variational Monte Carlo with forward Laplacian", Nat. Mach. Intell. 6, 209 (2024).
@@ -110,7 +117,9 @@ class ForwardLaplacian(AbstractKinetic):
 
 class HessianLaplacian(AbstractKinetic):
     """The diagonal of the Hessian, one coordinate after another. A slow reference,
-    for tests and for wave functions that `folx` cannot differentiate."""
+    for tests and for wave functions that [`eqsym.ForwardLaplacian`][] cannot
+    differentiate. JAX must be able to, forward and twice: not through `jax.custom_vjp`.
+    """
 
     @full_precision()
     def __call__(

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from folx.api import FwdJacobian, FwdLaplArray
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from jax.extend.core.primitives import custom_vjp_call_p, jit_p, remat_p, scan_p
 from jax.extend.source_info_util import summarize
@@ -62,8 +63,9 @@ def forward_laplacian(
     differentiate. What `function` itself raises comes out as it is.
     """
     traced = jax.make_jaxpr(function)(x)
-    unit = x.size if sparsity_threshold < 1 else 1
-    walk = _Walk(x.size, int(sparsity_threshold * unit))
+    coordinates = x.size
+    unit = coordinates if sparsity_threshold < 1 else 1
+    walk = _Walk(coordinates, int(sparsity_threshold * unit))
     # folx relies on promotions that users may have forbidden.
     rank = jax.numpy_rank_promotion("allow")
     dtype = jax.numpy_dtype_promotion("standard")
@@ -84,9 +86,9 @@ class _Walk(NamedTuple):
     def dense(self, value: Any) -> FwdLaplArray:
         """The value with its derivatives by all coordinates, zero if there are none."""
         if not isinstance(value, FwdLaplArray):
-            value = jnp.asarray(value)
-            jacobian = jnp.zeros((self.coordinates, *value.shape), value.dtype)
-            return FwdLaplArray(value, FwdJacobian(jacobian), jnp.zeros_like(value))
+            array = jnp.asarray(value)
+            jacobian = jnp.zeros((self.coordinates, *array.shape), array.dtype)
+            return FwdLaplArray(array, FwdJacobian(jacobian), jnp.zeros_like(array))
         jacobian = value.jacobian.dense_array
         rows = ((0, self.coordinates - len(jacobian)),) + ((0, 0),) * value.ndim
         return value._replace(jacobian=FwdJacobian(jnp.pad(jacobian, rows)))
@@ -96,9 +98,10 @@ class _Walk(NamedTuple):
         variables = (*traced.jaxpr.constvars, *traced.jaxpr.invars)
         known = dict(zip(variables, (*traced.consts, *inputs), strict=True))
 
-        def read(atom):
+        def read(atom: Any) -> Any:
             if isinstance(atom, Literal):
-                return np.asarray(atom.val, atom.aval.dtype)
+                kind: Any = atom.aval
+                return np.asarray(atom.val, kind.dtype)
             return known[atom]
 
         for equation in traced.jaxpr.eqns:
@@ -125,10 +128,11 @@ class _Walk(NamedTuple):
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:
+            name = params["name"] if primitive is jit_p else primitive.name
             dense = "leave out `sparsity_threshold`, or "
             raise ValueError(
-                f"`ForwardLaplacian` cannot differentiate `{primitive.name}`"
-                f"{_place(equation)} in this wave function: "
+                f"`ForwardLaplacian` cannot differentiate `{name}`{_place(equation)} "
+                "in this wave function: "
                 f"{dense if self.sparsity_threshold else ''}try "
                 "`eqs.Hamiltonian(crystal, kinetic=eqs.HessianLaplacian())`, which is "
                 "slower and uses the derivatives of JAX alone."
@@ -136,7 +140,8 @@ class _Walk(NamedTuple):
 
     def _differentiated(self, equation: JaxprEqn, inputs: _Values) -> _Values:
         """By the rule of folx for the operation."""
-        inexact = [jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in equation.outvars]
+        types: list[Any] = [variable.aval for variable in equation.outvars]
+        inexact = [jnp.issubdtype(t.dtype, jnp.inexact) for t in types]
         if all(inexact):
             return folx.forward_laplacian(
                 lambda *values: self._plain(equation, values),
@@ -169,7 +174,7 @@ class _Walk(NamedTuple):
         """Without derivatives."""
         primitive = equation.primitive
         # folx follows sparse derivatives through indices that it can read.
-        constant = not any(isinstance(value, jax.core.Tracer) for value in values)
+        constant = not any(isinstance(value, Tracer) for value in values)
         early = constant and self.sparsity_threshold > 0
         with jax.ensure_compile_time_eval() if early else contextlib.nullcontext():
             outputs = primitive.bind(
