@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_standard import rounded_graphene, ROUNDED, salt_cube
+from test_standard import ROUNDED, rounded_graphene, salt_cube
 
 import eqsym as eqs
 

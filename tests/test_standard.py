@@ -135,7 +135,7 @@ def test_symmetrized_keeps_electrons_supercell_and_twist():
 _HALL_NUMBERS = st.integers(1, 530).filter(lambda n: len(database(n)[0]) <= 24)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(_HALL_NUMBERS, st.integers(0, 2**16))
 def test_noise_is_undone_in_every_space_group(hall, seed):
     """Against the crystal before the noise, whose operations are from the tables."""
@@ -154,7 +154,8 @@ def test_noise_is_undone_in_every_space_group(hall, seed):
     )
     found = noisy.symmetrized(1e-2)
     order = eqs.SpaceGroup.of(exact).order
-    assert eqs.SpaceGroup.of(noisy).order < order or order == 1
+    # One or two nuclei always have an inversion between them.
+    assert eqs.SpaceGroup.of(noisy).order < order or order <= 2
     assert eqs.SpaceGroup.of(found).order >= order
     np.testing.assert_allclose(found.positions, exact.positions @ turn, atol=3e-3)
     # A crystal that is exact does not move.
