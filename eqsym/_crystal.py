@@ -342,8 +342,8 @@ class Crystal(AbstractFixed):
         turned, and order of nuclei, supercell, charge, spin and twist stay as they are.
         The middle of all nuclei keeps its fractions.
 
-        A warning on the logger `eqsym` says how far nuclei and lattice vectors move,
-        if they do.
+        A warning on the logger `eqsym` says how far nuclei and lattice vectors move. If
+        they do not, the same crystal is returned.
 
         **Arguments:**
 
@@ -354,14 +354,15 @@ class Crystal(AbstractFixed):
         of them would have to move farther.
         """
         found = symmetrized_cell(cell_of(self), symprec)
-        if max(found.shift, found.strain) > SAME_PLACE:
-            _logger.warning(
-                "Symmetrized with %d operations: nuclei move by up to %s Bohr in the "
-                "cell, lattice vectors by up to %s.",
-                len(found.rotations),
-                in_bohr(found.shift),
-                in_bohr(found.strain),
-            )
+        if max(found.shift, found.strain) < SAME_PLACE:
+            return self
+        _logger.warning(
+            "Symmetrized with %d operations: nuclei move by up to %s Bohr in the cell, "
+            "lattice vectors by up to %s.",
+            len(found.rotations),
+            in_bohr(found.shift),
+            in_bohr(found.strain),
+        )
         return with_cell(self, found.cell)
 
     def primitive(self, *, keep_cell: bool = False, **kwargs: Any) -> "Crystal":

@@ -5,6 +5,7 @@ import pytest
 from test_standard import ROUNDED, rounded_graphene, salt_cube
 
 import eqsym as eqs
+from eqsym import _search, _standard
 
 
 @pytest.mark.parametrize("name", ROUNDED)
@@ -62,27 +63,27 @@ def test_distortions_are_not_rounding(caplog):
 
 
 def test_a_coarse_search_that_fails_is_not_the_last(caplog, monkeypatch):
-    find = eqs._standard.find_operations
+    find = _standard.find_operations
 
     def fails(cell, symprec):
         if symprec > 2e-3:
             raise ValueError
         return find(cell, symprec)
 
-    monkeypatch.setattr(eqs._standard, "find_operations", fails)
+    monkeypatch.setattr(_standard, "find_operations", fails)
     eqs.SpaceGroup.of(rounded_graphene())
     assert "with 0.001: 24" in caplog.messages[0]
 
 
 def test_good_crystals_are_searched_twice_and_nothing_is_said(caplog, monkeypatch):
-    find, asked = eqs._standard.find_operations, []
+    find, asked = _standard.find_operations, []
 
     def counted(cell, symprec):
         asked.append(symprec)
         return find(cell, symprec)
 
-    monkeypatch.setattr(eqs._standard, "find_operations", counted)
-    monkeypatch.setattr(eqs._search, "find_operations", counted)
+    monkeypatch.setattr(_standard, "find_operations", counted)
+    monkeypatch.setattr(_search, "find_operations", counted)
     assert eqs.SpaceGroup.of(salt_cube()).order == 192
     assert len(asked) == 2 and not caplog.messages
 
