@@ -1,6 +1,7 @@
 """Lattices and crystals: geometry, electrons, supercell and twist."""
 
 import itertools
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -8,8 +9,17 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
+from ._standard import (
+    Cell,
+    in_bohr,
+    primitive_cell,
+    SAME_PLACE,
+    symmetrized_cell,
+)
 from ._types import AbstractFixed
 
+
+_logger = logging.getLogger("eqsym")
 
 Unit: TypeAlias = Literal["angstrom", "bohr"]
 
@@ -322,6 +332,105 @@ class Crystal(AbstractFixed):
         """Nuclear charges in the order of `supercell_positions`."""
         return np.tile(self.atomic_numbers, self.cells)
 
+    def symmetrized(self, symprec: float) -> "Crystal":
+        """The crystal with nuclei and lattice exactly where its space group wants them.
+
+        Coordinates in a structure file are rounded, and a rounded crystal has few
+        symmetry operations to the precision of [`eqsym.SpaceGroup.of`][], which then
+        warns. This takes the operations within a coarser precision and averages over
+        them: the metric of the lattice, and the images of each nucleus. The cell is not
+        turned, and order of nuclei, supercell, charge, spin and twist stay as they are.
+        The middle of all nuclei keeps its fractions.
+
+        A warning on the logger `eqsym` says how far nuclei and lattice vectors move. If
+        they do not, the same crystal is returned.
+
+        **Arguments:**
+
+        - `symprec`: in Bohr, how far from symmetric places nuclei may be, and how far
+            they and the ends of lattice vectors may be moved.
+
+        **Raises:** `ValueError` if spglib finds no group to this precision, or if one
+        of them would have to move farther.
+        """
+        found = symmetrized_cell(cell_of(self), symprec)
+        if max(found.shift, found.strain) < SAME_PLACE:
+            return self
+        _logger.warning(
+            "Symmetrized with %d operations: nuclei move by up to %s Bohr in the cell, "
+            "lattice vectors by up to %s.",
+            len(found.rotations),
+            in_bohr(found.shift),
+            in_bohr(found.strain),
+        )
+        return with_cell(self, found.cell)
+
+    def primitive(self, *, keep_cell: bool = False, **kwargs: Any) -> "Crystal":
+        """The same crystal in its primitive cell: what takes least work for each
+        electron. A structure file often has a conventional cell: four times the
+        electrons of the primitive one for rock salt.
+
+        ```python
+        eqs.Crystal.from_ase(ase.io.read("LiH.cif")).primitive(supercell=2)
+        ```
+
+        Nuclei stay where they are in space, each the first one of its kind in the
+        given cell, and in the same order. Lattice vectors along which nothing repeats
+        stay, such as the vacuum of a slab; others are Niggli-reduced, which does not
+        turn them. A crystal in its primitive cell is returned as it is. Found by spglib
+        to 1e-5 Bohr; a warning on the logger `eqsym` says if there is a smaller cell
+        but for rounding: then use `symmetrized` first.
+
+        **Arguments:**
+
+        - `keep_cell`: whether the supercell stays the same in space, and with it its
+            charge, spin and twist: the same system, of which more symmetry is known,
+            with results for each primitive cell.
+        - `kwargs`: otherwise `supercell`, `charge`, `spin` and `twist` of the new
+            crystal, as for [`eqsym.Crystal`][]. By default one primitive cell, neutral,
+            with the lowest spin and without twist.
+
+        **Raises:** `ValueError` if the crystal has another supercell, charge, spin or
+        twist than the default and neither `keep_cell` nor `kwargs` says what becomes of
+        it.
+        """
+        if keep_cell and kwargs:
+            raise ValueError(
+                "`keep_cell` takes supercell, charge, spin and twist of the given "
+                f"crystal, got {sorted(kwargs)} as well. Leave one of both out."
+            )
+        found = primitive_cell(cell_of(self))
+        if len(found.chosen) == len(self.species) and not kwargs:
+            return self
+        up, down = self.electrons
+        if keep_cell:
+            kwargs = {
+                "supercell": self.matrix @ found.matrix,
+                "charge": self.charge,
+                "spin": up - down,
+                "twist": self.twist,
+            }
+        else:
+            for name, value, default in (
+                ("supercell", self.matrix.tolist(), self.cells == 1),
+                ("charge", self.charge, self.charge == 0),
+                ("spin", up - down, up - down == (up + down) % 2),
+                ("twist", self.twist.tolist(), np.all(self.twist == 0)),
+            ):
+                if not default and name not in kwargs:
+                    raise ValueError(
+                        f"`{name}` of the crystal is {value}; for its primitive cell "
+                        f"alone it is not known. Pass `{name}`, or `keep_cell=True` "
+                        "for the same supercell, charge, spin and twist."
+                    )
+        return Crystal(
+            found.cell.vectors,
+            [self.species[i] for i in found.chosen],
+            frac_positions=found.cell.frac,
+            unit="bohr",
+            **kwargs,
+        )
+
     @classmethod
     def rock_salt(
         cls, cation: str, anion: str, *, a: float, unit: Unit, **kwargs: Any
@@ -460,6 +569,27 @@ class Crystal(AbstractFixed):
             unit="bohr",
             **kwargs,
         )
+
+
+def cell_of(crystal: Crystal) -> Cell:
+    """The primitive cell, for spglib."""
+    frac = crystal.lattice.to_fractional(crystal.positions)
+    return Cell(crystal.lattice.vectors, frac, crystal.atomic_numbers)
+
+
+def with_cell(crystal: Crystal, cell: Cell) -> Crystal:
+    """The crystal with other lattice vectors and places of its nuclei."""
+    up, down = crystal.electrons
+    return Crystal(
+        cell.vectors,
+        crystal.species,
+        frac_positions=cell.frac,
+        unit="bohr",
+        supercell=crystal.matrix,
+        charge=crystal.charge,
+        spin=up - down,
+        twist=crystal.twist,
+    )
 
 
 def _fcc(a: float) -> Float[np.ndarray, "3 3"]:

@@ -1,6 +1,5 @@
 """Space groups acting on all electrons at once."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,26 +25,24 @@ from ._operations import (
     repeated,
     static_data,
 )
+from ._search import admitted_operations
 from ._sharding import IMAGES, spread
 from ._spglib import (
-    find_operations,
     group_symbol,
     layer_group_setting,
     plane_group_setting,
     space_group_setting,
     tabulated_operations,
 )
+from ._standard import SYMPREC
 from ._types import AbstractFixed, Electrons
-from ._vacuum import check_vacuum, keeps_plane, keeps_vacuum, vacuum_directions
+from ._vacuum import check_vacuum, keeps_plane, vacuum_directions
 
-
-_logger = logging.getLogger("eqsym")
 
 # How far, in Bohr, an operation may take a nucleus from the next one, a lattice vector
-# from its length, and a product from the operation it should be.
+# from its length, and a product from the operation it should be: ten times SYMPREC, as
+# products of operations deviate by more than these.
 _TOLERANCE = 1e-4
-# Part of it that finding operations may use: products of operations deviate by more.
-_SYMPREC = 1e-5
 # In Bohr; less vacuum than this, and a slab is not finite but a layered crystal.
 _MIN_VACUUM = 10.0
 
@@ -188,21 +185,28 @@ class SpaceGroup(AbstractFixed):
         cls,
         crystal: Crystal,
         *,
-        symprec: float = _SYMPREC,
+        symprec: float = SYMPREC,
         vacuum: Sequence[int] = (),
         min_vacuum: float = _MIN_VACUUM,
     ) -> "SpaceGroup":
         """All operations of a crystal that its supercell and twist admit, found by
         spglib. The identity comes first.
 
-        A warning on the logger `eqsym` says how many operations of the primitive
-        crystal the vacuum, the supercell and the twist exclude.
+        Warnings on the logger `eqsym` say
+
+        - how many operations of the primitive crystal the vacuum, the supercell and the
+            twist exclude, and which twist, if there is one within 0.005, excludes
+            fewer: 1/3 rather than 0.333;
+        - whether a precision up to 0.02 Bohr would give more operations, which ones,
+            and how far nuclei are from where these want them. That is what rounding of
+            a structure file can do; [`eqsym.Crystal.symmetrized`][] undoes it. It can
+            also be a distortion that is meant, so that nothing is done about it here.
 
         **Arguments:**
 
         - `crystal`: the crystal.
         - `symprec`: in Bohr, how far from symmetric positions the nuclei may be. The
-            operations are as precise as the positions are.
+            operations are as precise as the positions are: the crystal is not moved.
         - `vacuum`: lattice directions, of 0, 1, 2, in which the crystal is finite:
             `(2,)` for a slab, `(1, 2)` for a chain along the first lattice vector. Only
             operations of the slab or chain alone are taken: they keep the span of the
@@ -211,42 +215,17 @@ class SpaceGroup(AbstractFixed):
         - `min_vacuum`: in Bohr, how wide the gap between the outermost nuclei and their
             periodic images must be in these directions.
 
-        **Raises:** `ValueError` where spglib finds no group within `symprec`, and where
-        there is not enough vacuum.
+        **Raises:** `ValueError` if spglib finds no group within `symprec`, and if there
+        is not enough vacuum.
         """
         vacuum = vacuum_directions(vacuum)
         check_vacuum(crystal, vacuum, min_vacuum)
-        rotations, translations = find_operations(crystal, symprec)
-        found, keep = len(rotations), np.ones(len(rotations), dtype=bool)
-        for good, reason in (
-            (
-                keeps_vacuum(crystal, rotations, translations, vacuum),
-                f"do not leave the vacuum in directions {list(vacuum)} alone",
-            ),
-            (
-                keeps_supercell(crystal, rotations),
-                "do not map the lattice of the supercell "
-                f"{crystal.matrix.tolist()} to itself",
-            ),
-            (
-                keeps_twist(crystal, rotations),
-                f"map the twist {crystal.twist.tolist()} to another one",
-            ),
-        ):
-            dropped = int(np.sum(keep & ~good))
-            if dropped:
-                _logger.warning(
-                    "%d of %d symmetry operations are dropped: they %s.",
-                    dropped,
-                    found,
-                    reason,
-                )
-            keep &= good
-        tolerance = max(_TOLERANCE, symprec * _TOLERANCE / _SYMPREC)
-        kept = operations_of(crystal, rotations[keep], translations[keep], tolerance)
+        rotations, translations = admitted_operations(crystal, symprec, vacuum)
+        tolerance = max(_TOLERANCE, symprec * _TOLERANCE / SYMPREC)
+        kept = operations_of(crystal, rotations, translations, tolerance)
         return cls(
             crystal,
-            *identity_first(rotations[keep], about_fixed_point(kept)),
+            *identity_first(rotations, about_fixed_point(kept)),
             tolerance=tolerance,
             vacuum=vacuum,
         )

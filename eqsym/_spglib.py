@@ -1,8 +1,6 @@
-"""What is read from spglib: operations of crystals, tables of groups, names."""
+"""What is read from the tables of spglib: operations and names of groups."""
 
 import functools
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ from jaxtyping import Int
 
 from ._crystal import Crystal, Lattice
 from ._operations import Operations, Rotations, to_unit_cell, Translations
+from ._standard import quiet
 from ._vacuum import keeps_plane
 
 
@@ -50,33 +49,6 @@ _PLANE_GROUPS = {
 }
 # Some places without symmetry of their own, to tell a layer group by.
 _GENERIC = np.array([[0.137, 0.291, 0.071], [0.411, 0.059, 0.113], [0.23, 0.53, 0.029]])
-
-
-def find_operations(crystal: Crystal, symprec: float) -> tuple[Any, Any]:
-    """Rotations and translations of the primitive crystal.
-
-    **Raises:** `ValueError` where spglib finds no group within `symprec` (Bohr).
-    """
-    frac = crystal.lattice.to_fractional(crystal.positions)
-    cell = (
-        crystal.lattice.vectors.tolist(),
-        frac.tolist(),
-        crystal.atomic_numbers.tolist(),
-    )
-    try:
-        dataset = quiet(spglib.get_symmetry_dataset, cell, symprec=symprec)
-        cause = None
-    except spglib.error.SpglibError as error:
-        dataset, cause = None, error
-    if dataset is None:
-        raise ValueError(
-            f"`symprec` {symprec} Bohr: spglib finds no space group of the crystal "
-            "to this precision. Try another one, smaller than the distances "
-            "between nuclei."
-        ) from cause
-    rotations = np.asarray(dataset.rotations, dtype=int)
-    translations = np.asarray(dataset.translations, dtype=np.float64)
-    return rotations, to_unit_cell(translations)
 
 
 def tabulated_operations(
@@ -260,14 +232,6 @@ def _first_settings() -> dict[int, int]:
         found = quiet(spglib.get_spacegroup_type, hall_number)
         settings.setdefault(found.number, hall_number)
     return settings
-
-
-def quiet(call: Callable, *args: Any, **kwargs: Any) -> Any:
-    """A call of spglib without its warnings."""
-    with warnings.catch_warnings():
-        # spglib 2 announces another way to report errors; both are handled.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return call(*args, **kwargs)
 
 
 def _conventional(axes: Any) -> Int[np.ndarray, "3 3"]:

@@ -12,7 +12,7 @@ from ._crystal import Crystal
 from ._estimate import aligned, Estimate, Evaluation, QUANTITIES, table
 from ._group import SpaceGroup
 from ._operations import supercell_rotations
-from ._spglib import quiet
+from ._standard import quiet, SYMPREC
 
 
 class Twists(eqx.Module):
@@ -37,7 +37,12 @@ class Twists(eqx.Module):
 
 
 def irreducible_twists(
-    crystal: Crystal, mesh: Any, *, shift: Any = (0, 0, 0)
+    crystal: Crystal,
+    mesh: Any,
+    *,
+    shift: Any = (0, 0, 0),
+    symprec: float = SYMPREC,
+    vacuum: Sequence[int] = (),
 ) -> Twists:
     r"""The inequivalent twists of a Monkhorst-Pack mesh, with their weights.
 
@@ -57,12 +62,16 @@ def irreducible_twists(
     - `shift`: the three s, each 0 or 1/2. With 0 the mesh contains the twist 0; the
         mesh of Monkhorst and Pack is the one with 1/2 where m is even. Where not all
         operations map the mesh to itself, fewer twists are equivalent.
+    - `symprec`, `vacuum`: as for [`eqsym.SpaceGroup.of`][], which finds the operations.
+        It warns if nuclei are so rounded that some are missing; then more twists are
+        kept than there need be.
 
     **Returns:**
 
     The twists, each as a crystal of its own, and their weights.
 
-    **Raises:** `ValueError` for another `mesh` or `shift`.
+    **Raises:** `ValueError` for another `mesh` or `shift`, and as
+    [`eqsym.SpaceGroup.of`][] does.
     """
     divisions = np.asarray(mesh)
     if divisions.shape != (3,) or np.any(divisions != np.round(divisions)):
@@ -76,7 +85,7 @@ def irreducible_twists(
             "`shift` must be three numbers, each 0 or 1/2 of a step of the mesh, got "
             f"{shift!r}. The symmetry of a crystal maps no other mesh to itself."
         )
-    group = SpaceGroup.of(_twisted(crystal, (0, 0, 0)))
+    group = SpaceGroup.of(_twisted(crystal, (0, 0, 0)), symprec=symprec, vacuum=vacuum)
     rotations = np.round(supercell_rotations(crystal, group.rotations))
     found = quiet(
         spglib.get_stabilized_reciprocal_mesh,

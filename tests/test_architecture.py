@@ -30,11 +30,12 @@ _SOURCES = {
 # with an order of its own inside.
 _LEVELS = (
     ("_threads", "_types", "_estimate", "_history", "_processes", "_serialise"),
-    ("_progress", "_sharding"),
+    ("_progress", "_sharding", "_standard"),
     ("_math", "_crystal", "_checkpoint"),
     ("_operations", "_ewald", "_pyscf"),
     ("_vacuum",),
     ("_spglib",),
+    ("_search",),
     ("_group",),
     ("_elements", "_domain", "_irreps", "_meanfield"),
     ("_ansatz", "_nearest", "_plot_parts"),
