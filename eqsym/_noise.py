@@ -111,9 +111,8 @@ def gradient_noise(
         raise ValueError(
             f"`repeats` must be at least 3, for an error bar, got {repeats}."
         )
-    for name, value in (("spacing", spacing), ("burn_in", burn_in)):
-        if value < 0:
-            raise ValueError(f"`{name}` must not be negative, got {value}.")
+    spacing = whole_number("spacing", spacing, 0)
+    burn_in = whole_number("burn_in", burn_in, 0)
     probe = eqx.tree_at(lambda v: v.optimizer, vmc, _Probe(vmc.optimizer, vmc.chunk))
     walkers = state.sampler.walkers
     parameters = partition(state.wavefunction)[0]

@@ -22,9 +22,8 @@ MIN_VACUUM = 10.0
 _FULL = 1e-3
 # Sums of charges or moments, each rounded when it was written.
 _WHOLE = 1e-2
-# In Bohr: how far translations inside a cell may be off. What a centring of the cell
-# maps to each other was rounded alike.
-_SYMPREC = 1e-3
+# In Bohr. Rounded alike are nuclei that a centring of the cell maps to each other.
+_SYMPREC = 1e-5
 
 
 def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
