@@ -123,8 +123,8 @@ def _sum_of_charges(atoms: Any, cells: int) -> int:
     if abs(total - round(total)) > _WHOLE:
         raise ValueError(
             f"`charge`: the initial charges of `atoms` add up to {total:.6g} in the "
-            f"supercell of {cells} cells, expected an integer. Give `charge`, 0 for "
-            "a neutral crystal."
+            f"supercell, {cells} times the cell, expected an integer. Give `charge`, 0 "
+            "for a neutral crystal."
         )
     if np.any(charges):
         _logger.info(
@@ -165,7 +165,7 @@ def _sum_of_moments(atoms: Any, cells: int, electrons: int, spin: Any) -> int | 
     if abs(total - whole) > _WHOLE or not fits:
         raise ValueError(
             f"`spin`: the initial magnetic moments of `atoms` add up to {total:.6g} in "
-            f"the supercell of {cells} cells, expected spin-up minus spin-down "
+            f"the supercell, {cells} times the cell, expected spin-up minus spin-down "
             f"electrons, which has the parity of the {electrons} electrons. Give "
             "`spin`."
         )
@@ -231,8 +231,8 @@ def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
         if (electrons + spin) % 2 or abs(spin) > electrons:
             raise ValueError(
                 f"`spin`: `cell.spin` is {spin}, which PySCF counts over all k-points "
-                f"together. The {electrons} electrons in the supercell of {cells} "
-                "cells cannot have it. Give `spin`, that of the supercell."
+                f"together. The {electrons} electrons of the supercell, {cells} times "
+                "the cell, cannot have it. Give `spin`, that of the supercell."
             )
     numbers = charges[nuclei].tolist()
     _announce_conventional("`cell`", vectors, positions, numbers)
