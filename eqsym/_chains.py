@@ -19,7 +19,7 @@ from ._processes import on_host
 from ._progress import progress_bar
 from ._sampler import AbstractSampler, AbstractSamplerState, Metropolis, REPLACED
 from ._sharding import mesh_of, on_mesh
-from ._types import Electrons, Key, Walkers
+from ._types import Electrons, Integer, Key, Walkers, whole_number
 
 
 _logger = logging.getLogger("eqsym")
@@ -35,6 +35,23 @@ class Chains(NamedTuple):
     sampler: AbstractSampler | None
     chunk: int | None
     progress: bool | None
+
+    @classmethod
+    def of(
+        cls,
+        walkers: Walkers,
+        key: Key,
+        steps: Integer,
+        burn_in: Integer,
+        sampler: AbstractSampler | None,
+        chunk: Integer | None,
+        progress: bool | None,
+    ) -> "Chains":
+        """**Raises:** `ValueError` for less than one step, negative `burn_in`, or a
+        `chunk` that is not positive."""
+        steps = whole_number("steps", steps, 1)
+        burn_in = whole_number("burn_in", burn_in, 0)
+        return cls(walkers, key, steps, burn_in, sampler, check_chunk(chunk), progress)
 
 
 class Samples(NamedTuple):
@@ -61,14 +78,8 @@ def steps_of(
 ) -> Iterator[Walkers]:
     """Walkers of |psi|^2 at every step after the burn-in, with a progress bar.
 
-    **Raises:** `ValueError` for less than one step or two walkers, negative `burn_in`,
-    a `chunk` that is not positive, and walkers of the wrong shape.
+    **Raises:** `ValueError` for less than two walkers, or walkers of the wrong shape.
     """
-    if chains.steps < 1:
-        raise ValueError(f"`steps` must be at least 1, got {chains.steps}.")
-    if chains.burn_in < 0:
-        raise ValueError(f"`burn_in` must not be negative, got {chains.burn_in}.")
-    check_chunk(chains.chunk)
     sampler = Metropolis() if chains.sampler is None else chains.sampler
     state = sampler.init(wavefunction, chains.walkers, key=chains.key)
     if len(chains.walkers) < 2:

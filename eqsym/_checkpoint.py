@@ -15,16 +15,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._processes import on_first, on_host, put
-from ._serialise import (
-    arrays_of,
-    differences,
-    dumps,
-    encode,
-    flatten,
-    is_key,
-    Json,
-    typed,
-)
+from ._serialise import arrays_of, compare, dumps, encode, is_key, Json, typed
+from ._types import Integer, whole_number
 
 
 _logger = logging.getLogger("eqsym")
@@ -35,7 +27,7 @@ _SHOWN = 12
 
 
 def save_checkpoint(
-    folder: str | os.PathLike, step: int, state: PyTree, settings: PyTree = None
+    folder: str | os.PathLike, step: Integer, state: PyTree, settings: PyTree = None
 ) -> None:
     """Writes a state: into a temporary folder that is renamed when all of it is on the
     disk. Afterwards only the two newest checkpoints are kept.
@@ -54,6 +46,7 @@ def save_checkpoint(
     **Raises:** `OSError` where the folder cannot be written, a full disk among the
     reasons. The checkpoints before are left as they are.
     """
+    step = whole_number("step", step, 0)
     arrays = {name: _on_host(leaf) for name, leaf in arrays_of(state).items()}
     description = {
         "eqsym": metadata.version("eqsym"),
@@ -142,7 +135,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def restore_checkpoint(
-    folder: str | os.PathLike, step: int, like: PyTree, settings: Any = None
+    folder: str | os.PathLike, step: Integer, like: PyTree, settings: Any = None
 ) -> PyTree:
     """Reads a checkpoint.
 
@@ -162,6 +155,7 @@ def restore_checkpoint(
     truncated or otherwise damaged, and for one of another model or with other settings,
     with the fields that differ.
     """
+    step = whole_number("step", step, 0)
     place = Path(folder) / str(step)
     description = read_description(folder, step)
     _compare(place, description, "state", like)
@@ -180,8 +174,7 @@ def filled(like: PyTree, arrays: dict[str, np.ndarray], prefix: str = "") -> PyT
 def _compare(place: Path, description: Json, part: str, here: PyTree) -> None:
     """Raises `ValueError` with the fields in which a part of the description of a
     checkpoint, `state` or `settings`, differs from what is here."""
-    saved = flatten(description[part], part)
-    lines = differences(saved, flatten(json.loads(dumps(encode(here))), part))
+    lines = compare(description[part], here, part)
     if not lines:
         return
     versions = [description["eqsym"], metadata.version("eqsym")]

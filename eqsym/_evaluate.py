@@ -18,7 +18,7 @@ from ._estimate import Evaluation, jackknife
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._sampler import AbstractSampler
 from ._symmetrize import AbstractSymmetrizer, symmetry_ratio
-from ._types import Electrons, Key, Walkers
+from ._types import Electrons, Integer, Key, Walkers
 
 
 class _Sample(AbstractSample):
@@ -48,11 +48,11 @@ def evaluate(
     *,
     walkers: Walkers,
     key: Key,
-    steps: int = 100,
-    burn_in: int = 20,
+    steps: Integer = 100,
+    burn_in: Integer = 20,
     sampler: AbstractSampler | None = None,
     symmetrizer: AbstractSymmetrizer | None = None,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
     progress: bool | None = None,
 ) -> Evaluation:
     r"""Samples $|\psi|^2$ and averages the local energy.
@@ -84,7 +84,7 @@ def evaluate(
     the local energy of a walker is never finite.
     """
     sample = _Sample(wavefunction, hamiltonian, symmetrizer)
-    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
+    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress)
     moments, reference, counts = sampled(sample, wavefunction, hamiltonian, chains)
 
     cells = wavefunction.crystal.cells
@@ -103,4 +103,4 @@ def evaluate(
 
     *parts, symmetry = jackknife(moments, results)
     measured = None if symmetrizer is None else symmetry
-    return evaluation(parts, measured, counts, steps)
+    return evaluation(parts, measured, counts, chains.steps)

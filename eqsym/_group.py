@@ -35,7 +35,8 @@ from ._spglib import (
     tabulated_operations,
 )
 from ._standard import SYMPREC
-from ._types import AbstractFixed, Electrons
+from ._structures import MIN_VACUUM
+from ._types import AbstractFixed, Electrons, Integer
 from ._vacuum import check_vacuum, keeps_plane, vacuum_directions
 
 
@@ -43,8 +44,6 @@ from ._vacuum import check_vacuum, keeps_plane, vacuum_directions
 # from its length, and a product from the operation it should be: ten times SYMPREC, as
 # products of operations deviate by more than these.
 _TOLERANCE = 1e-4
-# In Bohr; less vacuum than this, and a slab is not finite but a layered crystal.
-_MIN_VACUUM = 10.0
 
 
 class SpaceGroup(AbstractFixed):
@@ -96,7 +95,7 @@ class SpaceGroup(AbstractFixed):
         *,
         tolerance: float = _TOLERANCE,
         modulo_supercell: bool = False,
-        vacuum: Sequence[int] = (),
+        vacuum: Sequence[Integer] = (),
     ):
         """**Arguments:**
 
@@ -186,8 +185,8 @@ class SpaceGroup(AbstractFixed):
         crystal: Crystal,
         *,
         symprec: float = SYMPREC,
-        vacuum: Sequence[int] = (),
-        min_vacuum: float = _MIN_VACUUM,
+        vacuum: Sequence[Integer] = (),
+        min_vacuum: float = MIN_VACUUM,
     ) -> "SpaceGroup":
         """All operations of a crystal that its supercell and twist admit, found by
         spglib. The identity comes first.
@@ -234,7 +233,7 @@ class SpaceGroup(AbstractFixed):
     def from_hall_number(
         cls,
         crystal: Crystal,
-        hall_number: int,
+        hall_number: Integer,
         *,
         axes: Any = None,
         frac_origin: Any = (0.0, 0.0, 0.0),
@@ -278,7 +277,7 @@ class SpaceGroup(AbstractFixed):
     def from_number(
         cls,
         crystal: Crystal,
-        number: int,
+        number: Integer,
         *,
         axes: Any = None,
         frac_origin: Any = (0.0, 0.0, 0.0),
@@ -295,7 +294,7 @@ class SpaceGroup(AbstractFixed):
     def layer_group(
         cls,
         crystal: Crystal,
-        number: int,
+        number: Integer,
         *,
         axes: Any = None,
         frac_origin: Any = (0.0, 0.0, 0.0),
@@ -311,7 +310,7 @@ class SpaceGroup(AbstractFixed):
     def plane_group(
         cls,
         crystal: Crystal,
-        group: int | str,
+        group: Integer | str,
         *,
         axes: Any = None,
         frac_origin: Any = (0.0, 0.0, 0.0),
@@ -533,29 +532,18 @@ class SpaceGroup(AbstractFixed):
         return _rotate(jnp.swapaxes(rotations, 1, 2), shifted)
 
     def check_crystal(self, crystal: Crystal) -> None:
-        """Raises unless `crystal` is the crystal of this group: the same lattice,
-        nuclei, supercell and twist, to rounding. The number of electrons may differ.
+        """Raises unless `crystal` is the crystal of this group, as
+        [`eqsym.Crystal.difference`][] has it. The number of electrons may differ.
 
         **Raises:** `ValueError` that names what differs.
         """
-        for name, own, other in (
-            ("lattice", self.crystal.lattice.vectors, crystal.lattice.vectors),
-            ("species", self.crystal.species, crystal.species),
-            ("positions", self.crystal.positions, crystal.positions),
-            ("supercell", self.crystal.matrix, crystal.matrix),
-            ("twist", self.crystal.twist, crystal.twist),
-        ):
-            if name == "species":
-                same = own == other
-            else:
-                same = np.allclose(own, other, rtol=0, atol=1e-8)
-            if not same:
-                raise ValueError(
-                    "The space group must be one of this crystal, but its crystal has "
-                    f"another {name}: expected {_shown(other)}, got {_shown(own)}. "
-                    "Build it with `SpaceGroup.of` from the crystal of the wave "
-                    "function."
-                )
+        different = self.crystal.difference(crystal, electrons=False)
+        if different is not None:
+            raise ValueError(
+                "The space group must be one of this crystal, but between its crystal "
+                f"and this one {different}. Build it with `SpaceGroup.of` from the "
+                "crystal of the wave function."
+            )
 
     def _cartesian(
         self, dtype: Any, operations: Int[Array, " images"] | None
@@ -627,7 +615,3 @@ def _rotate(
     return jnp.einsum(
         "gij,gnj->gni", rotations, points, precision=jax.lax.Precision.HIGHEST
     )
-
-
-def _shown(value: Any) -> Any:
-    return np.round(value, 8).tolist() if isinstance(value, np.ndarray) else value

@@ -177,10 +177,12 @@ class MeanField(AbstractFixed):
     ) -> "MeanField":
         if path is not None and os.path.exists(path):
             stored = cls.load(path)
-            if stored.crystal != crystal:
+            different = stored.crystal.difference(crystal)
+            if different is not None:
                 raise ValueError(
                     f"`path` {os.fspath(path)!r} holds the mean field of another "
-                    f"crystal, {stored.crystal}, expected {crystal}. Name another file."
+                    f"crystal: between that and `crystal` {different}. Name another "
+                    "file."
                 )
             return stored
         if path is not None:

@@ -20,7 +20,7 @@ from ._observables import AbstractObservable
 from ._processes import on_host
 from ._sampler import AbstractSampler
 from ._sharding import mesh_of, on_mesh
-from ._types import Electrons, Key, Walkers
+from ._types import Electrons, Integer, Key, Walkers
 
 
 # Error bars from so many blocks are themselves uncertain by an eighth.
@@ -71,10 +71,10 @@ def observe(
     walkers: Walkers,
     key: Key,
     group: SpaceGroup | None = None,
-    steps: int = 100,
-    burn_in: int = 20,
+    steps: Integer = 100,
+    burn_in: Integer = 20,
     sampler: AbstractSampler | None = None,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
     progress: bool | None = None,
 ) -> dict[str, Observed]:
     r"""Samples $|\psi|^2$ and averages observables.
@@ -115,7 +115,7 @@ def observe(
     """
     if group is not None:
         group.check_crystal(wavefunction.crystal)
-    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
+    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress)
     sums = _sampled(_Plain(group), wavefunction, observables, chains)
     return {
         name: _jackknife(_of_kind(0, name, one, sums), sums)
@@ -130,10 +130,10 @@ def observe_post_hoc(
     *,
     walkers: Walkers,
     key: Key,
-    steps: int = 100,
-    burn_in: int = 20,
+    steps: Integer = 100,
+    burn_in: Integer = 20,
     sampler: AbstractSampler | None = None,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
     progress: bool | None = None,
 ) -> PostHocObserved:
     r"""What averaging over a group after training does to observables, from walkers of
@@ -165,7 +165,7 @@ def observe_post_hoc(
     """
     group.check_crystal(wavefunction.crystal)
     check_projection(wavefunction, group, np.ones(group.order))
-    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
+    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress)
     sums = _sampled(_PostHoc(group), wavefunction, observables, chains)
 
     found: dict[str, tuple[_Replicates, ...]] = {}
@@ -269,10 +269,11 @@ def _sampled(
     if not observables:
         raise ValueError("`observables` must be at least one, got none.")
     for name, one in observables.items():
-        if one.crystal != wavefunction.crystal:
+        different = wavefunction.crystal.difference(one.crystal)
+        if different is not None:
             raise ValueError(
-                f"`observables` must have the crystal of `wavefunction`, but {name!r} "
-                f"has another one: expected {wavefunction.crystal}, got {one.crystal}."
+                "`observables` must have the crystal of `wavefunction`, but between "
+                f"that and the one of {name!r} {different}."
             )
     sums = None
     with on_mesh(mesh_of(chains.walkers)):

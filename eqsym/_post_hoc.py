@@ -15,7 +15,7 @@ from ._hamiltonian import AbstractHamiltonian
 from ._momentum import check_projection
 from ._orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
 from ._sampler import AbstractSampler
-from ._types import Key, Walkers
+from ._types import Integer, Key, Walkers
 
 
 class PostHoc(eqx.Module):
@@ -83,12 +83,12 @@ def post_hoc(
     *,
     walkers: Walkers,
     key: Key,
-    steps: int = 100,
-    burn_in: int = 20,
-    images: int = 2,
-    amplitudes: int | None = 8,
+    steps: Integer = 100,
+    burn_in: Integer = 20,
+    images: Integer = 2,
+    amplitudes: Integer | None = 8,
     sampler: AbstractSampler | None = None,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
     progress: bool | None = None,
 ) -> PostHoc:
     r"""What averaging over a group after training does, from walkers of the plain
@@ -139,7 +139,7 @@ def post_hoc(
     group.check_crystal(wavefunction.crystal)
     trivial = np.ones((1, group.order))
     check_projection(wavefunction, group, trivial[0])
-    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
+    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress)
     sample = _Sample(
         OrbitSampler(
             wavefunction,
@@ -171,8 +171,8 @@ def post_hoc(
     if images == 1 < group.order:
         found[6] = None
     return PostHoc(
-        plain=evaluation(found[:5], found[10], counts, steps),
-        averaged=evaluation(found[5:10], Estimate(0.0, 0.0), counts, steps),
+        plain=evaluation(found[:5], found[10], counts, chains.steps),
+        averaged=evaluation(found[5:10], Estimate(0.0, 0.0), counts, chains.steps),
         difference=found[11],
         weight=found[12],
     )

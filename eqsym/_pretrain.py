@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Inexact
 from ._ansatz import HartreeFock, SolidNet
 from ._meanfield import MeanField
 from ._sampler import Metropolis, REPLACED
-from ._types import combine, Electrons, Key, partition, Walkers
+from ._types import combine, Electrons, Integer, Key, partition, Walkers, whole_number
 
 
 _logger = logging.getLogger("eqsym")
@@ -37,7 +37,7 @@ class Pretraining(eqx.Module):
     def __init__(
         self,
         mean_field: MeanField,
-        steps: int = 300,
+        steps: Integer = 300,
         *,
         optimizer: optax.GradientTransformation | None = None,
         sampler: Metropolis | None = None,
@@ -52,13 +52,9 @@ class Pretraining(eqx.Module):
         **Raises:** `ValueError` for a negative number of steps.
         """
         self.mean_field = mean_field
-        self.steps = steps
+        self.steps = whole_number("steps", steps, 0)
         self.optimizer = optax.adam(3e-3) if optimizer is None else optimizer
         self.sampler = Metropolis(5) if sampler is None else sampler
-
-    def __check_init__(self):
-        if self.steps < 0:
-            raise ValueError(f"`steps` must not be negative, got {self.steps}.")
 
     def __call__(
         self,
@@ -86,10 +82,11 @@ class Pretraining(eqx.Module):
         complex orbitals where the network is real-valued. `FloatingPointError` where
         the loss is not finite.
         """
-        if self.mean_field.crystal != wavefunction.crystal:
+        different = self.mean_field.crystal.difference(wavefunction.crystal)
+        if different is not None:
             raise ValueError(
-                "`wavefunction` must belong to the crystal of the mean field, got "
-                f"{wavefunction.crystal} and {self.mean_field.crystal}."
+                "`wavefunction` must belong to the crystal of the mean field, but "
+                f"between that and its own {different}."
             )
         target = HartreeFock(self.mean_field)
         if wavefunction.real and not eqx.filter_eval_shape(target, walkers[0]).is_real:

@@ -33,7 +33,7 @@ from ._run_folder import (
 )
 from ._sampler import initial_walkers, REPLACED
 from ._sharding import on_mesh, replicate, shard_walkers
-from ._types import Key, Walkers
+from ._types import Integer, Key, Walkers, whole_number
 from ._vmc import Statistics, VMC, VMCState
 
 
@@ -69,13 +69,13 @@ def run(
     vmc: VMC,
     wavefunction: AbstractWavefunction,
     *,
-    steps: int,
-    walkers: int | Walkers,
+    steps: Integer,
+    walkers: Integer | Walkers,
     key: Key,
     pretraining: Pretraining | None = None,
-    burn_in: int = 5,
+    burn_in: Integer = 5,
     path: str | os.PathLike | None = None,
-    checkpoint_every: int = 100,
+    checkpoint_every: Integer = 100,
     mesh: jax.sharding.Mesh | None = None,
     progress: bool | None = None,
 ) -> RunResult:
@@ -114,22 +114,22 @@ def run(
 
     The last state and the history, [`eqsym.RunResult`][].
 
-    **Raises:** `ValueError` for less than one step or walker, walkers of the wrong
-    shape or number, pretraining of anything but a [`eqsym.SolidNet`][], and a folder
-    whose checkpoints are all damaged, or are of another model or of other settings
-    (with the fields that differ; `steps`, `checkpoint_every`, `mesh` and every `chunk`
-    may), or whose history has other columns; `OSError` for a folder that cannot be
-    written, or in which another run is going on. All before anything is computed.
+    **Raises:** `ValueError` for less than one step or walker, numbers that are not
+    integers, walkers of the wrong shape or number, pretraining of anything but a
+    [`eqsym.SolidNet`][], and a folder whose checkpoints are all damaged, or are of
+    another model or of other settings (with the fields that differ; `steps`,
+    `checkpoint_every`, `mesh` and every `chunk` may), or whose history has other
+    columns; `OSError` for a folder that cannot be written, or in which another run is
+    going on. All before anything is computed.
     `FloatingPointError` where training diverges: 20 updates in a row were rejected.
     `OSError` where three checkpoints in a row could not be written.
     """
-    for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
-    folder = None if path is None else _writable(Path(path))
+    steps = whole_number("steps", steps, 1)
+    checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
+    burn_in = whole_number("burn_in", burn_in, 0)
     place, pretrain, chain = jax.random.split(key, 3)
-    if isinstance(walkers, int):
-        walkers = initial_walkers(wavefunction.crystal, walkers, key=place)
+    walkers = _first_walkers(walkers, wavefunction, place)
+    folder = None if path is None else _writable(Path(path))
     if mesh is not None:
         walkers = shard_walkers(walkers, mesh)
     seeds = jax.random.key_data(key).tolist()
@@ -170,6 +170,15 @@ def run(
         with on_mesh(mesh):
             state = _trained(vmc, state, steps, history, checkpoints, progress)
         return RunResult(state, history.columns())
+
+
+def _first_walkers(
+    walkers: Integer | Walkers, wavefunction: AbstractWavefunction, key: Key
+) -> Walkers:
+    if isinstance(walkers, jax.Array) and walkers.ndim:
+        return walkers
+    count = whole_number("walkers", walkers, 1, of="walker")
+    return initial_walkers(wavefunction.crystal, count, key=key)
 
 
 def _trained(

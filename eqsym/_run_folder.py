@@ -26,16 +26,7 @@ from ._group import SpaceGroup
 from ._history import read_history
 from ._pretrain import Pretraining
 from ._processes import on_first
-from ._serialise import (
-    decode,
-    differences,
-    dumps,
-    encode,
-    flatten,
-    Json,
-    opaque,
-    pretty,
-)
+from ._serialise import compare, decode, encode, Json, opaque, pretty
 from ._types import partition, Walkers
 from ._vmc import VMC
 
@@ -293,8 +284,7 @@ def _network(
                 f"{error} If it is of your own, give `load_run` a `wavefunction` of "
                 "the same structure."
             ) from None
-    here = json.loads(dumps(encode(like)))
-    lines = differences(flatten(node, prefix), flatten(here, prefix))
+    lines = compare(node, like, prefix)
     if lines:
         raise ValueError(
             "`wavefunction` is of another model. These fields differ:\n  "

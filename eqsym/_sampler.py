@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from ._ansatz import AbstractWavefunction
 from ._crystal import Crystal
 from ._math import full_precision
-from ._types import Key, Walkers
+from ._types import Integer, Key, Walkers, whole_number
 
 
 # What is said of walkers that a step replaced, with their number.
@@ -100,7 +100,7 @@ class Metropolis(AbstractSampler[MetropolisState]):
     width: float
     target: float
 
-    def __init__(self, moves: int = 20, *, width: float = 0.3, target: float = 0.5):
+    def __init__(self, moves: Integer = 20, *, width: float = 0.3, target: float = 0.5):
         """**Arguments:**
 
         - `moves`: moves in one step.
@@ -110,13 +110,11 @@ class Metropolis(AbstractSampler[MetropolisState]):
         **Raises:** `ValueError` for fewer than one move, a width that is not positive
         or a target that is not between 0 and 1.
         """
-        self.moves = moves
+        self.moves = whole_number("moves", moves, 1)
         self.width = width
         self.target = target
 
     def __check_init__(self):
-        if self.moves < 1:
-            raise ValueError(f"`moves` must be at least 1, got {self.moves}.")
         if not self.width > 0:
             raise ValueError(f"`width` must be positive (Bohr), got {self.width}.")
         if not 0 < self.target < 1:
@@ -221,7 +219,7 @@ def check_walkers(crystal: Crystal, walkers: Walkers) -> None:
 
 
 def initial_walkers(
-    crystal: Crystal, count: int, *, key: Key, spread: float = 1.0
+    crystal: Crystal, count: Integer, *, key: Key, spread: float = 1.0
 ) -> Walkers:
     """First configurations: every nucleus gets its electrons, spins alternating, in
     normal clouds.
@@ -239,8 +237,7 @@ def initial_walkers(
 
     **Raises:** `ValueError` for fewer than one walker.
     """
-    if count < 1:
-        raise ValueError(f"`count` must be at least 1 walker, got {count}.")
+    count = whole_number("count", count, 1, of="walker")
     sites = _sites(crystal)
     shuffle, cloud = jax.random.split(key)
     centres = jnp.asarray(crystal.supercell_positions)[sites]

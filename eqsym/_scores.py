@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 from ._ansatz import AbstractWavefunction, Linear
 from ._math import chunked_sum, chunked_vmap, full_precision
 from ._sharding import devices_in_use, IMAGES, spread, WALKERS
-from ._types import combine, Electrons, partition, Walkers
+from ._types import combine, Electrons, Integer, partition, Walkers
 
 
 class _Tap(eqx.Module):
@@ -93,7 +93,7 @@ class Scores(eqx.Module):
 
     @full_precision()
     def transpose(
-        self, residual: Inexact[Array, " walkers"], chunk: int | None = None
+        self, residual: Inexact[Array, " walkers"], chunk: Integer | None = None
     ) -> PyTree:
         """$O^T \\epsilon$: one reverse-mode pass over the batch.
 
@@ -123,7 +123,7 @@ class Scores(eqx.Module):
         return chunked_sum(contribution, (self.walkers, rows), chunk)
 
     @full_precision()
-    def factored(self, chunk: int | None = None) -> "FactoredScores":
+    def factored(self, chunk: Integer | None = None) -> "FactoredScores":
         """Differentiates every walker once, for all products with $O$ to come.
 
         Weights of wide linear layers are never differentiated walker by walker: the

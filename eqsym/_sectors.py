@@ -16,7 +16,7 @@ from ._irreps import character_table
 from ._momentum import check_projection
 from ._orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
 from ._sampler import AbstractSampler
-from ._types import Key, Walkers
+from ._types import Integer, Key, Walkers
 
 
 class Sector(eqx.Module):
@@ -106,12 +106,12 @@ def sectors(
     *,
     walkers: Walkers,
     key: Key,
-    steps: int = 100,
-    burn_in: int = 20,
-    images: int = 2,
-    amplitudes: int | None = None,
+    steps: Integer = 100,
+    burn_in: Integer = 20,
+    images: Integer = 2,
+    amplitudes: Integer | None = None,
     sampler: AbstractSampler | None = None,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
     progress: bool | None = None,
 ) -> Sectors:
     r"""Weights and energies of the parts of a wave function in all irreducible
@@ -154,7 +154,7 @@ def sectors(
             amplitudes=amplitudes,
         )
     )
-    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
+    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress)
 
     moments, reference, counts = sampled(sample, wavefunction, hamiltonian, chains)
 

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from ._crystal import Crystal, Lattice
 from ._operations import Operations, Rotations, to_unit_cell, Translations
 from ._standard import quiet
+from ._types import Integer, whole_number
 from ._vacuum import keeps_plane
 
 
@@ -52,7 +53,7 @@ _GENERIC = np.array([[0.137, 0.291, 0.071], [0.411, 0.059, 0.113], [0.23, 0.53, 
 
 
 def tabulated_operations(
-    hall_number: int, axes: Any, frac_origin: Any
+    hall_number: Integer, axes: Any, frac_origin: Any
 ) -> tuple[Rotations, Translations, tuple[int, ...]]:
     """Rotations and translations from the tables, in fractions of lattice vectors of
     which conventional `axes` and `frac_origin` are given (`SpaceGroup.from_hall_number`
@@ -60,6 +61,7 @@ def tabulated_operations(
 
     **Raises:** `ValueError` where there is no such setting, or `axes` do not fit it.
     """
+    hall_number = whole_number("hall_number", hall_number)
     if not (
         1 <= hall_number <= _SPACE_SETTINGS or 1 <= -hall_number <= _LAYER_SETTINGS
     ):
@@ -99,11 +101,12 @@ def tabulated_operations(
     return rotations, to_unit_cell(translations), vacuum
 
 
-def space_group_setting(number: int) -> int:
+def space_group_setting(number: Integer) -> int:
     """Hall number of the first setting of a space group.
 
     **Raises:** `ValueError` where there is no such group.
     """
+    number = whole_number("number", number)
     if not 1 <= number <= _SPACE_GROUPS:
         raise ValueError(
             f"`number` must be that of a space group, 1 to {_SPACE_GROUPS}, got "
@@ -112,11 +115,12 @@ def space_group_setting(number: int) -> int:
     return _first_settings()[number]
 
 
-def layer_group_setting(number: int) -> int:
+def layer_group_setting(number: Integer) -> int:
     """Hall number, negative, of the first setting of a layer group.
 
     **Raises:** `ValueError` where there is no such group.
     """
+    number = whole_number("number", number)
     if not 1 <= number <= len(_LAYER_GROUPS):
         raise ValueError(
             f"`number` must be that of a layer group, 1 to {len(_LAYER_GROUPS)}, got "
@@ -125,7 +129,7 @@ def layer_group_setting(number: int) -> int:
     return -_LAYER_GROUPS[number - 1]
 
 
-def plane_group_setting(group: int | str) -> int:
+def plane_group_setting(group: Integer | str) -> int:
     """Hall number, negative, of the layer group that is a plane group.
 
     **Raises:** `ValueError` where there is no such group.
@@ -133,8 +137,10 @@ def plane_group_setting(group: int | str) -> int:
     names = list(_PLANE_GROUPS)
     if isinstance(group, str) and group in names:
         return layer_group_setting(_PLANE_GROUPS[group])
-    if not isinstance(group, str) and 1 <= group <= len(names):
-        return layer_group_setting(_PLANE_GROUPS[names[group - 1]])
+    if not isinstance(group, str):
+        group = whole_number("group", group)
+        if 1 <= group <= len(names):
+            return layer_group_setting(_PLANE_GROUPS[names[group - 1]])
     raise ValueError(
         f"`group` must be a plane group, 1 to {len(names)} or one of "
         f"{', '.join(names)}, got {group!r}."

@@ -27,7 +27,7 @@ from ._symmetrize import (
     IrrepProjection,
     Symmetrized,
 )
-from ._types import Electrons, Key, Walkers
+from ._types import Electrons, Integer, Key, Walkers, whole_number
 
 
 State = TypeVar("State")
@@ -277,11 +277,11 @@ class Augment(_AbstractDraws):
     def __init__(
         self,
         group: SpaceGroup,
-        copies: int = 1,
+        copies: Integer = 1,
         *,
         replace: bool = False,
         weighted: bool = True,
-        chunk: int | None = None,
+        chunk: Integer | None = None,
     ):
         """**Arguments:**
 
@@ -295,14 +295,13 @@ class Augment(_AbstractDraws):
         none may repeat, and for a `chunk` that is not positive.
         """
         self.group = group
-        self.copies = copies
+        self.copies = whole_number("copies", copies, 1)
         self.replace = replace
         self.weighted = weighted
-        self.chunk = chunk
+        self.chunk = check_chunk(chunk)
 
     def __check_init__(self):
         check_subset("copies", self.copies, self.replace, self.group)
-        check_chunk(self.chunk)
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnKey:
         self.group.check_crystal(wavefunction.crystal)
@@ -377,9 +376,9 @@ class Project(_AbstractDraws):
         projection: GroupAverage | IrrepProjection,
         *,
         share: float = 0.5,
-        images: int = 2,
-        amplitudes: int | None = None,
-        chunk: int | None = None,
+        images: Integer = 2,
+        amplitudes: Integer | None = None,
+        chunk: Integer | None = None,
     ):
         """**Arguments:**
 
@@ -396,9 +395,10 @@ class Project(_AbstractDraws):
         """
         self.projection = projection
         self.share = share
-        self.images = images
-        self.amplitudes = images if amplitudes is None else amplitudes
-        self.chunk = chunk
+        points = images if amplitudes is None else amplitudes
+        self.images = whole_number("images", images)
+        self.amplitudes = whole_number("amplitudes", points)
+        self.chunk = check_chunk(chunk)
 
     def __check_init__(self):
         if not isinstance(self.projection, (GroupAverage, IrrepProjection)):
@@ -420,7 +420,6 @@ class Project(_AbstractDraws):
                 f"`amplitudes` must be at least the {self.images} `images` and at most "
                 f"the {order} operations of the group, got {self.amplitudes}."
             )
-        check_chunk(self.chunk)
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnKey:
         group = self.projection.group
@@ -505,7 +504,7 @@ class Schedule(eqx.Module):
     starts: tuple[int, ...] = eqx.field(static=True)
     strategies: tuple[AbstractStrategy, ...]
 
-    def __init__(self, stages: Sequence[tuple[int, AbstractStrategy]]):
+    def __init__(self, stages: Sequence[tuple[Integer, AbstractStrategy]]):
         """**Arguments:**
 
         - `stages`: `(start, strategy)`, the strategy in use from the step on that is
@@ -513,7 +512,7 @@ class Schedule(eqx.Module):
 
         **Raises:** `ValueError` for starts that do not increase from 0.
         """
-        self.starts = tuple(int(start) for start, _ in stages)
+        self.starts = tuple(whole_number("stages", start) for start, _ in stages)
         self.strategies = tuple(strategy for _, strategy in stages)
 
     def __check_init__(self):

@@ -74,7 +74,8 @@ def irreducible_twists(
     [`eqsym.SpaceGroup.of`][] does.
     """
     divisions = np.asarray(mesh)
-    if divisions.shape != (3,) or np.any(divisions != np.round(divisions)):
+    numbers = divisions.shape == (3,) and divisions.dtype.kind in "iuf"
+    if not numbers or np.any(divisions != np.round(divisions)):
         raise ValueError(f"`mesh` must be three integers, got {mesh!r}.")
     divisions = divisions.astype(int)
     if np.any(divisions < 1):

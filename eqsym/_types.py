@@ -1,16 +1,58 @@
-"""Array types, the amplitude of a wave function, the split of parameters and data."""
+"""Types of arguments, the amplitude of a wave function, the split of parameters and
+data."""
 
-from typing import TypeAlias
+import operator
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact, Key as KeyArray, PyTree
 
 
 Electrons: TypeAlias = Float[Array, "electrons 3"]
 Walkers: TypeAlias = Float[Array, "walkers electrons 3"]
 Key: TypeAlias = KeyArray[Array, ""]
+# What arguments that are counts may be; kept as `int`.
+Integer: TypeAlias = int | np.integer
+
+
+def whole_number(
+    name: str,
+    value: Any,
+    least: int | None = None,
+    *,
+    of: str = "",
+    floats: bool = False,
+) -> int:
+    """An argument that must be an integer, of Python, numpy or JAX, as one of Python:
+    static data is compared, and written to JSON.
+
+    **Arguments:**
+
+    - `name`: of the argument.
+    - `value`: what was given.
+    - `least`: the smallest integer that is allowed.
+    - `of`: what it is a number of, for the message.
+    - `floats`: whether floating-point numbers with an integer value are, too.
+
+    **Raises:** `ValueError` that names the argument for anything else. `True` is not a
+    number of anything.
+    """
+    given = value
+    if floats and isinstance(value, (float, np.floating)) and float(value).is_integer():
+        given = int(value)
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(given)
+    except TypeError:
+        raise ValueError(f"`{name}` must be an integer, got {value!r}.") from None
+    if least is not None and number < least:
+        at_least = f"be at least {least} {of}".strip() if least else "not be negative"
+        raise ValueError(f"`{name}` must {at_least}, got {number}.")
+    return number
 
 
 class LogPsi(eqx.Module):

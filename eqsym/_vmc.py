@@ -17,7 +17,7 @@ from ._sampler import AbstractSampler, AbstractSamplerState
 from ._scores import Scores
 from ._sharding import spread, WALKERS
 from ._strategy import AbstractStrategy, Coupling, NoSymmetry, Schedule
-from ._types import combine, Key, partition, Walkers
+from ._types import combine, Integer, Key, partition, Walkers
 
 
 class VMCState(eqx.Module):
@@ -109,7 +109,7 @@ class VMC(eqx.Module):
         *,
         strategy: AbstractStrategy | Schedule | None = None,
         clip: float = 5.0,
-        chunk: int | None = None,
+        chunk: Integer | None = None,
     ):
         """**Arguments:**
 
@@ -131,12 +131,11 @@ class VMC(eqx.Module):
         else:
             self.schedule = Schedule([(0, strategy or NoSymmetry())])
         self.clip = clip
-        self.chunk = chunk
+        self.chunk = check_chunk(chunk)
 
     def __check_init__(self):
         if not self.clip > 0:
             raise ValueError(f"`clip` must be positive, got {self.clip}.")
-        check_chunk(self.chunk)
 
     def init(
         self, wavefunction: AbstractWavefunction, walkers: Walkers, *, key: Key

@@ -17,7 +17,7 @@ from .._math import (
 )
 from .._meanfield import Occupation
 from .._operations import SAME_TWIST
-from .._types import Electrons, Key, LogPsi
+from .._types import Electrons, Integer, Key, LogPsi, whole_number
 from .base import AbstractWavefunction
 from .features import AbstractFeatures, TriFeatures
 from .linear import Linear
@@ -203,8 +203,8 @@ class SolidNet(AbstractWavefunction):
         crystal: Crystal,
         occupation: Occupation,
         *,
-        widths: Sequence[tuple[int, int]] = ((64, 16),) * 3,
-        determinants: int = 4,
+        widths: Sequence[tuple[Integer, Integer]] = ((64, 16),) * 3,
+        determinants: Integer = 4,
         full_determinant: bool = True,
         features: AbstractFeatures | None = None,
         real: bool | None = None,
@@ -245,8 +245,7 @@ class SolidNet(AbstractWavefunction):
                     f"supercell, got {k[wrong][0].tolist()} in inverse Bohr. It is "
                     "of another crystal."
                 )
-        if determinants < 1:
-            raise ValueError(f"`determinants` must be at least 1, got {determinants}.")
+        determinants = whole_number("determinants", determinants, 1)
         if len(widths) < 1:
             raise ValueError("`widths` must name at least one layer, got none.")
         can_be_real = _time_reversal_invariant(crystal, occupation)
@@ -268,7 +267,10 @@ class SolidNet(AbstractWavefunction):
         layers = []
         for i, (width, layer_key) in enumerate(zip(widths, keys, strict=True)):
             last = i == len(widths) - 1
-            width = (width[0], width[1])
+            width = (
+                whole_number("widths", width[0], 1),
+                whole_number("widths", width[1], 1),
+            )
             layers.append(
                 Layer(crystal.electrons, inputs, width, last=last, key=layer_key)
             )
@@ -392,7 +394,7 @@ class SolidNet(AbstractWavefunction):
 
 def _time_reversal_invariant(crystal: Crystal, occupation: Occupation) -> bool:
     twice = 2 * crystal.twist
-    if not np.allclose(twice, np.round(twice), atol=1e-9):
+    if not np.allclose(twice, np.round(twice), rtol=0, atol=SAME_TWIST):
         return False
     k = np.concatenate(occupation.kpoints) @ crystal.lattice.vectors.T / np.pi
     return np.allclose(k, np.round(k), rtol=0, atol=SAME_TWIST)
