@@ -218,7 +218,8 @@ def plot_training(
     window: Integer = 50,
     references: dict[str, float] | None = None,
 ) -> "Figure":
-    """Draws energy, variance and acceptance of a training run.
+    """Draws energy, variance and acceptance of a training run, the latter for every
+    kind of move that was made.
 
     **Arguments:**
 
@@ -261,7 +262,15 @@ def plot_training(
     if np.all(history["variance"] > 0):
         variance_axis.plot(*_moving(steps, history["variance"], window)[:2], lw=1.5)
     variance_axis.set(ylabel="variance [Ha$^2$]")
-    acceptance_axis.plot(steps, history["acceptance"], lw=1)
+    acceptance_axis.plot(steps, history["acceptance"], lw=1, label="moves")
+    for column, label in (
+        ("exchanged", "exchanges of spins"),
+        ("hopped", "hops between nuclei"),
+    ):
+        # Some crystals have none.
+        if np.any(history[column]):
+            acceptance_axis.plot(steps, history[column], lw=1, label=label)
+    acceptance_axis.legend(loc="upper right")
     acceptance_axis.set(ylabel="acceptance", xlabel="step", ylim=(0, 1))
     return figure
 

@@ -47,7 +47,11 @@ class Statistics(eqx.Module):
     - `variance`: variance of the local energy per primitive cell, in Hartree squared.
     - `imaginary`: imaginary part of what `energy` is the real part of.
     - `kinetic`, `potential`: the two parts of `energy`.
-    - `acceptance`: accepted share of the moves.
+    - `acceptance`: accepted share of the moves, without exchanges and hops.
+    - `exchanged`: accepted share of the exchanges of a spin-up and a spin-down
+        electron, 0 if there were none.
+    - `hopped`: accepted share of the hops of an electron between nuclei, 0 if there
+        were none.
     - `clipped`: share of walkers whose local energy was clipped in the gradient.
     - `effective`: effective share of the walkers, $(\\sum w)^2 / (n \\sum w^2)$ with
         their importance weights w; 1 without.
@@ -71,6 +75,8 @@ class Statistics(eqx.Module):
     kinetic: Float[Array, ""]
     potential: Float[Array, ""]
     acceptance: Float[Array, ""]
+    exchanged: Float[Array, ""]
+    hopped: Float[Array, ""]
     clipped: Float[Array, ""]
     effective: Float[Array, ""]
     invalid: Int[Array, ""]
@@ -269,11 +275,10 @@ class VMC(eqx.Module):
             shares,
             coupling,
             self.hamiltonian.crystal.cells,
-            acceptance=sampler.acceptance,
+            sampler=sampler,
             clipped=clipped,
             invalid=jnp.sum(~_valid(energies.total, batch.weights)),
             dropped=batch.dropped,
-            replaced=sampler.replaced,
             retries=retries,
             rejected=(~good).astype(int),
         )
@@ -391,11 +396,10 @@ def _statistics(
     coupling: Coupling | None,
     cells: int,
     *,
-    acceptance: Float[Array, ""],
+    sampler: AbstractSamplerState,
     clipped: Float[Array, ""],
     invalid: Int[Array, ""],
     dropped: Int[Array, ""],
-    replaced: Int[Array, ""],
     retries: Int[Array, ""],
     rejected: Int[Array, ""],
 ) -> Statistics:
@@ -420,12 +424,14 @@ def _statistics(
         imaginary=mean(energy.imag),
         kinetic=mean(_mean(energies.kinetic / cells, parts).real),
         potential=mean(_mean(energies.potential / cells, parts).real),
-        acceptance=acceptance,
+        acceptance=sampler.acceptance,
+        exchanged=sampler.exchanged,
+        hopped=sampler.hopped,
         clipped=clipped,
         effective=jnp.where(square > 0, 1 / jnp.maximum(square, 1.0), 0.0),
         invalid=invalid,
         dropped=dropped,
-        replaced=replaced,
+        replaced=sampler.replaced,
         retries=retries,
         rejected=rejected,
     )

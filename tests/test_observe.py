@@ -327,9 +327,8 @@ class _Still(eqs.AbstractSampler):
     """Leaves walkers where they are."""
 
     def init(self, wavefunction, walkers, *, key):
-        return eqs.MetropolisState(
-            walkers, jnp.ones(()), jnp.ones(()), jnp.zeros((), int), key
-        )
+        ones = [jnp.ones(())] * 4
+        return eqs.MetropolisState(walkers, *ones, jnp.zeros((), int), key)
 
     def step(self, wavefunction, state):
         return state

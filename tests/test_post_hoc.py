@@ -334,9 +334,8 @@ class Drawn(eqs.AbstractSampler):
     name: str = eqx.field(static=True)
 
     def init(self, wavefunction, walkers, *, key):
-        return eqs.MetropolisState(
-            walkers, jnp.ones(()), jnp.ones(()), jnp.zeros((), int), key
-        )
+        ones = [jnp.ones(())] * 4
+        return eqs.MetropolisState(walkers, *ones, jnp.zeros((), int), key)
 
     def step(self, wavefunction, state):
         problem = _problem(self.name)
@@ -347,12 +346,8 @@ class Drawn(eqs.AbstractSampler):
             (len(state.walkers),),
             p=jnp.asarray(problem.density),
         )
-        return eqs.MetropolisState(
-            problem.places[drawn],
-            state.acceptance,
-            state.width,
-            state.replaced,
-            key,
+        return eqx.tree_at(
+            lambda s: (s.walkers, s.key), state, (problem.places[drawn], key)
         )
 
 
