@@ -336,8 +336,8 @@ def _converged(
 
     First with the symmetry of the crystal, which the potential has if the guess has it
     and degenerate levels are occupied alike. If the shell is open there, then on from
-    one of the occupations. Unrestricted determinants follow rotations that lower the
-    energy: how spins arrange needs not be known.
+    one of the occupations. Determinants without the symmetry, and unrestricted ones,
+    then follow rotations that lower the energy: how spins arrange needs not be known.
     """
 
     def iterate(density):
@@ -360,13 +360,13 @@ def _converged(
     elif not scf.converged or not np.isfinite(scf.e_tot):
         raise _NotConverged
     found = _instabilities(scf, crystal, image)
-    for _ in range(_FOLLOWED if settings.unrestricted else 0):
-        first = next((i for i in found or () if i.rotation is not None), None)
-        if first is None:
+    for _ in range(_FOLLOWED if settings.unrestricted or degenerate else 0):
+        lowering = [i for i in found or () if _can_follow(i, settings)]
+        if not lowering:
             break
         scf.whole = True
         before = scf.e_tot
-        iterate(density(_rotated(scf, first)))
+        iterate(density(_rotated(scf, lowering[0], settings.unrestricted)))
         found = _instabilities(scf, crystal, image)
         if scf.e_tot > before - 1e-8:
             break
@@ -412,16 +412,24 @@ def _instabilities(
     return instabilities(determinant, integrals, image)
 
 
-def _rotated(scf: Any, along: Instability) -> np.ndarray:
+def _can_follow(found: Instability, settings: Settings) -> bool:
+    """Whether it leads to a determinant of the same kind and cell."""
+    same_kind = settings.unrestricted or not found.opposite
+    return found.rotation is not None and same_kind
+
+
+def _rotated(scf: Any, along: Instability, unrestricted: bool) -> np.ndarray:
     """Coefficients after a rotation by half a radian in all."""
     coefficients = np.array(scf.mo_coeff, dtype=np.complex128)
+    occupied = np.asarray(scf.mo_occ) > 0
+    spins = zip(coefficients, occupied, strict=True)
+    if not unrestricted:
+        spins = [(coefficients, occupied)]
     assert along.rotation is not None
-    for mo, occupied, blocks in zip(
-        coefficients, np.asarray(scf.mo_occ) > 0, along.rotation, strict=True
-    ):
+    for (mo, filled), blocks in zip(spins, along.rotation, strict=True):
         for k, block in enumerate(blocks):
-            o, v = np.flatnonzero(occupied[k]), np.flatnonzero(~occupied[k])
-            generator = np.zeros((len(occupied[k]),) * 2, dtype=block.dtype)
+            o, v = np.flatnonzero(filled[k]), np.flatnonzero(~filled[k])
+            generator = np.zeros((filled.shape[1],) * 2, dtype=np.complex128)
             generator[np.ix_(v, o)] = block / 2
             generator[np.ix_(o, v)] = -block.conj().T / 2
             mo[k] = mo[k] @ scipy.linalg.expm(generator)
