@@ -25,7 +25,7 @@ class Settings(AbstractFixed):
         basis: str | dict[str, str],
         exp_to_discard: float | None,
         unrestricted: bool,
-        moments: Sequence[float] | None,
+        moments: Sequence[float | int] | None,
     ):
         """Arguments and errors as documented for `MeanField.solve`."""
         self._basis = _by_element(basis, sorted(set(crystal.species)))
@@ -79,7 +79,7 @@ def _by_element(
 
 
 def _moments(
-    crystal: Crystal, unrestricted: bool, given: Sequence[float] | None
+    crystal: Crystal, unrestricted: bool, given: Sequence[float | int] | None
 ) -> tuple[float, ...] | None:
     if given is None:
         return None

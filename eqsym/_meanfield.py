@@ -135,7 +135,7 @@ class MeanField(AbstractFixed):
         basis: str | dict[str, str] = "cc-pvdz",
         exp_to_discard: float | None = 0.1,
         unrestricted: bool = False,
-        moments: Sequence[float] | None = None,
+        moments: Sequence[float | int] | None = None,
         max_cycles: int = 100,
         path: str | os.PathLike | None = None,
         progress: bool | None = None,

@@ -25,6 +25,9 @@ _SMALLEST_OVERLAP = 1e-6
 _DEGENERATE = 1e-5
 # How often an unrestricted determinant that can be lowered is lowered.
 _FOLLOWED = 5
+# By how much (Hartree per primitive cell) to count as lowered.
+_LOWERED = 1e-7
+_STATE = ("e_tot", "mo_energy", "mo_coeff", "mo_occ")
 
 
 @dataclasses.dataclass
@@ -187,9 +190,8 @@ def _atomic_guess(cell: Any, moments: tuple[float, ...]) -> np.ndarray:
         occupation = np.asarray(found.mo_occ)
         # The moment is carried by open shells, or else by all.
         free = np.minimum(occupation, 2 - occupation)
-        if abs(moments[index]) > np.sum(free):
-            free = occupation
-        spin = moments[index] * free / np.sum(free)
+        free = occupation if abs(moments[index]) > np.sum(free) else free
+        spin = moments[index] * free / max(np.sum(free), 1e-12)
         for density, sign in zip(guess, (1, -1), strict=True):
             scaled = found.mo_coeff * np.maximum(occupation + sign * spin, 0) / 2
             density[start:stop, start:stop] = scaled @ found.mo_coeff.T
@@ -365,11 +367,17 @@ def _converged(
         if not lowering:
             break
         scf.whole = True
-        before = scf.e_tot
-        iterate(density(_rotated(scf, lowering[0], settings.unrestricted)))
-        found = _instabilities(scf, crystal, image)
-        if scf.e_tot > before - 1e-8:
+        before = {name: getattr(scf, name) for name in _STATE}
+        try:
+            iterate(density(_rotated(scf, lowering[0], settings.unrestricted)))
+            lowered = scf.e_tot < before["e_tot"] - _LOWERED
+        except _NotConverged:
+            lowered = False
+        if not lowered:
+            for name, value in before.items():
+                setattr(scf, name, value)
             break
+        found = _instabilities(scf, crystal, image)
     return found, degenerate
 
 
