@@ -3,25 +3,24 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 
 # Lengths in Bohr and twists in fractions that are the same. Rounding differs between
-# processors by 1e-14 and between files with eight digits by 1e-7; an energy changes by
-# less than 1e-6 Hartree with forces as large as those in a molecule under tension.
+# processors by 1e-14, and between files with eight digits by 1e-7. Forces are far below
+# 1 Hartree per Bohr, so that no energy changes by 1e-6 Hartree.
 SAME = 1e-6
 
 
 def difference(one: Any, other: Any, *, electrons: bool) -> str | None:
     """What differs between two crystals, and by how much, as part of a sentence."""
-    found = [
-        *_lattices(one, other),
-        *(
-            _positions(one, other)
-            if one.species == other.species
-            else _species(one, other)
-        ),
-        *_supercells(one, other),
-    ]
+    # In other lattices all nuclei have other positions.
+    found = _lattices(one, other)
+    if one.species != other.species:
+        found += _species(one, other)
+    elif not found:
+        found += _positions(one, other)
+    found += _supercells(one, other)
     if electrons and one.electrons != other.electrons:
         found.append(
             f"`electrons` (up, down) are {one.electrons} and {other.electrons}"
@@ -31,11 +30,17 @@ def difference(one: Any, other: Any, *, electrons: bool) -> str | None:
 
 def _lattices(one: Any, other: Any) -> list[str]:
     gaps = np.linalg.norm(one.lattice.vectors - other.lattice.vectors, axis=1)
-    return [
-        f"vector {i} of `lattice` differs by {gap:.2g} Bohr"
-        for i, gap in enumerate(gaps)
-        if gap > SAME
-    ]
+    return _farthest(gaps, "vector {} of `lattice` differs", [0, 1, 2])
+
+
+def _farthest(gaps: Float[np.ndarray, " n"], text: str, names: list[Any]) -> list[str]:
+    """The largest of some distances, in Bohr, if that is not nothing."""
+    worst = int(np.argmax(gaps))
+    if gaps[worst] <= SAME:
+        return []
+    others = int(np.sum(gaps > SAME)) - 1
+    more = f" ({others} more by no more than that)" if others else ""
+    return [f"{text.format(names[worst])} by {gaps[worst]:.2g} Bohr{more}"]
 
 
 def _species(one: Any, other: Any) -> list[str]:
@@ -52,15 +57,8 @@ def _positions(one: Any, other: Any) -> list[str]:
     lattice = one.lattice.reduced()
     frac = lattice.to_fractional(other.positions - one.positions)
     gaps = np.linalg.norm(lattice.to_cartesian(frac - np.round(frac)), axis=1)
-    worst = int(np.argmax(gaps))
-    if gaps[worst] <= SAME:
-        return []
-    others = int(np.sum(gaps > SAME)) - 1
-    more = f", and {others} more by no more than that" if others else ""
-    return [
-        f"`positions` of nucleus {worst} ({one.species[worst]}) differ by "
-        f"{gaps[worst]:.2g} Bohr{more}"
-    ]
+    names = [f"{i} ({symbol})" for i, symbol in enumerate(one.species)]
+    return _farthest(gaps, "`positions` of nucleus {} differ", names)
 
 
 def _supercells(one: Any, other: Any) -> list[str]:

@@ -540,9 +540,9 @@ class SpaceGroup(AbstractFixed):
         different = self.crystal.difference(crystal, electrons=False)
         if different is not None:
             raise ValueError(
-                "The space group must be one of this crystal, but between its crystal "
-                f"and this one {different}. Build it with `SpaceGroup.of` from the "
-                "crystal of the wave function."
+                "The space group must be one of this crystal, but its crystal is "
+                f"another one: between them {different}. Build it with `SpaceGroup.of` "
+                "from the crystal of the wave function."
             )
 
     def _cartesian(

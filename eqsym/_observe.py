@@ -272,8 +272,8 @@ def _sampled(
         different = wavefunction.crystal.difference(one.crystal)
         if different is not None:
             raise ValueError(
-                "`observables` must have the crystal of `wavefunction`, but between "
-                f"that and the one of {name!r} {different}."
+                f"`observables` must have the crystal of `wavefunction`, but {name!r} "
+                f"has another one: between them {different}."
             )
     sums = None
     with on_mesh(mesh_of(chains.walkers)):

@@ -85,8 +85,8 @@ class Pretraining(eqx.Module):
         different = self.mean_field.crystal.difference(wavefunction.crystal)
         if different is not None:
             raise ValueError(
-                "`wavefunction` must belong to the crystal of the mean field, but "
-                f"between that and its own {different}."
+                "`wavefunction` must belong to the crystal of the mean field, but has "
+                f"another one: between them {different}."
             )
         target = HartreeFock(self.mean_field)
         if wavefunction.real and not eqx.filter_eval_shape(target, walkers[0]).is_real:
