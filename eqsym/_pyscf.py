@@ -11,6 +11,7 @@ from jaxtyping import Float, Inexact
 
 from ._crystal import Crystal, Lattice
 from ._gaussians import expand, Gaussians, Shell, shells_of
+from ._mean_field_guess import superposed_atoms
 from ._mean_field_settings import Settings
 from ._progress import progress_bar
 from ._stability import Determinant, instabilities, Instability, too_large
@@ -161,41 +162,6 @@ def _crystal_cell(crystal: Crystal, settings: Settings):
             f"{basis!r}. Try 'cc-pvdz' or 'sto-3g', or name one for each element in a "
             "dictionary."
         ) from error
-
-
-def _atomic_guess(cell: Any, moments: tuple[float, ...]) -> np.ndarray:
-    """Density matrices of both spins, (2, functions, functions), of superposed free
-    spherical atoms, between functions of the same atom.
-
-    PySCF's own guess projects atoms on the functions of all others in the cell, but not
-    on those of their images. It has not the symmetry of the crystal, and depends on the
-    choice of the cell.
-    """
-    from pyscf.pbc import gto
-    from pyscf.scf.hf import init_guess_by_minao
-
-    guess = np.zeros((2, cell.nao, cell.nao))
-    atoms = cell.aoslice_by_atom()
-    for index, (first, last, start, stop) in enumerate(atoms):
-        if start == stop:
-            continue
-        atom = gto.mole.Mole()
-        atom._atm = cell._atm[index : index + 1]
-        atom._bas = cell._bas[first:last].copy()
-        atom._bas[:, gto.mole.ATOM_OF] = 0
-        atom._env = cell._env
-        atom._atom = cell._atom[index : index + 1]
-        atom._built = True
-        found = init_guess_by_minao(atom)
-        occupation = np.asarray(found.mo_occ)
-        # The moment is carried by open shells, or else by all.
-        free = np.minimum(occupation, 2 - occupation)
-        free = occupation if abs(moments[index]) > np.sum(free) else free
-        spin = moments[index] * free / max(np.sum(free), 1e-12)
-        for density, sign in zip(guess, (1, -1), strict=True):
-            scaled = found.mo_coeff * np.maximum(occupation + sign * spin, 0) / 2
-            density[start:stop, start:stop] = scaled @ found.mo_coeff.T
-    return guess
 
 
 def _occupations(
@@ -350,9 +316,11 @@ def _converged(
 
     def density(coefficients=None):
         found = np.asarray(scf.make_rdm1(coefficients, scf.mo_occ))
-        return found.real if real else found
+        return np.real(found) if real else found
 
-    scf.kernel(_first_density(scf.cell, crystal, settings, overlap))
+    moments = settings.moments or (0.0,) * len(crystal.species)
+    first = superposed_atoms(scf.cell, crystal.electrons, moments, overlap)
+    scf.kernel(first if settings.unrestricted else first[0] + first[1])
     fractions = np.asarray(scf.mo_occ) % (1 if settings.unrestricted else 2)
     degenerate = bool(np.any(fractions))
     if degenerate:
@@ -379,19 +347,6 @@ def _converged(
             break
         found = _instabilities(scf, crystal, image)
     return found, degenerate
-
-
-def _first_density(
-    cell: Any,
-    crystal: Crystal,
-    settings: Settings,
-    overlap: Inexact[np.ndarray, "k functions functions"],
-) -> np.ndarray:
-    guess = _atomic_guess(cell, settings.moments or (0.0,) * len(crystal.species))
-    found = np.einsum("sij,kji->s", guess, overlap).real
-    scale = np.array(crystal.electrons) / np.where(found > 0, found, 1)
-    guess = (guess * scale[:, None, None])[:, None] * np.ones((len(overlap), 1, 1))
-    return guess if settings.unrestricted else guess[0] + guess[1]
 
 
 def _instabilities(

@@ -212,8 +212,8 @@ def _direct(rotations: _Rotations) -> Complex[np.ndarray, "rotations rotations"]
 def _lowest(matrix: np.ndarray, count: int) -> tuple[float, np.ndarray]:
     """The lowest eigenvalue, and the first `count` components of its vector (u, v), as
     a rotation X = u + v*. Real rotations come first if there are any."""
-    if count and np.max(np.abs(matrix.imag)) < 1e-6:
-        real = matrix.real[:count, :count] + matrix.real[:count, count:]
+    if count and np.max(np.abs(np.imag(matrix))) < 1e-6:
+        real = np.real(matrix[:count, :count] + matrix[:count, count:])
         value, vector = scipy.linalg.eigh(real, subset_by_index=[0, 0])
         if value[0] < _NEGATIVE:
             return float(value[0]), vector[:, 0]

@@ -410,23 +410,31 @@ def _antiferromagnet(cells):
     density = np.zeros((2, cells, 2, 2))
     density[0, :, 0, 0] = density[1, :, 1, 1] = 1
     kpoints = cell.make_kpts([cells, 1, 1])
-    restricted = scf.KRHF(cell, kpoints, exxdiv="ewald").rs_density_fit().kernel()
-    solver = scf.KUHF(cell, kpoints, exxdiv="ewald").rs_density_fit()
-    return restricted, solver.kernel(density)
+    energies = []
+    for solver, start in ((scf.KRHF, density.sum(axis=0)), (scf.KUHF, density)):
+        fitted = solver(cell, kpoints, exxdiv="ewald").rs_density_fit()
+        fitted.kernel(start)
+        energies.append(float(fitted.e_tot))
+    return energies
 
 
-@pytest.mark.parametrize("cells, gain", [(1, 0.034), (3, 0.086)])
-def test_unrestricted_energy(cells, gain, caplog):
-    """With moments and without: the order is found."""
+@pytest.mark.parametrize(
+    "cells, gain, moments", [(1, 0.034, (1, -1)), (3, 0.086, None)]
+)
+def test_unrestricted_energy(cells, gain, moments, caplog):
+    """With moments, and without: an order is found."""
     restricted, expected = _antiferromagnet(cells)
     assert gain < (restricted - expected) / 2 < gain + 0.001
     crystal = _chain(2, 2 * cells, 4.0)
     assert abs(_solved(crystal, caplog)[0].energy - restricted) < 1e-6
-    for moments in (None, (1.0, -1.0)):
-        options = {"unrestricted": True, "moments": moments}
-        found, warned = _solved(crystal, caplog, **options)
-        assert not warned
-        assert abs(found.energy - expected) < 1e-6
+    found, warned = _solved(crystal, caplog, unrestricted=True, moments=moments)
+    assert not warned
+    assert abs(found.energy - expected) < 1e-6
+
+
+def test_says_if_it_cannot_check(caplog, monkeypatch):
+    monkeypatch.setattr("eqsym._stability._LARGEST", 1)
+    assert "too many orbitals to check" in _solved(_chain(2, 2, 4.0), caplog)[1]
 
 
 def test_moments_choose_the_order():
