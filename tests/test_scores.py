@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import eqsym as eqs
+from eqsym._ansatz.linear import Linear
 from eqsym._scores import _split_linears
 
 
@@ -185,9 +186,9 @@ def test_both_kinds_of_layers_are_tested(name):
     kept = [
         node
         for node in jax.tree.leaves(
-            narrow, is_leaf=lambda node: isinstance(node, eqs.Linear)
+            narrow, is_leaf=lambda node: isinstance(node, Linear)
         )
-        if isinstance(node, eqs.Linear) and node.weight is not None
+        if isinstance(node, Linear) and node.weight is not None
     ]
     assert any(linear.bias is not None for linear in wide)
     assert any(linear.bias is None for linear in wide)

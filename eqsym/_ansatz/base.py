@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._crystal import Crystal
+from .._math import full_precision
 from .._types import Electrons, LogPsi
 
 
@@ -45,3 +46,10 @@ class AbstractWavefunction(eqx.Module):
 
         The sign (or phase) and logarithm of psi, [`eqsym.LogPsi`][].
         """
+
+
+@full_precision()
+def amplitude(wavefunction: AbstractWavefunction, electrons: Electrons) -> LogPsi:
+    """The amplitude at one configuration, with the matrix products of any network in
+    full precision: weights and ratios are of the same function that is sampled."""
+    return wavefunction(electrons)
