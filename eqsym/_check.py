@@ -13,6 +13,7 @@ from jaxtyping import Array, Complex, Float
 from ._ansatz import AbstractWavefunction
 from ._ansatz.base import amplitude
 from ._crystal import Crystal
+from ._math import full_precision
 from ._processes import on_host
 from ._sampler import check_walkers, initial_walkers
 from ._types import AbstractFixed, Key, LogPsi, Walkers
@@ -32,9 +33,9 @@ _AT_LEAST = 1e-6
 def check_wavefunction(
     wavefunction: AbstractWavefunction, *, key: Key, walkers: Walkers | None = None
 ) -> None:
-    r"""Tries whether a wave function keeps its promises, on which samplers, Hamiltonians
-    and averages over groups rely: a function that is not antisymmetric can have a lower
-    energy than any that is, and looks like a success.
+    r"""Tries whether a wave function keeps its promises. Samplers, Hamiltonians and
+    averages over groups rely on them: a function that is not antisymmetric can have a
+    lower energy than any that is, and looks like a success.
 
     At four configurations: the amplitude is finite at one of them, with a sign of
     modulus 1; it changes its sign when two electrons of the same spin are exchanged; it
@@ -111,7 +112,11 @@ def _tries(
             order = same.copy()
             order[[start + one, start + other]] = start + other, start + one
             yield _Try(
-                order, still, -1, f"two spin-{spin} electrons exchanged", "antisymmetry"
+                order,
+                still,
+                -1 + 0j,
+                f"two spin-{spin} electrons exchanged",
+                "antisymmetry",
             )
     for i, vector in enumerate(crystal.supercell.vectors):
         shift = still.copy()
@@ -158,7 +163,10 @@ def _check_arrays(wavefunction: AbstractWavefunction) -> None:
 def _check_types(
     wavefunction: AbstractWavefunction, electrons: Float[np.ndarray, "electrons 3"]
 ) -> None:
-    psi = eqx.filter_eval_shape(amplitude, wavefunction, jnp.asarray(electrons))
+    with full_precision():
+        psi = eqx.filter_eval_shape(
+            lambda f, x: f(x), wavefunction, jnp.asarray(electrons)
+        )
     fits = isinstance(psi, LogPsi) and all(
         x.shape == () and jnp.issubdtype(x.dtype, kind)
         for x, kind in ((psi.log, jnp.floating), (psi.sign, jnp.inexact))

@@ -171,21 +171,25 @@ def observe_post_hoc(
     chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
     sums = _sampled(_PostHoc(group), wavefunction, observables, chains)
 
-    found: dict[str, tuple[_Replicates, ...]] = {}
-    for name, one in observables.items():
-        plain, mixed, averaged = (_of_kind(k, name, one, sums) for k in range(3))
-        difference = _Replicates(
-            averaged.whole - mixed.whole, averaged.without - mixed.without
-        )
-        found[name] = plain, mixed, averaged, difference
-
-    def row(number: int) -> dict[str, Observed]:
-        return {name: _jackknife(rows[number], sums) for name, rows in found.items()}
-
     shares = _replicates(sums.weights[:, 2:], sums.weights[:, 1], lambda means: means)
     weights = _jackknife(shares, sums)
     weight = Estimate(float(weights.mean[0]), float(weights.error[0]))
     present = is_present(weight)
+
+    found: dict[str, tuple[_Replicates, ...]] = {}
+    for name, one in observables.items():
+        plain, mixed = (_of_kind(k, name, one, sums) for k in range(2))
+        found[name] = plain, mixed
+        if present:
+            averaged = _of_kind(2, name, one, sums)
+            difference = _Replicates(
+                averaged.whole - mixed.whole, averaged.without - mixed.without
+            )
+            found[name] += averaged, difference
+
+    def row(number: int) -> dict[str, Observed]:
+        return {name: _jackknife(rows[number], sums) for name, rows in found.items()}
+
     return PostHocObserved(
         plain=row(0),
         symmetrized=row(1),

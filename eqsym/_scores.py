@@ -53,7 +53,7 @@ class _TappedLinear(eqx.Module):
     linear: Linear
     tap: _Tap
 
-    def __call__(self, x: Float[Array, "rows in"]) -> Float[Array, "rows out"]:
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "rows out"]:
         expected = self.tap.rows.shape
         if x.shape != expected:
             raise ValueError(

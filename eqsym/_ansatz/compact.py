@@ -51,7 +51,7 @@ def compact(lattice: Lattice) -> Lattice:
     cosines /= norms[:, :, None] * norms[:, None, :]
     along = triples @ _DIRECTION / limits[2]
     criteria = (
-        -np.sum(kept, axis=0),
+        -np.sum(kept, axis=0, dtype=float),
         np.sum(cosines, axis=(1, 2)),
         -np.sum(along, axis=1),
         -np.sum(along**2, axis=1),
