@@ -25,7 +25,7 @@ _JITTER = 0.1
 # Deviations that rounding does not explain: in units of what a change of the last bits
 # of the electrons' positions does, and at least this, in units of the last bit. A twist
 # written with seven digits is as good as its author wanted it.
-_NOISE = 100
+_NOISE = 30
 _LAST_BITS = 1e5
 _AT_LEAST = 1e-6
 

@@ -16,7 +16,8 @@ class AbstractWavefunction(eqx.Module):
 
     Electrons are ordered by spin: first `crystal.electrons[0]` up, then
     `crystal.electrons[1]` down. A wave function is antisymmetric under exchange of two
-    electrons of the same spin and obeys the twisted boundary condition of its crystal.
+    electrons of the same spin and obeys the twisted boundary condition of its crystal:
+    [`eqsym.check_wavefunction`][] tries whether it does.
     """
 
     crystal: eqx.AbstractVar[Crystal]

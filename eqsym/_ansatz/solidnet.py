@@ -185,7 +185,9 @@ class SolidNet(AbstractWavefunction):
     every $k_j$ are time-reversal invariant, the Hamiltonian is real: the real part of
     every orbital is taken and the wave function is real. A simultaneous translation of
     all electrons by a primitive lattice vector t multiplies it by $e^{i K \cdot t}$,
-    $K = \sum_j k_j$.
+    $K = \sum_j k_j$. Features are of the shortest vectors of lattice and supercell, and
+    phases of the shortest k-points, so that the function is the same for every
+    description of a crystal.
 
     Li, Li, Chen, Nat. Commun. 13, 7895 (2022); Pfau et al., Phys. Rev. Research 2,
     033429 (2020).
