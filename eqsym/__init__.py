@@ -5,7 +5,6 @@ from ._ansatz import (
     AbstractWavefunction as AbstractWavefunction,
     Displacement as Displacement,
     HartreeFock as HartreeFock,
-    Linear as Linear,
     NuFeatures as NuFeatures,
     SolidNet as SolidNet,
     TriFeatures as TriFeatures,
@@ -23,6 +22,7 @@ from ._canonicalize import (
     SmoothStep as SmoothStep,
     SplineStep as SplineStep,
 )
+from ._check import check_wavefunction as check_wavefunction
 from ._checkpoint import (
     latest_checkpoint as latest_checkpoint,
     restore_checkpoint as restore_checkpoint,

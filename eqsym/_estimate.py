@@ -8,6 +8,10 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 
+# Standard errors by which a share must be positive.
+_PRESENT = 3
+
+
 class Estimate(eqx.Module):
     """A mean and its standard error."""
 
@@ -51,6 +55,12 @@ class Evaluation(eqx.Module):
         return table({"": self})
 
 
+def is_present(weight: Estimate) -> bool:
+    """Whether a projection with this share of a wave function has an energy: else that
+    would be a ratio of two numbers that are both 0 up to noise."""
+    return weight.mean > _PRESENT * weight.error and weight.mean > 1e-12
+
+
 # Heads of table columns by names of fields.
 QUANTITIES = {
     "energy": "energy [Ha]",
@@ -62,16 +72,17 @@ QUANTITIES = {
 }
 
 
-def table(rows: dict[str, Evaluation]) -> str:
+def table(rows: dict[str, Evaluation | None]) -> str:
     """A text table of evaluations, one row each.
 
     **Arguments:**
 
-    - `rows`: evaluations by name.
+    - `rows`: evaluations by name; `None` for what has no energy, such as an average
+        that is zero.
     """
     lines = [["", *QUANTITIES.values()]]
     for name, row in rows.items():
-        values = (getattr(row, column) for column in QUANTITIES)
+        values = (getattr(row, column, None) for column in QUANTITIES)
         lines.append([name, *("-" if v is None else str(v) for v in values)])
     return aligned(lines)
 

@@ -22,7 +22,7 @@ from ._math import full_precision
 from ._mean_field_settings import Settings
 from ._processes import on_first
 from ._pyscf import hartree_fock
-from ._types import AbstractFixed, Electrons
+from ._types import AbstractFixed, Electrons, Integer, whole_number
 
 
 _FORMAT = "eqsym mean field, version 2"
@@ -136,7 +136,7 @@ class MeanField(AbstractFixed):
         exp_to_discard: float | None = 0.1,
         unrestricted: bool = False,
         moments: Sequence[float | int] | None = None,
-        max_cycles: int = 100,
+        max_cycles: Integer = 100,
         path: str | os.PathLike | None = None,
         progress: bool | None = None,
     ) -> "MeanField":
@@ -188,6 +188,7 @@ class MeanField(AbstractFixed):
         Of several processes, the first one solves and the others get its result.
         """
         settings = Settings(crystal, basis, exp_to_discard, unrestricted, moments)
+        max_cycles = whole_number("max_cycles", max_cycles, 1)
         arguments = crystal, settings, max_cycles, path, progress
         if jax.process_count() == 1:
             return cls._solved(*arguments)

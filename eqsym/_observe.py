@@ -1,6 +1,7 @@
 """Observables of a wave function and of its average over a group, with error bars."""
 
 import abc
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, PyTree, Shaped
 
 from ._ansatz import AbstractWavefunction
+from ._ansatz.base import amplitude
 from ._chains import Chains, steps_of
-from ._estimate import Estimate
+from ._estimate import Estimate, is_present
 from ._group import SpaceGroup
 from ._math import chunked_sum, chunked_vmap, normalised
 from ._momentum import check_projection
@@ -51,16 +53,17 @@ class PostHocObserved(eqx.Module):
 
     - `plain`: of f as trained ("OG").
     - `symmetrized`: of f, then averaged over the group: of the mixture of all $U_g f$.
-    - `averaged`: of P f ("PA").
+    - `averaged`: of P f ("PA"); `None` if `weight` is not positive by three standard
+        errors: then P f is zero as far as these samples can tell.
     - `difference`: `averaged` minus `symmetrized`, with the error of the paired
-        difference.
+        difference; `None` if there is no `averaged`.
     - `weight`: $|Pf|^2 / |f|^2$, the share of f that is symmetric.
     """
 
     plain: dict[str, Observed]
     symmetrized: dict[str, Observed]
-    averaged: dict[str, Observed]
-    difference: dict[str, Observed]
+    averaged: dict[str, Observed] | None
+    difference: dict[str, Observed] | None
     weight: Estimate
 
 
@@ -157,7 +160,7 @@ def observe_post_hoc(
 
     **Returns:**
 
-    Observables of f, of the mixture of its images, and of P f,
+    Observables of f, of the mixture of its images, and of P f if it is not zero,
     [`eqsym.PostHocObserved`][].
 
     **Raises:** as [`eqsym.observe`][] does, and `ValueError` where the average is no
@@ -168,25 +171,31 @@ def observe_post_hoc(
     chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress)
     sums = _sampled(_PostHoc(group), wavefunction, observables, chains)
 
+    shares = _replicates(sums.weights[:, 2:], sums.weights[:, 1], lambda means: means)
+    weights = _jackknife(shares, sums)
+    weight = Estimate(float(weights.mean[0]), float(weights.error[0]))
+    present = is_present(weight)
+
     found: dict[str, tuple[_Replicates, ...]] = {}
     for name, one in observables.items():
-        plain, mixed, averaged = (_of_kind(k, name, one, sums) for k in range(3))
-        difference = _Replicates(
-            averaged.whole - mixed.whole, averaged.without - mixed.without
-        )
-        found[name] = plain, mixed, averaged, difference
+        plain, mixed = (_of_kind(k, name, one, sums) for k in range(2))
+        found[name] = plain, mixed
+        if present:
+            averaged = _of_kind(2, name, one, sums)
+            difference = _Replicates(
+                averaged.whole - mixed.whole, averaged.without - mixed.without
+            )
+            found[name] += averaged, difference
 
     def row(number: int) -> dict[str, Observed]:
         return {name: _jackknife(rows[number], sums) for name, rows in found.items()}
 
-    shares = _replicates(sums.weights[:, 2:], sums.weights[:, 1], lambda means: means)
-    weights = _jackknife(shares, sums)
     return PostHocObserved(
         plain=row(0),
         symmetrized=row(1),
-        averaged=row(2),
-        difference=row(3),
-        weight=Estimate(float(weights.mean[0]), float(weights.error[0])),
+        averaged=row(2) if present else None,
+        difference=row(3) if present else None,
+        weight=weight,
     )
 
 
@@ -218,7 +227,8 @@ class _Plain(_AbstractKinds):
     def weight(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Float[Array, ""]:
-        return jnp.where(jnp.isfinite(wavefunction(electrons).log), 1.0, jnp.nan)
+        log = amplitude(wavefunction, electrons).log
+        return jnp.where(jnp.isfinite(log), 1.0, jnp.nan)
 
     def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
         group = self.group
@@ -234,7 +244,8 @@ class _PostHoc(_AbstractKinds):
     def weight(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Float[Array, ""]:
-        f = normalised(jax.vmap(wavefunction)(self.group.apply_inverse(electrons)))
+        psi = jax.vmap(functools.partial(amplitude, wavefunction))
+        f = normalised(psi(self.group.apply_inverse(electrons)))
         return jnp.abs(jnp.mean(f)) ** 2
 
     def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:

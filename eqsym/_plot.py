@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ._ansatz import AbstractWavefunction
+from ._ansatz.base import amplitude
 from ._domain import FundamentalDomain
 from ._hamiltonian import AbstractHamiltonian, check_crystals
 from ._math import check_chunk, chunked_vmap
@@ -86,7 +87,7 @@ def translation_scan(
     def line(wavefunction, hamiltonian, shifts):
         def at(shift):
             moved = electrons + shift[None]
-            log = 2 * wavefunction(moved).log
+            log = 2 * amplitude(wavefunction, moved).log
             if hamiltonian is None:
                 return log, None
             return log, hamiltonian.local_energy(wavefunction, moved).total.real

@@ -9,7 +9,7 @@ from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
 from ._chains import Chains, evaluation, per_cell, sampled, stack
-from ._estimate import Estimate, Evaluation, jackknife, table
+from ._estimate import Estimate, Evaluation, is_present, jackknife, table
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian
 from ._momentum import check_projection
@@ -23,32 +23,42 @@ class PostHoc(eqx.Module):
     walkers.
 
     - `plain`: f as trained ("OG").
-    - `averaged`: P f ("PA").
+    - `averaged`: P f ("PA"); `None` if `weight` is not positive by three standard
+        errors: then P f is zero as far as these samples can tell.
     - `difference`: energy of `averaged` minus energy of `plain`, in Hartree per
         primitive cell, with the error of the paired difference, much smaller than
-        either energy's.
+        either energy's; `None` if there is no `averaged`.
     - `weight`: $|Pf|^2 / |f|^2$, the share of f that is symmetric.
     """
 
     plain: Evaluation
-    averaged: Evaluation
-    difference: Estimate
+    averaged: Evaluation | None
+    difference: Estimate | None
     weight: Estimate
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers only, for JSON."""
         return {
             "plain": self.plain.to_dict(),
-            "averaged": self.averaged.to_dict(),
-            "difference": vars(self.difference),
+            "averaged": None if self.averaged is None else self.averaged.to_dict(),
+            "difference": None if self.difference is None else vars(self.difference),
             "weight": vars(self.weight),
         }
 
     def __str__(self) -> str:
+        if self.difference is None:
+            difference = (
+                "PA - OG = -: the average is zero as far as "
+                f"{self.plain.samples} samples can tell"
+            )
+        else:
+            difference = (
+                f"PA - OG = {self.difference} Ha per cell, from the same "
+                f"{self.plain.samples} samples"
+            )
         return (
             f"{table({'OG': self.plain, 'PA': self.averaged})}\n"
-            f"PA - OG = {self.difference} Ha per cell, from the same "
-            f"{self.plain.samples} samples\n"
+            f"{difference}\n"
             f"symmetric weight |Pf|^2/|f|^2 = {self.weight}"
         )
 
@@ -130,7 +140,8 @@ def post_hoc(
 
     **Returns:**
 
-    Both rows and their difference, [`eqsym.PostHoc`][].
+    Both rows and their difference, [`eqsym.PostHoc`][]. The second row is `None` if
+    nothing of f is symmetric; [`eqsym.sectors`][] says which symmetry f has.
 
     **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for less than 1 image or
     2 amplitudes, and where the average is no projection of f, see
@@ -170,8 +181,11 @@ def post_hoc(
     found: list[Any] = jackknife(moments, results)
     if images == 1 < group.order:
         found[6] = None
+    plain = evaluation(found[:5], found[10], counts, chains.steps)
+    if not is_present(found[12]):
+        return PostHoc(plain, None, None, found[12])
     return PostHoc(
-        plain=evaluation(found[:5], found[10], counts, chains.steps),
+        plain=plain,
         averaged=evaluation(found[5:10], Estimate(0.0, 0.0), counts, chains.steps),
         difference=found[11],
         weight=found[12],

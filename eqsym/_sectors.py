@@ -9,7 +9,7 @@ from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
 from ._chains import Chains, sampled
-from ._estimate import aligned, Estimate, jackknife
+from ._estimate import aligned, Estimate, is_present, jackknife
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian
 from ._irreps import character_table
@@ -84,10 +84,6 @@ class Sectors(eqx.Module):
             shown = ["-" if value is None else str(value) for value in values]
             lines.append([sector.label, str(sector.dimension), *shown])
         return aligned(lines)
-
-
-# Standard errors by which a weight must be positive for its sector to have an energy.
-_PRESENT = 3
 
 
 class _Sample(AbstractOrbitEstimate):
@@ -176,8 +172,7 @@ def sectors(
     for irrep, share, *rest in zip(
         table.irreps, shares, energies, differences, strict=True
     ):
-        present = share.mean > _PRESENT * share.error and share.mean > 1e-12
-        values = rest if present else [None, None]
+        values = rest if is_present(share) else [None, None]
         parts.append(Sector(irrep.label, irrep.dimension, share, *values))
     invalid = steps * len(counts) - int(counts.sum())
     return Sectors(tuple(parts), energy, int(counts.sum()), invalid)

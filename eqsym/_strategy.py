@@ -1,6 +1,7 @@
 """What training does about symmetry: the function it samples, and the batch it uses."""
 
 import abc
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
+from ._ansatz.base import amplitude
 from ._averages import (
     check_subset,
     draw_operations,
@@ -323,7 +325,8 @@ class Augment(_AbstractDraws):
             args: tuple[Electrons, Int[Array, " copies"]],
         ) -> Float[Array, " copies"]:
             electrons, chosen = args
-            log = 2 * jax.vmap(wavefunction)(self.group.apply(electrons)).log
+            psi = jax.vmap(functools.partial(amplitude, wavefunction))
+            log = 2 * psi(self.group.apply(electrons)).log
             mean = jax.nn.logsumexp(log) - jnp.log(jnp.asarray(len(log), log.dtype))
             return jnp.exp(log[chosen] - mean)
 
@@ -436,7 +439,7 @@ class Project(_AbstractDraws):
             group = self.projection.group
             operations = draw_with_identity(subset, group, self.amplitudes)
             points = group.apply_inverse(electrons, operations)
-            psi = jax.vmap(wavefunction)(points)
+            psi = jax.vmap(functools.partial(amplitude, wavefunction))(points)
             # Over the root of p, each at most the root of k.
             count = jnp.asarray(self.amplitudes, psi.log.dtype)
             density = jax.nn.logsumexp(2 * psi.log) - jnp.log(count)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Int
 
-from ._ansatz.base import AbstractWavefunction
+from ._ansatz.base import AbstractWavefunction, amplitude
 from ._crystal import Crystal
 from ._group import SpaceGroup
 from ._irreps import character_table, Irrep
@@ -287,8 +287,8 @@ def symmetry_ratio(
 
     **Raises:** `ValueError` as [`eqsym.Symmetrized`][] does.
     """
-    symmetrized = Symmetrized(wavefunction, symmetrizer, chunk)(electrons)
-    bare = wavefunction(electrons)
+    symmetrized = amplitude(Symmetrized(wavefunction, symmetrizer, chunk), electrons)
+    bare = amplitude(wavefunction, electrons)
     phase = symmetrized.sign * jnp.conj(bare.sign).astype(symmetrized.sign.dtype)
     return phase * jnp.exp(symmetrized.log - bare.log).astype(phase.dtype)
 
@@ -297,7 +297,7 @@ def _terms(
     wavefunction: AbstractWavefunction, orbit: Orbit
 ) -> tuple[LogPsi, Inexact[Array, " images"]]:
     """Amplitudes of the images, and the weights in the dtype of their signs."""
-    terms = jax.vmap(wavefunction)(orbit.images)
+    terms = jax.vmap(functools.partial(amplitude, wavefunction))(orbit.images)
     if jnp.issubdtype(orbit.weights.dtype, jnp.complexfloating):
         return LogPsi(terms.sign.astype(orbit.weights.dtype), terms.log), orbit.weights
     return terms, orbit.weights.astype(terms.sign.dtype)

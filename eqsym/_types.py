@@ -84,7 +84,8 @@ class LogPsi(eqx.Module):
 
 class AbstractFixed(eqx.Module):
     """Marks modules whose arrays are data (a lattice, a mean field, a group), not
-    parameters: [`eqsym.partition`][] never counts them as trainable."""
+    parameters: [`eqsym.partition`][] never counts them as trainable. Derive a module
+    from it to hold the constants of a wave function of your own."""
 
 
 def _is_fixed(node) -> bool:
@@ -98,8 +99,11 @@ def _is_parameter(leaf) -> bool:
 def partition(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Splits a module into its trainable parameters and everything else.
 
-    Parameters are the floating-point arrays outside of crystals, mean fields and
-    groups. The inverse is [`eqsym.combine`][].
+    Parameters are the floating-point arrays outside of crystals, mean fields, groups
+    and other modules derived from [`eqsym.AbstractFixed`][]. Those of numpy too: JAX
+    makes arrays of its own of them when it compiles. As few of them are meant to be
+    trained, [`eqsym.check_wavefunction`][] refuses them. The inverse is
+    [`eqsym.combine`][].
 
     **Arguments:**
 

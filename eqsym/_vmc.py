@@ -7,14 +7,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
+from ._check import check_wavefunction
 from ._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
 from ._math import check_chunk, chunked_vmap
 from ._optimizer import AbstractOptimizer, AbstractOptimizerState
 from ._sampler import AbstractSampler, AbstractSamplerState
-from ._scores import Scores
+from ._scores import check_factors, Scores
 from ._sharding import spread, WALKERS
 from ._strategy import AbstractStrategy, Coupling, NoSymmetry, Schedule
 from ._types import combine, Integer, Key, partition, Walkers
@@ -158,7 +160,8 @@ class VMC(eqx.Module):
 
         **Raises:** `ValueError` for walkers of the wrong shape, and for a wave function
         without parameters, of another crystal than the Hamiltonian's, or that a
-        strategy does not fit.
+        strategy does not fit; and, unless it is traced, for one that does not keep what
+        wave functions promise, see [`eqsym.check_wavefunction`][].
         """
         check_crystals(wavefunction, self.hamiltonian)
         parameters = partition(wavefunction)[0]
@@ -173,13 +176,18 @@ class VMC(eqx.Module):
             for i, strategy in enumerate(self.schedule.strategies)
         )
         view = self.schedule.strategies[0].view(wavefunction, strategies[0])
-        return VMCState(
+        state = VMCState(
             wavefunction,
             self.sampler.init(view, walkers, key=chain),
             self.optimizer.init(parameters),
             strategies,
             jnp.zeros((), int),
         )
+        if not any(isinstance(x, Tracer) for x in jax.tree.leaves(state)):
+            tried = jax.random.fold_in(draws, len(strategies))
+            check_wavefunction(wavefunction, key=tried, walkers=walkers)
+            check_factors(wavefunction, walkers[:2])
+        return state
 
     def step(self, state: VMCState) -> tuple[VMCState, Statistics]:
         """One training step.

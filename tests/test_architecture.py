@@ -44,7 +44,7 @@ _LEVELS = (
     ("_ansatz", "_nearest", "_plot_parts"),
     ("_momentum", "_observables"),
     ("_hamiltonian", "_symmetrize", "_sampler", "_scores", "_twists"),
-    ("_averages", "_canonicalize", "_chains", "_optimizer", "_pretrain"),
+    ("_averages", "_canonicalize", "_chains", "_check", "_optimizer", "_pretrain"),
     ("_evaluate", "_observe", "_orbit", "_strategy"),
     ("_post_hoc", "_sectors"),
     ("_plot", "_vmc"),
@@ -56,7 +56,7 @@ _LEVELS = (
     ("__init__",),
 )
 _ANSATZ_LEVELS = (
-    ("base", "features", "linear"),
+    ("base", "compact", "features", "linear"),
     ("solidnet", "hartree_fock"),
     ("__init__",),
 )
