@@ -78,7 +78,8 @@ def check_wavefunction(
         )
         for rows in zip(*tries, strict=True)
     ]
-    psi = _amplitudes(wavefunction, jnp.asarray(np.stack(images), electrons.dtype))
+    # As numpy: of several processes each has all of it.
+    psi = _amplitudes(wavefunction, np.stack(images).astype(electrons.dtype))
     sign, log = np.asarray(on_host(psi.sign)), np.asarray(on_host(psi.log), np.float64)
     failures = [*_wrong_signs(sign, log), *_broken(tries, sign, log, electrons.dtype)]
     if failures:
@@ -137,9 +138,11 @@ def _tries(
 @eqx.filter_jit
 def _amplitudes(
     wavefunction: AbstractWavefunction,
-    images: Float[Array, "images configurations electrons 3"],
+    images: Float[Array | np.ndarray, "images configurations electrons 3"],
 ) -> LogPsi:
-    return jax.vmap(jax.vmap(functools.partial(amplitude, wavefunction)))(images)
+    return jax.vmap(jax.vmap(functools.partial(amplitude, wavefunction)))(
+        jnp.asarray(images)
+    )
 
 
 def _check_arrays(wavefunction: AbstractWavefunction) -> None:
