@@ -224,13 +224,12 @@ def _broken(
         if off[worst] > bounds[worst]:
             case = tries[worst][row]
             yield (
-                f"With {case.done}, it must be multiplied by {_number(case.factor)} "
-                f"({case.shows}), got {_number(ratio[worst])}."
+                f"With {case.done}, it must be multiplied by {_number(complex(case.factor))} "
+                f"({case.shows}), got {_number(complex(ratio[worst]))}."
             )
 
 
 def _number(value: complex) -> str:
-    value = complex(value)
     if abs(value.imag) < 1e-6 * abs(value):
         return f"{value.real:.6g}"
     return f"{value:.6g}"
