@@ -223,9 +223,10 @@ def _broken(
         worst = np.argmax(np.where(there, off / bounds, 0))
         if off[worst] > bounds[worst]:
             case = tries[worst][row]
+            expected, found = (_number(complex(x)) for x in (case.factor, ratio[worst]))
             yield (
-                f"With {case.done}, it must be multiplied by {_number(complex(case.factor))} "
-                f"({case.shows}), got {_number(complex(ratio[worst]))}."
+                f"With {case.done}, it must be multiplied by {expected} ({case.shows}), "
+                f"got {found}."
             )
 
 

@@ -27,8 +27,8 @@ def hydrogen(**kwargs) -> eqs.Crystal:
 class Waves(eqs.AbstractWavefunction):
     r"""$\exp \sum_{il} (a_l \cos w_{il} + c_l \sin w_{il} + i b_l \sin w_{il})$ with
     $w_{il} = b_l \cdot r_i$ for the reciprocal vectors of the primitive cell. Electrons
-    are independent, and so are fractional coordinates. Real without b. In a crystal with
-    a twist times its phase."""
+    are independent, and so are fractional coordinates. Real without b. In a crystal
+    with a twist times its phase."""
 
     crystal: eqs.Crystal
     a: Float[Array, "3"]
