@@ -225,8 +225,8 @@ def _broken(
             case = tries[worst][row]
             expected, found = (_number(complex(x)) for x in (case.factor, ratio[worst]))
             yield (
-                f"With {case.done}, it must be multiplied by {expected} ({case.shows}), "
-                f"got {found}."
+                f"With {case.done}, it must be multiplied by {expected} "
+                f"({case.shows}), got {found}."
             )
 
 
