@@ -78,7 +78,8 @@ def check_wavefunction(
         )
         for rows in zip(*tries, strict=True)
     ]
-    psi = _amplitudes(wavefunction, jnp.asarray(np.stack(images), electrons.dtype))
+    # As numpy: of several processes each has all of it.
+    psi = _amplitudes(wavefunction, np.stack(images).astype(electrons.dtype))
     sign, log = np.asarray(on_host(psi.sign)), np.asarray(on_host(psi.log), np.float64)
     failures = [*_wrong_signs(sign, log), *_broken(tries, sign, log, electrons.dtype)]
     if failures:
@@ -137,9 +138,11 @@ def _tries(
 @eqx.filter_jit
 def _amplitudes(
     wavefunction: AbstractWavefunction,
-    images: Float[Array, "images configurations electrons 3"],
+    images: Float[Array | np.ndarray, "images configurations electrons 3"],
 ) -> LogPsi:
-    return jax.vmap(jax.vmap(functools.partial(amplitude, wavefunction)))(images)
+    return jax.vmap(jax.vmap(functools.partial(amplitude, wavefunction)))(
+        jnp.asarray(images)
+    )
 
 
 def _check_arrays(wavefunction: AbstractWavefunction) -> None:
@@ -220,14 +223,14 @@ def _broken(
         worst = np.argmax(np.where(there, off / bounds, 0))
         if off[worst] > bounds[worst]:
             case = tries[worst][row]
+            expected, found = (_number(complex(x)) for x in (case.factor, ratio[worst]))
             yield (
-                f"With {case.done}, it must be multiplied by {_number(case.factor)} "
-                f"({case.shows}), got {_number(ratio[worst])}."
+                f"With {case.done}, it must be multiplied by {expected} "
+                f"({case.shows}), got {found}."
             )
 
 
 def _number(value: complex) -> str:
-    value = complex(value)
     if abs(value.imag) < 1e-6 * abs(value):
         return f"{value.real:.6g}"
     return f"{value:.6g}"

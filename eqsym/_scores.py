@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from ._ansatz import AbstractWavefunction
 from ._ansatz.linear import Linear
 from ._math import chunked_sum, chunked_vmap, full_precision
+from ._processes import on_host
 from ._sharding import devices_in_use, IMAGES, spread, WALKERS
 from ._types import combine, Electrons, Integer, partition, Walkers
 
@@ -349,9 +351,10 @@ def check_factors(wavefunction: AbstractWavefunction, walkers: Walkers) -> None:
 
     **Raises:** `ValueError` with the largest difference.
     """
-    if not any(map(_is_linear, jax.tree.leaves(wavefunction, is_leaf=_is_linear))):
+    if not _split_linears(wavefunction, None, 1)[0]:
         return
-    difference, size = map(float, _factor_errors(wavefunction, walkers))
+    found = _factor_errors(wavefunction, on_host(walkers))
+    difference, size = (float(on_host(value)) for value in found)
     # Sums of the same products, in another order.
     if difference > 1e3 * float(jnp.finfo(walkers.dtype).eps) * size:
         raise ValueError(
@@ -365,7 +368,8 @@ def check_factors(wavefunction: AbstractWavefunction, walkers: Walkers) -> None:
 @eqx.filter_jit
 @full_precision()
 def _factor_errors(
-    wavefunction: AbstractWavefunction, walkers: Walkers
+    wavefunction: AbstractWavefunction,
+    walkers: Float[Array | np.ndarray, "walkers electrons 3"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The largest difference, and the largest derivative."""
     layers, narrow, rest = _split_linears(wavefunction, None, 1)
@@ -379,7 +383,7 @@ def _factor_errors(
 
         return jax.grad(value)((layers, taps))
 
-    plain, taps = jax.vmap(one)(walkers)
+    plain, taps = jax.vmap(one)(jnp.asarray(walkers))
     errors, sizes = [], []
     for linear, tap in zip(plain, taps, strict=True):
         found = jnp.einsum("wro,wri->woi", tap.cotangents, tap.rows)

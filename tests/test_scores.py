@@ -246,6 +246,8 @@ def test_layers_of_the_library_are_applied_once(way):
     wavefunction = Applied(crystal, layer, inner, way)
     if way == "once":
         check_factors(wavefunction, walkers[:2])
+        # Nothing is factored of a network inside of another function.
+        check_factors(_case("symmetrized").wavefunction, walkers[:2])
         return
     message = "must apply its linear layers once|of one configuration, of shape"
     with pytest.raises(ValueError, match=message) as caught:
