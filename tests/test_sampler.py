@@ -30,6 +30,15 @@ def _run(sampler, wavefunction, state, steps):
     return state
 
 
+def _shared(moves, exchange, hop, **kwargs):
+    """A sampler with these shares as arrays: compiled once for all of them."""
+    return eqx.tree_at(
+        lambda sampler: (sampler.exchange, sampler.hop),
+        eqs.Metropolis(moves, **kwargs),
+        (jnp.asarray(exchange), jnp.asarray(hop)),
+    )
+
+
 def test_distribution():
     """|psi|^2 = prod_il exp(2 a_l cos w_il): each fraction of the primitive vectors has
     a von Mises distribution, independent of all others. One sample of each of 3000
@@ -106,7 +115,7 @@ def test_exchanges_and_hops_sample_all_assignments(exchange, hop):
     wavefunction = Islands(_ROW, jnp.asarray(logs))
     assert _ROW.electrons == (2, 1)
     start = jnp.tile(jnp.asarray(_ROW.supercell_positions), (3000, 1, 1))
-    sampler = eqs.Metropolis(20, width=0.3, exchange=exchange, hop=hop)
+    sampler = _shared(20, exchange, hop)
     state = sampler.init(wavefunction, start, key=jax.random.key(2))
     state = _run(sampler, wavefunction, state, 6)
     atoms = np.floor(np.asarray(state.walkers)[:, :, 0] / 4.0).astype(int)
@@ -179,7 +188,7 @@ def test_moves_that_the_crystal_does_not_admit_are_normal_ones(crystal, made):
     start = walkers(crystal, 200)
 
     def after_a_step(exchange, hop):
-        sampler = eqs.Metropolis(1, exchange=exchange, hop=hop)
+        sampler = _shared(1, exchange, hop)
         state = sampler.init(wavefunction, start, key=jax.random.key(0))
         return _run(sampler, wavefunction, state, 1)
 
