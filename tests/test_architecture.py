@@ -30,7 +30,7 @@ _SOURCES = {
 # with an order of its own inside.
 _LEVELS = (
     ("_threads", "_types", "_estimate", "_history", "_processes", "_serialise"),
-    ("_progress", "_sharding"),
+    ("_divergence", "_interrupts", "_progress", "_sharding"),
     ("_math", "_crystal", "_checkpoint"),
     ("_operations", "_ewald", "_pyscf"),
     ("_vacuum",),
