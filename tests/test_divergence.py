@@ -1,10 +1,19 @@
-"""Series of energies and variances that are a divergence, and others that are not."""
+"""Series of energies and variances that are a divergence, and others that are not; and
+runs that diverge."""
 
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+import eqsym as eqs
 from eqsym._divergence import Watch
+from eqsym._history import History, read_history
+from toys import Counting, hydrogen, Lattice, waves
 
 
 _NAMES = ("step", "energy", "variance", "rejected")
@@ -154,3 +163,103 @@ def test_resumed_at_any_step():
         assert vars(watch).keys() == vars(whole).keys()
         assert (watch.outside, watch.first) == (whole.outside, whole.first) == (30, 231)
         assert watch.marks == whole.marks == [100, 200]
+
+
+class Overshooting(eqs.AbstractOptimizer):
+    """Nothing for 130 steps, and then steps towards all parameters 0, which is the
+    ground state, too long by some factor."""
+
+    factor: float
+
+    def init(self, parameters):
+        return Counting()
+
+    def step(self, scores, residual, state):
+        factor = jnp.where(state.count < 130, 0.0, self.factor)
+        update = jax.tree.map(lambda x: -factor * x, scores.parameters)
+        return update, Counting(state.count + 1)
+
+
+def _run(path, factor):
+    vmc = eqs.VMC(
+        Lattice(hydrogen(), 0.0), eqs.Metropolis(1), Overshooting(factor), chunk=None
+    )
+    return eqs.run(
+        vmc,
+        waves(a=(0.3, 0.2, 0.1)),
+        steps=170,
+        walkers=16,
+        key=jax.random.key(1),
+        burn_in=1,
+        path=path,
+        checkpoint_every=30,
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def back(tmp_path_factory):
+    """A run whose error doubles in every step, and halves with half of each update;
+    what it logged, and its folder."""
+    path = tmp_path_factory.mktemp("back") / "run"
+    return _run(path, 3.0), path
+
+
+def test_goes_back_once_with_half_the_step(back):
+    found, path = back
+    assert found.state.scale == 0.5
+    # From step 130 on they are divided by -2.
+    np.testing.assert_allclose(
+        found.wavefunction.a, np.array([0.3, 0.2, 0.1]) / 2**40, rtol=1e-12
+    )
+    history = read_history(path / "history.csv")
+    np.testing.assert_array_equal(history["step"], np.arange(1, 171))
+    np.testing.assert_array_equal(history["energy"], found.history["energy"])
+    assert np.max(history["variance"]) < 1
+    assert eqs.latest_checkpoint(path / "checkpoints") == 170
+    (session,) = json.loads((path / "run.json").read_text())["sessions"]
+    (note,) = session["went_back"]
+    assert note == {"at_step": 152, "to_step": 100, "scale": 0.5}
+
+
+def test_without_a_folder_it_goes_back_too(back):
+    assert eqx.tree_equal(_run(None, 3.0).state, back[0].state)
+
+
+def test_interrupted_run_goes_back_too(tmp_path, back, monkeypatch, caplog):
+    """To the same state, bit for bit: interrupted before, twice while energies are
+    outside of their range, when no state is saved, and after."""
+    append = History.append
+    for rows, saved in ((117, 116), (22, 132), (12, 132), (40, 119)):
+        left = [rows]
+
+        def appended(self, row, left=left):
+            append(self, row)
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(History, "append", appended)
+            _run(tmp_path, 3.0)
+        assert eqs.latest_checkpoint(tmp_path / "checkpoints") == saved
+    found = _run(tmp_path, 3.0)
+    assert eqx.tree_equal(found.state, back[0].state)
+    for name in found.history.keys() - {"seconds"}:
+        np.testing.assert_array_equal(found.history[name], back[0].history[name])
+    assert sum("It goes back to step 100" in m for m in caplog.messages) == 1
+
+
+def test_stops_the_second_time(tmp_path, caplog):
+    """With advice, a good state in the folder, and a history of what happened."""
+    with pytest.raises(FloatingPointError) as caught:
+        _run(tmp_path, 7.0)
+    message = str(caught.value)
+    assert "diverged again, with half of each update: since step 132" in message
+    assert "Step 100, before that, is saved. Try a smaller learning rate" in message
+    assert "Step 151: training diverges: since step 132" in caplog.messages[0]
+    assert "goes back to step 100 and on with half of each update" in caplog.text
+    good = eqs.load_run(tmp_path, waves())
+    assert good.step == 100
+    np.testing.assert_array_equal(good.wavefunction.a, [0.3, 0.2, 0.1])
+    assert len(good.history["step"]) == 151 and good.history["variance"][-1] > 1e9
