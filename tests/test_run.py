@@ -154,16 +154,6 @@ def test_terminated_run_saves(tmp_path, whole, monkeypatch):
     _same(_run(tmp_path, 8), whole[0])
 
 
-@pytest.fixture(scope="module")
-def phases():
-    """Runs of a network with four steps of pretraining and three of burn-in."""
-    mean_field = eqs.MeanField.solve(_CRYSTAL, basis="sto-3g")
-    network = small_network(_CRYSTAL, np.zeros((1, 3)), np.zeros((0, 3)))
-    pretraining = eqs.Pretraining(mean_field, 4, sampler=eqs.Metropolis(1))
-    settings = dict(wavefunction=network, pretraining=pretraining, burn_in=3)
-    return lambda path: _run(path, 2, checkpoint_every=2, **settings)
-
-
 def _signal_at(patch, phase, step, number, *, killed=False):
     """A signal in a step of a phase, or an end after which nothing is saved."""
     keep = Checkpoints.keep
@@ -178,21 +168,14 @@ def _signal_at(patch, phase, step, number, *, killed=False):
         patch.setattr(Checkpoints, "_save_last", lambda self, state: None)
 
 
-def test_every_phase_saves_and_goes_on(tmp_path, phases, monkeypatch, caplog):
-    """Bit for bit: interrupted in pretraining, killed there, interrupted in burn-in."""
-    whole = phases(None)
-    path = tmp_path / "run"
-    for phase, step, number, killed, left in (
-        ("pretraining", 1, signal.SIGTERM, False, 1),
-        ("pretraining", 3, signal.SIGINT, True, 2),
-        ("pretraining", 3, signal.SIGINT, False, 3),
-        ("burn-in", 1, signal.SIGINT, False, 1),
-        ("burn-in", 3, signal.SIGTERM, True, 2),
-    ):
+def _interrupted(run, path, monkeypatch, caplog, *cases):
+    """Runs that end in a phase, at a step, by a signal or by a kill, and leave a
+    checkpoint of a step."""
+    for phase, step, number, killed, left in cases:
         kind = KeyboardInterrupt if number == signal.SIGINT else SystemExit
         with monkeypatch.context() as patch, pytest.raises(kind):
             _signal_at(patch, phase, step, number, killed=killed)
-            phases(path)
+            run(path)
         place = path / "checkpoints" / phase
         assert eqs.latest_checkpoint(place) == left
         if not killed:
@@ -202,9 +185,51 @@ def test_every_phase_saves_and_goes_on(tmp_path, phases, monkeypatch, caplog):
             )
         with pytest.raises(FileNotFoundError, match=f"at step {left} of its {phase}"):
             eqs.load_run(path)
-    _same(phases(path), whole)
+
+
+def test_burn_in_saves_and_goes_on(tmp_path, monkeypatch, caplog):
+    """Bit for bit: interrupted, and killed."""
+
+    def run(path):
+        return _run(path, 2, burn_in=6, checkpoint_every=2)
+
+    _interrupted(
+        run,
+        tmp_path,
+        monkeypatch,
+        caplog,
+        ("burn-in", 1, signal.SIGINT, False, 1),
+        ("burn-in", 5, signal.SIGINT, True, 4),
+        ("burn-in", 5, signal.SIGTERM, False, 5),
+    )
+    _same(run(tmp_path), run(None))
     # Of the phases that are over nothing is left.
-    assert sorted(p.name for p in (path / "checkpoints").iterdir()) == ["0", "2"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0", "2"]
+
+
+@pytest.mark.slow
+def test_pretraining_saves_and_goes_on(tmp_path, monkeypatch, caplog):
+    """Bit for bit: interrupted, and killed, in pretraining and after it."""
+    mean_field = eqs.MeanField.solve(_CRYSTAL, basis="sto-3g")
+    network = small_network(_CRYSTAL, np.zeros((1, 3)), np.zeros((0, 3)))
+    pretraining = eqs.Pretraining(mean_field, 4, sampler=eqs.Metropolis(1))
+    settings = dict(wavefunction=network, pretraining=pretraining)
+
+    def run(path):
+        return _run(path, 2, checkpoint_every=2, **settings)
+
+    _interrupted(
+        run,
+        tmp_path,
+        monkeypatch,
+        caplog,
+        ("pretraining", 1, signal.SIGTERM, False, 1),
+        ("pretraining", 3, signal.SIGINT, True, 2),
+        ("pretraining", 3, signal.SIGINT, False, 3),
+        ("burn-in", 1, signal.SIGINT, False, 1),
+    )
+    _same(run(tmp_path), run(None))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0", "2"]
 
 
 def test_killed_run_goes_on(tmp_path, whole):
