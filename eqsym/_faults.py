@@ -215,6 +215,7 @@ class Checkpoints(Generic[State]):
         - `state`: the one before the first step.
         """
         self._newest, self._saved = state, int(state.step)
+        self.interrupts.new_phase()
         together = True
         try:
             yield

@@ -16,8 +16,8 @@ from jax.experimental import multihost_utils
 
 _logger = logging.getLogger("eqsym")
 
-# Several processes ask each other about as often.
-_SECONDS = 1.0
+# Between two meetings of several processes, which take them some milliseconds.
+_SECONDS = 0.1
 
 
 class Interrupts:
@@ -47,8 +47,9 @@ class Interrupts:
         every step, and by all processes.
 
         Several processes have to agree, which takes a message to each of them. They
-        agree about once a second, at a step that follows from the pace of the first
-        process, so that all know it.
+        meet after every step, or every tenth of a second if steps are faster: after a
+        number of steps that follows from the pace of the first process, so that all
+        know it.
 
         **Arguments:**
 
@@ -66,6 +67,11 @@ class Interrupts:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)
+
+    def new_phase(self) -> None:
+        """Announces that the next steps may be of another pace. Called by all
+        processes."""
+        self._meeting = self._calls + 1
 
     def _agreed(self, last: bool) -> int:
         """The signal to obey, 0 for none; SIGTERM if there were both."""
