@@ -93,7 +93,10 @@ from ._plot import (
 from ._plot_density import plot_densities as plot_densities
 from ._plot_group import plot_group as plot_group
 from ._post_hoc import post_hoc as post_hoc, PostHoc as PostHoc
-from ._pretrain import Pretraining as Pretraining
+from ._pretrain import (
+    Pretraining as Pretraining,
+    PretrainingState as PretrainingState,
+)
 from ._run import run as run, RunResult as RunResult
 from ._run_folder import load_run as load_run, SavedRun as SavedRun
 from ._sampler import (

@@ -1,8 +1,9 @@
 """The loop over samples that all estimators share, and what they make of them."""
 
 import abc
+import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from jaxtyping import Array, Complex, Float, Inexact, Int
 from ._ansatz import AbstractWavefunction
 from ._estimate import Estimate, Evaluation
 from ._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
+from ._interrupts import interruptible
 from ._math import check_chunk, chunked_vmap
 from ._processes import on_host
 from ._progress import progress_bar
@@ -75,7 +77,7 @@ class AbstractSample(eqx.Module):
 
 def steps_of(
     name: str, wavefunction: AbstractWavefunction, chains: Chains
-) -> Iterator[Walkers]:
+) -> Generator[Walkers]:
     """Walkers of |psi|^2 at every step after the burn-in, with a progress bar.
 
     **Raises:** `ValueError` for less than two walkers, or walkers of the wrong shape.
@@ -96,12 +98,15 @@ def _steps(
     wavefunction: AbstractWavefunction,
     state: AbstractSamplerState,
     chains: Chains,
-) -> Iterator[Walkers]:
+) -> Generator[Walkers]:
     count = chains.burn_in + chains.steps
     # In burn-in, and later.
     replaced = [jnp.zeros((), int)] * 2
     compiled = "moves and estimators"
-    with progress_bar(name, count, chains.progress, compiled=compiled) as bar:
+    with (
+        interruptible() as interrupts,
+        progress_bar(name, count, chains.progress, compiled=compiled) as bar,
+    ):
         for i in range(count):
             state = _advanced(sampler, wavefunction, state)
             replaced[i >= chains.burn_in] += state.replaced
@@ -109,6 +114,7 @@ def _steps(
                 yield state.walkers
                 bar.set_postfix_str("", refresh=False)
             bar.update()
+            interrupts.check()
     for number, where, meaning in zip(
         replaced,
         ("burn-in", "sampling"),
@@ -185,7 +191,8 @@ def sampled(
     counts = np.zeros(len(chains.walkers), int)
     total, reference = np.zeros((), np.complex128), None
     steps = steps_of("Evaluating", wavefunction, chains)
-    with on_mesh(mesh_of(chains.walkers)):
+    # Closed with this loop, also if it raises: Ctrl-C means what it meant before.
+    with on_mesh(mesh_of(chains.walkers)), contextlib.closing(steps):
         for i, walkers in enumerate(steps):
             if reference is None:
                 reference = _typical(wavefunction, hamiltonian, walkers, chains.chunk)

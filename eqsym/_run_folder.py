@@ -34,6 +34,13 @@ from ._vmc import VMC
 _logger = logging.getLogger("eqsym")
 
 CHECKPOINTS, HISTORY, RUN = "checkpoints", "history.csv", "run.json"
+PRETRAINING, BURN_IN, TRAINING = "pretraining", "burn-in", "training"
+# Where the states of the phases of a run are, in their order.
+PHASES = {
+    PRETRAINING: f"{CHECKPOINTS}/{PRETRAINING}",
+    BURN_IN: f"{CHECKPOINTS}/{BURN_IN}",
+    TRAINING: CHECKPOINTS,
+}
 _LOCK = "run.lock"
 # Characters of data in `run.json` that need not be read: operations and the like.
 _LONG = 400
@@ -91,8 +98,8 @@ class SavedRun(eqx.Module):
 
     - `wavefunction`: the wave function of the newest checkpoint, bare.
     - `trained`: what the strategy of the run makes of it, the function that was
-        sampled; the bare one without a strategy. `None` where the strategy holds
-        classes or functions that are not of eqsym.
+        sampled; the bare one without a strategy. `None` if the strategy holds classes
+        or functions that are not of eqsym; a warning says which.
     - `walkers`: distributed as `trained`, in Bohr, (walkers, electrons, 3).
     - `history`: as [`eqsym.RunResult`][] has it; it may be some steps ahead.
     - `step`: training steps taken at the checkpoint.
@@ -132,7 +139,8 @@ def load_run(
 
     Wave function, walkers, history and group, [`eqsym.SavedRun`][].
 
-    **Raises:** `FileNotFoundError` for a folder without a whole checkpoint.
+    **Raises:** `FileNotFoundError` for a folder without a whole checkpoint, which says
+    if the run in it has not come to its first one.
     `ValueError` for what this version of eqsym cannot build, for a `wavefunction` with
     another structure, with the fields that differ, and for a run in double precision
     where JAX does not use it.
@@ -140,10 +148,7 @@ def load_run(
     checkpoints = Path(path) / CHECKPOINTS
     step = latest_checkpoint(checkpoints)
     if step is None:
-        raise FileNotFoundError(
-            f"`path` must be the folder of a run, got {path}: it has no whole "
-            f"checkpoint in {CHECKPOINTS}/."
-        )
+        raise FileNotFoundError(_without_checkpoint(Path(path)))
     while True:
         try:
             description = read_description(checkpoints, step)
@@ -171,8 +176,14 @@ def load_run(
         stage = int(schedule.stage(jnp.asarray(max(0, step - 1))))
         drawn = decode(state["strategies"], arrays, ".strategies")[stage]
         trained = schedule.strategies[stage].view(network, drawn)
-    except ValueError:
-        pass
+    except ValueError as error:
+        _logger.warning(
+            "`trained` of the run %s is `None`: its strategy cannot be built again. %s "
+            "Apply the strategy to `wavefunction` yourself, as the script that trained "
+            "did.",
+            path,
+            error,
+        )
     return SavedRun(
         wavefunction=network,
         trained=trained,
@@ -180,6 +191,35 @@ def load_run(
         history=read_history(Path(path) / HISTORY),
         step=step,
         group=_group(planned) or SpaceGroup.of(network.crystal),
+    )
+
+
+def _without_checkpoint(folder: Path) -> str:
+    """Why a folder has no run to load."""
+    checkpoints, history = folder / CHECKPOINTS, folder / HISTORY
+    # One that is damaged, or was removed, is another matter.
+    lost = checkpoints.is_dir() and any(
+        place.name.isdigit() or place.suffix == ".damaged"
+        for place in checkpoints.iterdir()
+    )
+    lost = lost or (history.exists() and history.read_text().count("\n") > 1)
+    if lost or not (folder / RUN).exists():
+        return (
+            f"`path` must be the folder of a run, got {folder}: it has no whole "
+            f"checkpoint in {CHECKPOINTS}/."
+        )
+    reached = "at its start"
+    for phase in (PRETRAINING, BURN_IN):
+        step = latest_checkpoint(folder / PHASES[phase])
+        if step is not None:
+            reached = f"at step {step} of its {phase}"
+    try:
+        again = json.loads((folder / RUN).read_text())["resume"]
+    except (OSError, ValueError, KeyError, TypeError):
+        again = "call eqsym.run again with the same arguments"
+    return (
+        f"The run in {folder} ended before its first checkpoint of training, {reached},"
+        f" or has not come further yet: there is nothing to load. To go on: {again}"
     )
 
 
@@ -248,6 +288,18 @@ def write_run_json(folder: Path, described: Json, session: Json) -> None:
         sessions = []
     content = _commands(folder, described) | described
     content["sessions"] = [*sessions, session]
+    _replace(folder, content)
+
+
+def note_in_run_json(folder: Path, name: str, value: Json) -> None:
+    """Adds to a list in the last session of `run.json`."""
+    content = json.loads((folder / RUN).read_text())
+    content["sessions"][-1].setdefault(name, []).append(value)
+    _replace(folder, content)
+
+
+def _replace(folder: Path, content: Json) -> None:
+    place = folder / RUN
     temporary = place.with_name(RUN + ".tmp")
     temporary.write_text(pretty(content) + "\n")
     os.replace(temporary, place)

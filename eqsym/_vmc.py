@@ -30,6 +30,7 @@ class VMCState(eqx.Module):
     - `optimizer`: state of the optimizer.
     - `strategies`: states of the strategies of the schedule.
     - `step`: steps taken.
+    - `scale`: factor of the updates, 1 but in a run that diverged and went back.
     """
 
     wavefunction: AbstractWavefunction
@@ -37,6 +38,7 @@ class VMCState(eqx.Module):
     optimizer: AbstractOptimizerState
     strategies: tuple[Any, ...]
     step: Int[Array, ""]
+    scale: Float[Array, ""]
 
 
 class Statistics(eqx.Module):
@@ -182,6 +184,7 @@ class VMC(eqx.Module):
             self.optimizer.init(parameters),
             strategies,
             jnp.zeros((), int),
+            jnp.ones(()),
         )
         if not any(isinstance(x, Tracer) for x in jax.tree.leaves(state)):
             tried = jax.random.fold_in(draws, len(strategies))
@@ -270,6 +273,7 @@ class VMC(eqx.Module):
             None if view is wavefunction else lambda f: strategy.view(f, drawn),
         )
         update, optimizer = self.optimizer.step(scores, residual, state.optimizer)
+        update = jax.tree.map(lambda x: state.scale.astype(x.dtype) * x, update)
         retries = optimizer.retries
         parameters, rest = partition(wavefunction)
         moved = eqx.apply_updates(parameters, update)
@@ -293,7 +297,9 @@ class VMC(eqx.Module):
         strategies = tuple(
             drawn if i == stage else other for i, other in enumerate(state.strategies)
         )
-        following = VMCState(updated, sampler, optimizer, strategies, state.step + 1)
+        following = VMCState(
+            updated, sampler, optimizer, strategies, state.step + 1, state.scale
+        )
         return _spread(following), statistics
 
 

@@ -30,7 +30,7 @@ _SOURCES = {
 # with an order of its own inside.
 _LEVELS = (
     ("_threads", "_types", "_estimate", "_history", "_processes", "_serialise"),
-    ("_compare", "_progress", "_sharding", "_standard"),
+    ("_compare", "_divergence", "_interrupts", "_progress", "_sharding", "_standard"),
     ("_structures",),
     ("_math", "_crystal", "_checkpoint"),
     ("_operations", "_ewald", "_gaussians", "_stability"),
