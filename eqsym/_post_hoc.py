@@ -1,5 +1,6 @@
 """Energies of the symmetric parts of a wave function, from walkers of itself."""
 
+import os
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
-from ._chains import Chains, evaluation, per_cell, sampled, stack
+from ._chains import Chains
+from ._energies import evaluation, per_cell, sampled, stack
 from ._estimate import Estimate, Evaluation, jackknife, table
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian
@@ -56,6 +58,10 @@ class PostHoc(eqx.Module):
 class _Sample(AbstractOrbitEstimate):
     orbit: OrbitSampler
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return "energy", "symmetry"
+
     def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
         (projected,), (share,) = orbit.projected, orbit.shares
         # (H - reference) f, whose average over the orbit is that of P f.
@@ -75,6 +81,11 @@ class _Sample(AbstractOrbitEstimate):
             share,
         )
 
+    def compared(
+        self, moments: Inexact[np.ndarray, "walkers moments"]
+    ) -> list[Inexact[np.ndarray, " walkers"]]:
+        return [moments[:, 0] + moments[:, 1], moments[:, 6]]
+
 
 def post_hoc(
     wavefunction: AbstractWavefunction,
@@ -90,6 +101,7 @@ def post_hoc(
     sampler: AbstractSampler | None = None,
     chunk: int | None = None,
     progress: bool | None = None,
+    path: str | os.PathLike | None = None,
 ) -> PostHoc:
     r"""What averaging over a group after training does, from walkers of the plain
     wave function.
@@ -116,7 +128,7 @@ def post_hoc(
     - `walkers`: where the chains start, in Bohr, (walkers, electrons, 3): the walkers
         that training left.
     - `key`: seeds the chains and the images.
-    - `steps`, `burn_in`, `sampler`, `progress`: as for [`eqsym.evaluate`][].
+    - `steps`, `burn_in`, `sampler`, `progress`, `path`: as for [`eqsym.evaluate`][].
     - `images`: points of the orbit per sample whose local energy is evaluated, all
         different. The variance of the local energy of $Pf$ comes from pairs of images:
         with one image it is `None`, unless the group has one operation.
@@ -139,7 +151,7 @@ def post_hoc(
     group.check_crystal(wavefunction.crystal)
     trivial = np.ones((1, group.order))
     check_projection(wavefunction, group, trivial[0])
-    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
+    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress, path)
     sample = _Sample(
         OrbitSampler(
             wavefunction,
@@ -150,8 +162,9 @@ def post_hoc(
             amplitudes=amplitudes,
         )
     )
-    moments, reference, counts = sampled(sample, wavefunction, hamiltonian, chains)
+    samples = sampled(sample, wavefunction, hamiltonian, chains)
 
+    reference = samples.reference
     cells = wavefunction.crystal.cells
 
     def results(means: np.ndarray) -> np.ndarray:
@@ -167,12 +180,12 @@ def post_hoc(
         others = weight * (1 - weight), averaged[0] - plain[0], weight
         return np.stack([*plain, *averaged, *others], axis=-1)
 
-    found: list[Any] = jackknife(moments, results)
+    found: list[Any] = jackknife(samples.moments, results)
     if images == 1 < group.order:
         found[6] = None
     return PostHoc(
-        plain=evaluation(found[:5], found[10], counts, steps),
-        averaged=evaluation(found[5:10], Estimate(0.0, 0.0), counts, steps),
+        plain=evaluation(found[:5], found[10], samples),
+        averaged=evaluation(found[5:10], Estimate(0.0, 0.0), samples),
         difference=found[11],
         weight=found[12],
     )

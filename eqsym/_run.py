@@ -5,7 +5,6 @@ import dataclasses
 import logging
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,14 +18,14 @@ from jaxtyping import Float
 
 from ._ansatz import AbstractWavefunction, SolidNet
 from ._faults import Checkpoints, Faults, Figure
+from ._folder import locked, writable
 from ._history import History
 from ._pretrain import Pretraining
-from ._processes import is_first, on_all, on_first
+from ._processes import is_first, on_first
 from ._progress import progress_bar
 from ._run_folder import (
     describe_run,
     HISTORY,
-    locked,
     session,
     Settings,
     write_run_json,
@@ -126,7 +125,7 @@ def run(
     for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every)):
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
-    folder = None if path is None else _writable(Path(path))
+    folder = None if path is None else writable(Path(path))
     place, pretrain, chain = jax.random.split(key, 3)
     if isinstance(walkers, int):
         walkers = initial_walkers(wavefunction.crystal, walkers, key=place)
@@ -314,29 +313,3 @@ def _burned_in(
 
 def _last(values: Float[np.ndarray, " steps"]) -> float:
     return float(values[-1]) if len(values) else 0.0
-
-
-def _writable(folder: Path) -> Path:
-    """The folder, made by the first process.
-
-    **Raises:** `OSError` where it cannot be written, `ValueError` where not all
-    processes see it.
-    """
-    on_first(lambda: _try_to_write(folder))
-    if not on_all(folder.is_dir()):
-        raise ValueError(
-            f"`path` must be on a disk that all processes share, got {folder}, which "
-            "not all of them see."
-        )
-    return folder
-
-
-def _try_to_write(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"`path` must be a folder that can be written, got {folder}: {error}"
-        ) from error

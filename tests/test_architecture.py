@@ -29,10 +29,10 @@ _SOURCES = {
 # A module imports only from levels above its own line. `_ansatz` counts as one module,
 # with an order of its own inside.
 _LEVELS = (
-    ("_threads", "_types", "_estimate", "_history", "_processes", "_serialise"),
-    ("_progress", "_sharding"),
+    ("_threads", "_types", "_mixing", "_history", "_processes", "_serialise"),
+    ("_estimate", "_folder", "_progress", "_sharding"),
     ("_math", "_crystal", "_checkpoint"),
-    ("_operations", "_ewald", "_pyscf"),
+    ("_operations", "_ewald", "_estimate_folder", "_pyscf"),
     ("_vacuum",),
     ("_spglib",),
     ("_group",),
@@ -41,7 +41,8 @@ _LEVELS = (
     ("_momentum", "_observables"),
     ("_hamiltonian", "_symmetrize", "_sampler", "_scores", "_twists"),
     ("_averages", "_canonicalize", "_chains", "_optimizer", "_pretrain"),
-    ("_evaluate", "_observe", "_orbit", "_strategy"),
+    ("_energies", "_observe", "_strategy"),
+    ("_evaluate", "_orbit"),
     ("_post_hoc", "_sectors"),
     ("_plot", "_vmc"),
     ("_plot_bulk", "_plot_density"),
