@@ -58,7 +58,7 @@ class AbstractEstimator(eqx.Module):
     @property
     @abc.abstractmethod
     def names(self) -> tuple[str, ...]:
-        """Of the quantities in `Sample.values`: "energy" or "log_psi", which come
+        """Of the quantities in `Sample.values`: "energy" or "potential", which come
         first, and "symmetry"."""
 
     @abc.abstractmethod
@@ -388,27 +388,21 @@ def _report_replaced(name: str, replaced: Shaped[np.ndarray, "2"]) -> None:
 
 
 def _report_mixing(name: str, found: Mixing, chains: Chains) -> None:
-    beyond = [
-        f"{value:.2f} for the {what}"
-        for value, what in (
-            (found.energy_rhat, "local energy"),
-            (found.log_psi_rhat, "logarithm of the amplitude"),
-            (found.symmetry_rhat, "symmetry measure"),
-        )
-        if value is not None and value > found.bound
-    ]
-    if beyond:
+    if found.beyond:
+        beyond = [
+            f"{value:.2f} for the {what} (at most {bound:.2f} if they have)"
+            for what, (value, bound) in found.beyond.items()
+        ]
         _logger.warning(
-            "%s: the chains have not mixed. Split R-hat is %s, which should not exceed "
-            "%.2f in %d steps: walkers keep to parts of space of their own, or chains "
-            "are too short to tell. The means depend on where the walkers started, and "
-            "the error bars do not show it. Take more `steps`, or more moves per step "
-            "(`sampler`), or moves that exchange electrons or hop between atoms, or "
-            "start from other walkers.",
+            "%s: the chains have not mixed in %d steps. Split R-hat is %s: walkers "
+            "keep to parts of space of their own, or chains are too short to tell. "
+            "Then the means depend on where the walkers started, and the error bars "
+            "do not show it. Take more `steps`, or more moves per step (`sampler`), or "
+            "moves that exchange electrons and hop between atoms, or start from other "
+            "walkers.",
             name,
-            " and ".join(beyond),
-            found.bound,
             chains.steps,
+            " and ".join(beyond),
         )
     if found.drifts:
         _logger.warning(

@@ -70,8 +70,8 @@ QUANTITIES = {
 
 
 def table(rows: dict[str, Evaluation]) -> str:
-    """A text table of evaluations, one row each. The last column is the largest split
-    R-hat, with the bound if it is beyond it; see [`eqsym.Mixing`][].
+    """A text table of evaluations, one row each. The last column is split R-hat of
+    the energy, with what is beyond its bound; see [`eqsym.Mixing`][].
 
     **Arguments:**
 

@@ -90,7 +90,8 @@ class EstimateFolder:
             folder / _HISTORY, self._columns, steps=self.samples or 0, write=is_first()
         )
         seconds = self._history.columns()["seconds"]
-        self._started = time.monotonic() - (seconds[-1] if len(seconds) else 0.0)
+        before = float(seconds[-1]) if len(seconds) else 0.0
+        self._started = time.monotonic() - before
         self._next = time.monotonic() + _SECONDS
 
     def _compare(self) -> None:
@@ -100,7 +101,7 @@ class EstimateFolder:
         if not isinstance(saved, dict) or saved.get("class") != here["class"]:
             raise ValueError(
                 f"`path` must be a folder of its own for every estimate, got "
-                f"{self._folder}, which is of a training run."
+                f"{self._folder}: what it holds is not of an estimate, but of a run."
             )
         lines = differences(*(flatten(x, "") for x in (saved, here)))
         if lines:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Inexact, PyTree, Shaped
 from ._ansatz import AbstractWavefunction
 from ._chains import AbstractEstimator, accumulate, Chains, Sample
 from ._estimate import Estimate
+from ._ewald import Ewald
 from ._group import SpaceGroup
 from ._math import chunked_sum, chunked_vmap, normalised
 from ._mixing import Mixing
@@ -28,10 +29,12 @@ _logger = logging.getLogger("eqsym")
 
 # Error bars from so many blocks are themselves uncertain by an eighth.
 _BLOCKS = 32
+# In Hartree, of the potential energies by which chains are compared.
+_PRECISION = 1e-3
 
 
 class Observed(eqx.Module):
-    r"""An array of means and one of their standard errors.
+    """An array of means and one of their standard errors.
 
     - `mean`: of the shape of the observable.
     - `error`: of the same shape; complex where the mean is, with the errors of real and
@@ -41,8 +44,8 @@ class Observed(eqx.Module):
     - `invalid`: number of configurations left out, because an amplitude was not finite;
         anything but a few of them spoils the estimates: what is left is a mean over the
         places with a finite amplitude, and no error bar shows the difference.
-    - `mixing`: whether the chains have mixed, by $\log|\psi|$; `None` for numbers from
-        elsewhere.
+    - `mixing`: whether the chains have mixed, by the potential energy; `None` for
+        numbers from elsewhere.
     """
 
     mean: Inexact[np.ndarray, "..."]
@@ -213,27 +216,20 @@ class _Spread(NamedTuple):
     weights: Float[Array, "images kinds"]
 
 
-class _Walker(NamedTuple):
-    """What a walker has to be weighted with; not finite where the wave function is not.
-    And the logarithm of its amplitude."""
-
-    weight: Float[Array, ""]
-    log: Float[Array, ""]
-
-
 class _AbstractKinds(eqx.Module):
     """Where a walker counts, and how much."""
 
     @property
     @abc.abstractmethod
     def names(self) -> tuple[str, ...]:
-        """By what chains are compared: "log_psi", and "symmetry" for the weight."""
+        """By what chains are compared: "potential", and "symmetry" for the weight."""
 
     @abc.abstractmethod
-    def walker(
+    def weight(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
-    ) -> _Walker:
-        """A configuration, seen by the wave function."""
+    ) -> Float[Array, ""]:
+        """What a walker has to be weighted with; not finite where the wave function is
+        not."""
 
     @abc.abstractmethod
     def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
@@ -245,13 +241,12 @@ class _Plain(_AbstractKinds):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("log_psi",)
+        return ("potential",)
 
-    def walker(
+    def weight(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
-    ) -> _Walker:
-        log = wavefunction(electrons).log
-        return _Walker(jnp.where(jnp.isfinite(log), 1.0, jnp.nan), log)
+    ) -> Float[Array, ""]:
+        return jnp.where(jnp.isfinite(wavefunction(electrons).log), 1.0, jnp.nan)
 
     def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
         group = self.group
@@ -266,16 +261,13 @@ class _PostHoc(_AbstractKinds):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return "log_psi", "symmetry"
+        return "potential", "symmetry"
 
-    def walker(
+    def weight(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
-    ) -> _Walker:
-        images = self.group.apply_inverse(electrons)
-        amplitudes = jax.vmap(wavefunction)(images)
-        weight = jnp.abs(jnp.mean(normalised(amplitudes))) ** 2
-        # The first operation is the identity.
-        return _Walker(weight, amplitudes.log[0])
+    ) -> Float[Array, ""]:
+        f = normalised(jax.vmap(wavefunction)(self.group.apply_inverse(electrons)))
+        return jnp.abs(jnp.mean(f)) ** 2
 
     def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
         images = self.group.apply_inverse(electrons)
@@ -303,6 +295,7 @@ class _Observables(AbstractEstimator):
     kinds: _AbstractKinds
     wavefunction: AbstractWavefunction
     observables: dict[str, AbstractObservable]
+    potential: Ewald
     chunk: int | None
 
     @property
@@ -315,15 +308,15 @@ class _Observables(AbstractEstimator):
 
     def measure(self, walkers: Walkers, step: int, reference: tuple[()]) -> PyTree:
         del step, reference
-        return _measured(
-            self.kinds, self.wavefunction, self.observables, walkers, self.chunk
-        )
+        return _measured(self, walkers)
 
     def sample(self, found: PyTree[np.ndarray], reference: tuple[()]) -> Sample:
         del reference
-        sums, walkers = found
-        values = np.stack([walkers.log, walkers.weight], axis=1)[:, : len(self.names)]
-        return Sample(_Sums(*jax.tree.map(_double, sums)), values.astype(np.float64))
+        sums, potential, weights = jax.tree.map(_double, found)
+        potential = potential / self.wavefunction.crystal.cells
+        values = np.stack([potential, weights], axis=1)
+        values = np.where(np.isfinite(weights)[:, None], values, np.nan)
+        return Sample(_Sums(*sums), values[:, : len(self.names)])
 
     def missing(self, sums: "_Sums") -> str | None:
         without, count = int(np.sum(sums.valid == 0)), len(sums.valid)
@@ -348,7 +341,10 @@ def _sampled(
                 f"`observables` must have the crystal of `wavefunction`, but {name!r} "
                 f"has another one: expected {wavefunction.crystal}, got {one.crystal}."
             )
-    estimator = _Observables(kinds, wavefunction, dict(observables), chains.chunk)
+    potential = Ewald(wavefunction.crystal, precision=_PRECISION)
+    estimator = _Observables(
+        kinds, wavefunction, dict(observables), potential, chains.chunk
+    )
     found = accumulate("Observing", estimator, wavefunction, chains)
     sums: _Sums = found.sums
     kept = sums.valid > 0
@@ -369,14 +365,10 @@ def _sampled(
 
 
 @eqx.filter_jit
-def _measured(
-    kinds: _AbstractKinds,
-    wavefunction: AbstractWavefunction,
-    observables: dict[str, AbstractObservable],
-    walkers: Walkers,
-    chunk: int | None,
-) -> PyTree:
-    """The fields of `_Sums`, and what is known of every walker."""
+def _measured(estimator: _Observables, walkers: Walkers) -> PyTree:
+    """The fields of `_Sums`; potential energies and weights of all walkers."""
+    kinds, chunk = estimator.kinds, estimator.chunk
+    observables, wavefunction = estimator.observables, estimator.wavefunction
 
     def block(samples: tuple[Walkers, Array, Bool[Array, " walkers"]]) -> PyTree:
         electrons, weights, inside = samples
@@ -389,11 +381,13 @@ def _measured(
         counts = [jnp.sum(some.astype(int)) for some in (valid, inside & ~valid)]
         return totals, jnp.sum(each, axis=(0, 1)), *counts
 
-    found = chunked_vmap(lambda x: kinds.walker(wavefunction, x), walkers, chunk)
-    weights = found.weight.astype(walkers.dtype)
+    weights = chunked_vmap(lambda x: kinds.weight(wavefunction, x), walkers, chunk)
+    weights = weights.astype(walkers.dtype)
+    potential = chunked_vmap(estimator.potential, walkers, chunk)
     samples = walkers, weights, jnp.ones(len(walkers), bool)
     dealt = jax.tree.map(lambda x: _dealt(x, min(_BLOCKS, len(walkers))), samples)
-    return jax.lax.map(lambda some: chunked_sum(block, some, chunk), dealt), found
+    sums = jax.lax.map(lambda some: chunked_sum(block, some, chunk), dealt)
+    return sums, potential, weights
 
 
 def _double(values: Shaped[np.ndarray, "..."]) -> Inexact[np.ndarray, "..."]:
