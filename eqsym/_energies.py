@@ -41,7 +41,7 @@ class AbstractSample(eqx.Module):
     @property
     @abc.abstractmethod
     def names(self) -> tuple[str, ...]:
-        """Of what `compared` returns: "energy", and "symmetry" if it is measured."""
+        """Of what `compared` returns: "energy", "potential", "symmetry"."""
 
     @abc.abstractmethod
     def __call__(
@@ -53,7 +53,7 @@ class AbstractSample(eqx.Module):
     def compared(
         self, moments: Inexact[np.ndarray, "walkers moments"]
     ) -> list[Inexact[np.ndarray, " walkers"]]:
-        """Numbers by which the chains are compared: the energy of f over that of the
+        """Numbers by which the chains are compared: energies of f over those of the
         reference, and what is known of its symmetry."""
 
 
@@ -82,10 +82,14 @@ class _Energies(AbstractEstimator):
     ) -> Sample:
         valid = np.all(np.isfinite(found), axis=1)
         moments = np.where(valid[:, None], found, 0).astype(np.complex128)
-        energy, *others = (np.real(x) for x in self.sampled.compared(moments))
-        zero = float(reference.kinetic) + float(reference.potential)
-        energy = (energy + zero) / self.wavefunction.crystal.cells
-        values = np.stack([energy, *others], axis=1)
+        kinetic, potential = float(reference.kinetic), float(reference.potential)
+        zeros = {"energy": kinetic + potential, "potential": potential}
+        cells = self.wavefunction.crystal.cells
+        columns = [
+            (np.real(x) + zeros[name]) / cells if name in zeros else np.real(x)
+            for name, x in zip(self.names, self.sampled.compared(moments), strict=True)
+        ]
+        values = np.stack(columns, axis=1)
         sums = {"moments": moments, "counts": valid.astype(int)}
         return Sample(sums, np.where(valid[:, None], values, np.nan))
 

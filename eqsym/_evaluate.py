@@ -30,7 +30,7 @@ class _Sample(AbstractSample):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("energy",) if self.symmetrizer is None else ("energy", "symmetry")
+        return ("energy", "potential", "symmetry")[: 2 + (self.symmetrizer is not None)]
 
     def __call__(
         self, electrons: Electrons, key: Key, reference: LocalEnergy
@@ -51,7 +51,7 @@ class _Sample(AbstractSample):
         self, moments: Inexact[np.ndarray, "walkers moments"]
     ) -> list[Inexact[np.ndarray, " walkers"]]:
         kinetic, potential, _, ratio, _ = moments.T
-        return [kinetic + potential, ratio][: len(self.names)]
+        return [kinetic + potential, potential, ratio][: len(self.names)]
 
 
 def evaluate(

@@ -15,7 +15,7 @@ from scipy.special import ndtri, stdtr
 # bound allows 1.05 for long chains, and this much memory in short ones. Half of the
 # walkers in another state of dissociated hydrogen are 1.11 to 1.17.
 _BOUND = 1.05
-_MEMORY = {"energy": 1.0, "potential": 1.0, "symmetry": 4.0}
+_MEMORY, _SLOW_MEMORY = 1.0, 4.0
 # Samples of one chain for which R-hat says anything.
 _FEWEST = 4
 # How often chains in equilibrium are said to drift: in the end, and during burn-in,
@@ -37,25 +37,25 @@ class Mixing(eqx.Module):
     R-hat, of Vehtari, Gelman, Simpson, Carpenter and Bürkner, Bayesian Anal. 16, 667
     (2021), eqs. 1 to 4, 14 and 15: local energies have heavy tails, and ranks have not.
 
-    - `energy_rhat`: split R-hat of the local energy; `None` if none was evaluated, or
-        for less than 4 steps.
+    - `energy_rhat`: split R-hat of the local energy; `None` for observables, which need
+        none, and for less than 4 steps.
     - `symmetry_rhat`: of the symmetry measure: of the ratio Pf/f, or of the share of f
         that is symmetric, or of the sum of the squares of the shares of all sectors.
         `None` if it was not evaluated.
-    - `potential_rhat`: of the potential energy, for observables, which need no local
-        energy.
+    - `potential_rhat`: of the potential energy; `None` for sectors.
     - `bound`: what that of the energy should not exceed, $\sqrt{1.05^2 + 1/n}$ for half
         chains of n steps. For walkers in equilibrium $\hat R^2$ is about
         $1 + (\tau - 1)/n$ with the autocorrelation time $\tau$ in steps: short chains
         are allowed some memory, and beyond that a tenth of the variance may be between
         chains.
-    - `symmetry_bound`: likewise for the symmetry measure, $\sqrt{1.05^2 + 4/n}$: it has
-        a longer memory than the energy.
+    - `slow_bound`: likewise for the others, $\sqrt{1.05^2 + 4/n}$: they have a longer
+        memory than the energy.
     - `drift`: by how many of its standard errors the mean over all walkers changed from
         the first half of the samples to the second, paired by walkers (after Geweke,
-        1992, with an error from independent chains), in ranks too. 0 up to noise for
-        walkers in equilibrium.
-    - `drifts`: whether it changed more than would happen once in a million times.
+        1992, with an error from independent chains), in ranks too; of the one of these
+        quantities for which it is the least probable. 0 up to noise for walkers in
+        equilibrium.
+    - `drifts`: whether that happens less than once in a million times.
     - `burn_in`: steps before the first sample, with those that were added.
     """
 
@@ -63,19 +63,19 @@ class Mixing(eqx.Module):
     symmetry_rhat: float | None
     potential_rhat: float | None
     bound: float
-    symmetry_bound: float
+    slow_bound: float
     drift: float
     drifts: bool
     burn_in: int
 
     @property
     def beyond(self) -> dict[str, tuple[float, float]]:
-        """Split R-hat and its bound for what is beyond it: of "local energy",
+        """Split R-hat and its bound for what is beyond it: of "energy",
         "potential energy" and "symmetry measure"."""
         found = {
-            "local energy": (self.energy_rhat, self.bound),
-            "potential energy": (self.potential_rhat, self.bound),
-            "symmetry measure": (self.symmetry_rhat, self.symmetry_bound),
+            "energy": (self.energy_rhat, self.bound),
+            "potential energy": (self.potential_rhat, self.slow_bound),
+            "symmetry measure": (self.symmetry_rhat, self.slow_bound),
         }
         return {
             name: (value, bound)
@@ -92,10 +92,7 @@ class Mixing(eqx.Module):
         value = self.potential_rhat if self.energy_rhat is None else self.energy_rhat
         parts = ["-" if value is None else f"{value:.2f}"]
         for name, (value, bound) in self.beyond.items():
-            if name == "symmetry measure":
-                parts.append(f"symmetry {value:.2f} > {bound:.2f}")
-            else:
-                parts[0] = f"{value:.2f} > {bound:.2f}"
+            parts.append(f"{name.split()[0]} {value:.2f} > {bound:.2f}")
         return ", ".join(parts + ["drifts"] * self.drifts)
 
 
@@ -223,9 +220,9 @@ def split_rhat(chains: Float[np.ndarray, "steps walkers"]) -> float | None:
     return max(_rhat(_normal_scores(halves)), _rhat(_normal_scores(folded)))
 
 
-def bound(steps: int, name: str = "energy") -> float:
-    """What split R-hat of a quantity should not exceed for chains of so many steps."""
-    return float(np.sqrt(_BOUND**2 + _MEMORY[name] / max(1, steps // 2)))
+def bound(steps: int, memory: float = _MEMORY) -> float:
+    """What split R-hat should not exceed for chains of so many steps."""
+    return float(np.sqrt(_BOUND**2 + memory / max(1, steps // 2)))
 
 
 def drift(chains: Float[np.ndarray, "steps walkers"]) -> Drift:
@@ -257,7 +254,7 @@ def drifts(chains: Float[np.ndarray, "steps walkers"]) -> bool:
 
 
 def mixing(record: Record, names: tuple[str, ...], burn_in: int) -> Mixing:
-    """Of the quantities of a record, of which the first one tells the drift.
+    """Of the quantities of a record.
 
     **Arguments:**
 
@@ -267,13 +264,14 @@ def mixing(record: Record, names: tuple[str, ...], burn_in: int) -> Mixing:
     """
     chains = {name: record.chains(i) for i, name in enumerate(names)}
     found = {name: split_rhat(values) for name, values in chains.items()}
-    change = drift(chains[names[0]])
+    changes = [drift(values) for values in chains.values()]
+    change = min(changes, key=lambda one: one.probability)
     return Mixing(
         energy_rhat=found.get("energy"),
         symmetry_rhat=found.get("symmetry"),
         potential_rhat=found.get("potential"),
         bound=bound(int(record.filled)),
-        symmetry_bound=bound(int(record.filled), "symmetry"),
+        slow_bound=bound(int(record.filled), _SLOW_MEMORY),
         drift=change.change,
         drifts=change.probability < _ALARM,
         burn_in=burn_in,
@@ -314,6 +312,6 @@ def _rhat(chains: Float[np.ndarray, "steps chains"]) -> float:
     squares = np.where(np.isfinite(chains), (chains - means) ** 2, 0).sum(axis=0)
     within, between = np.mean(squares / (count - 1)), np.var(means, ddof=1)
     if within <= _ROUNDING**2 * between:
-        return np.inf
+        return np.inf if between > 0 else 1.0
     n = np.mean(count)
     return float(np.sqrt((n - 1) / n + between / within))

@@ -60,7 +60,7 @@ class _Sample(AbstractOrbitEstimate):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return "energy", "symmetry"
+        return "energy", "potential", "symmetry"
 
     def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
         (projected,), (share,) = orbit.projected, orbit.shares
@@ -84,7 +84,8 @@ class _Sample(AbstractOrbitEstimate):
     def compared(
         self, moments: Inexact[np.ndarray, "walkers moments"]
     ) -> list[Inexact[np.ndarray, " walkers"]]:
-        return [moments[:, 0] + moments[:, 1], moments[:, 6]]
+        kinetic, potential, share = moments.T[[0, 1, 6]]
+        return [kinetic + potential, potential, share]
 
 
 def post_hoc(

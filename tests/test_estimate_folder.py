@@ -118,7 +118,7 @@ def test_stopped_in_burn_in_and_later(tmp_path, monkeypatch, name):
     _same(estimate(path=tmp_path), expected)
     rows = pandas.read_csv(tmp_path / "history.csv")
     assert list(rows["step"]) == [1, 2, 3, 4, 5, 6]
-    first = "potential" if name == "observe" else "energy"
+    first = {"observe": "potential", "sectors": "energy"}.get(name, "energy potential")
     assert list(rows.columns) == (
         f"step {first} symmetry samples acceptance replaced seconds".split()
     )

@@ -94,6 +94,8 @@ def test_limits_of_split_rhat():
     assert split_rhat(still) == np.inf
     rounding = 1 + 1e-7 * np.random.default_rng(0).normal(size=(8, 5))
     assert split_rhat(rounding) == 1
+    # Constant after folding.
+    assert split_rhat(np.where(np.arange(40).reshape(8, 5) % 2 > 0, 1.0, -1.0)) <= 1
     assert split_rhat(still[:3]) is None
     assert split_rhat(still[:, :1]) is None
     # Values that are missing are left out.
@@ -151,10 +153,10 @@ def test_what_is_said():
         step[:32, 1] += 4
         record = record.add(step)
     found = mixing(record, ("energy", "symmetry"), 7)
-    assert found.energy_rhat < found.bound < found.symmetry_bound < found.symmetry_rhat
+    assert found.energy_rhat < found.bound < found.slow_bound < found.symmetry_rhat
     assert found.potential_rhat is None and found.burn_in == 7
     assert not found.mixed and not found.drifts
-    gap = f"{found.symmetry_rhat:.2f} > {found.symmetry_bound:.2f}"
+    gap = f"{found.symmetry_rhat:.2f} > {found.slow_bound:.2f}"
     assert str(found) == f"{found.energy_rhat:.2f}, symmetry {gap}"
     bad = mixing(record, ("symmetry", "potential"), 7)
     assert not bad.mixed and list(bad.beyond) == ["potential energy"]
