@@ -55,6 +55,7 @@ from ._irreps import (
     irreps as irreps,
 )
 from ._meanfield import MeanField as MeanField, Occupation as Occupation
+from ._mixing import Mixing as Mixing
 from ._noise import (
     gradient_noise as gradient_noise,
     GradientNoise as GradientNoise,

@@ -7,6 +7,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Complex, Float
 
+from ._mixing import Mixing
+
 
 # Standard errors by which a share must be positive.
 _PRESENT = 3
@@ -35,7 +37,11 @@ class Evaluation(eqx.Module):
         `None` where no group was given.
     - `samples`: number of configurations.
     - `invalid`: number of configurations left out, because a local energy was not
-        finite; anything but a few of them spoils the estimates.
+        finite; anything but a few of them spoils the estimates. The others are averaged
+        walker by walker, and a walker without a finite local energy is left out as a
+        whole. This is right only if it does not depend on the place whether energies
+        are finite: else it is a bias, which no error bar shows.
+    - `mixing`: whether the chains have mixed; `None` for numbers from elsewhere.
     """
 
     energy: Estimate
@@ -46,6 +52,7 @@ class Evaluation(eqx.Module):
     symmetry: Estimate | None
     samples: int
     invalid: int
+    mixing: Mixing | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers only, for JSON: `{"energy": {"mean": .., "error": ..}, ..}`."""
@@ -73,16 +80,18 @@ QUANTITIES = {
 
 
 def table(rows: dict[str, Evaluation | None]) -> str:
-    """A text table of evaluations, one row each.
+    """A text table of evaluations, one row each. The last column is split R-hat of
+    the energy, with what is beyond its bound; see [`eqsym.Mixing`][].
 
     **Arguments:**
 
     - `rows`: evaluations by name; `None` for what has no energy, such as an average
         that is zero.
     """
-    lines = [["", *QUANTITIES.values()]]
+    lines = [["", *QUANTITIES.values(), "R-hat"]]
     for name, row in rows.items():
-        values = (getattr(row, column, None) for column in QUANTITIES)
+        columns = (*QUANTITIES, "mixing")
+        values = [getattr(row, column, None) for column in columns]
         lines.append([name, *("-" if v is None else str(v) for v in values)])
     return aligned(lines)
 

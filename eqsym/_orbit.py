@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
 from ._averages import draw_with_identity, pair_weights
-from ._chains import AbstractSample, excess
+from ._energies import AbstractSample, excess
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._math import full_precision, normalised

@@ -1,5 +1,6 @@
 """Energies of the symmetric parts of a wave function, from walkers of itself."""
 
+import os
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
-from ._chains import Chains, evaluation, per_cell, sampled, stack
+from ._chains import Chains
+from ._energies import evaluation, per_cell, sampled, stack
 from ._estimate import Estimate, Evaluation, is_present, jackknife, table
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian
@@ -66,6 +68,10 @@ class PostHoc(eqx.Module):
 class _Sample(AbstractOrbitEstimate):
     orbit: OrbitSampler
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return "energy", "potential", "symmetry"
+
     def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
         (projected,), (share,) = orbit.projected, orbit.shares
         # (H - reference) f, whose average over the orbit is that of P f.
@@ -85,6 +91,12 @@ class _Sample(AbstractOrbitEstimate):
             share,
         )
 
+    def compared(
+        self, moments: Inexact[np.ndarray, "walkers moments"]
+    ) -> list[Inexact[np.ndarray, " walkers"]]:
+        kinetic, potential, share = moments.T[[0, 1, 6]]
+        return [kinetic + potential, potential, share]
+
 
 def post_hoc(
     wavefunction: AbstractWavefunction,
@@ -100,6 +112,7 @@ def post_hoc(
     sampler: AbstractSampler | None = None,
     chunk: Integer | None = None,
     progress: bool | None = None,
+    path: str | os.PathLike | None = None,
 ) -> PostHoc:
     r"""What averaging over a group after training does, from walkers of the plain
     wave function.
@@ -126,7 +139,7 @@ def post_hoc(
     - `walkers`: where the chains start, in Bohr, (walkers, electrons, 3): the walkers
         that training left.
     - `key`: seeds the chains and the images.
-    - `steps`, `burn_in`, `sampler`, `progress`: as for [`eqsym.evaluate`][].
+    - `steps`, `burn_in`, `sampler`, `progress`, `path`: as for [`eqsym.evaluate`][].
     - `images`: points of the orbit per sample whose local energy is evaluated, all
         different. The variance of the local energy of $Pf$ comes from pairs of images:
         with one image it is `None`, unless the group has one operation.
@@ -150,7 +163,7 @@ def post_hoc(
     group.check_crystal(wavefunction.crystal)
     trivial = np.ones((1, group.order))
     check_projection(wavefunction, group, trivial[0])
-    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress)
+    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
     sample = _Sample(
         OrbitSampler(
             wavefunction,
@@ -161,8 +174,9 @@ def post_hoc(
             amplitudes=amplitudes,
         )
     )
-    moments, reference, counts = sampled(sample, wavefunction, hamiltonian, chains)
+    samples = sampled(sample, wavefunction, hamiltonian, chains)
 
+    reference = samples.reference
     cells = wavefunction.crystal.cells
 
     def results(means: np.ndarray) -> np.ndarray:
@@ -178,15 +192,15 @@ def post_hoc(
         others = weight * (1 - weight), averaged[0] - plain[0], weight
         return np.stack([*plain, *averaged, *others], axis=-1)
 
-    found: list[Any] = jackknife(moments, results)
+    found: list[Any] = jackknife(samples.moments, results)
     if images == 1 < group.order:
         found[6] = None
-    plain = evaluation(found[:5], found[10], counts, chains.steps)
+    plain = evaluation(found[:5], found[10], samples)
     if not is_present(found[12]):
         return PostHoc(plain, None, None, found[12])
     return PostHoc(
         plain=plain,
-        averaged=evaluation(found[5:10], Estimate(0.0, 0.0), counts, chains.steps),
+        averaged=evaluation(found[5:10], Estimate(0.0, 0.0), samples),
         difference=found[11],
         weight=found[12],
     )

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TypeVar
@@ -17,16 +16,16 @@ from jaxtyping import Array, Float, Int
 from ._ansatz import AbstractWavefunction, SolidNet
 from ._divergence import Watch
 from ._faults import Checkpoints, Faults, Figure
+from ._folder import locked, writable
 from ._history import History
 from ._interrupts import interactive, interruptible
 from ._pretrain import check_loss, Pretraining, PretrainingState, report_replaced
-from ._processes import is_first, on_all, on_first
+from ._processes import is_first, on_first
 from ._progress import progress_bar
 from ._run_folder import (
     BURN_IN,
     describe_run,
     HISTORY,
-    locked,
     note_in_run_json,
     PHASES,
     PRETRAINING,
@@ -161,7 +160,7 @@ def run(
     burn_in = whole_number("burn_in", burn_in, 0)
     place, pretrain, chain = jax.random.split(key, 3)
     walkers = _first_walkers(walkers, wavefunction, place)
-    folder = None if path is None else _writable(Path(path))
+    folder = None if path is None else writable(Path(path))
     if mesh is not None:
         walkers = shard_walkers(walkers, mesh)
     seeds = jax.random.key_data(key).tolist()
@@ -432,29 +431,3 @@ def _gone_back(
 
 def _last(values: Float[np.ndarray, " steps"]) -> float:
     return float(values[-1]) if len(values) else 0.0
-
-
-def _writable(folder: Path) -> Path:
-    """The folder, made by the first process.
-
-    **Raises:** `OSError` where it cannot be written, `ValueError` where not all
-    processes see it.
-    """
-    on_first(lambda: _try_to_write(folder))
-    if not on_all(folder.is_dir()):
-        raise ValueError(
-            f"`path` must be on a disk that all processes share, got {folder}, which "
-            "not all of them see."
-        )
-    return folder
-
-
-def _try_to_write(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"`path` must be a folder that can be written, got {folder}: {error}"
-        ) from error

@@ -9,7 +9,6 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from ._crystal import Crystal
 from ._group import SpaceGroup
 from ._history import read_history
 from ._pretrain import Pretraining
-from ._processes import on_first
 from ._serialise import compare, decode, encode, Json, opaque, pretty
 from ._types import partition, Walkers
 from ._vmc import VMC
@@ -41,7 +39,6 @@ PHASES = {
     BURN_IN: f"{CHECKPOINTS}/{BURN_IN}",
     TRAINING: CHECKPOINTS,
 }
-_LOCK = "run.lock"
 # Characters of data in `run.json` that need not be read: operations and the like.
 _LONG = 400
 _GROUP = "eqsym.SpaceGroup"
@@ -57,40 +54,6 @@ class Settings(eqx.Module):
     key: list[int]
     burn_in: int
     pretraining: Pretraining | None
-
-
-@contextlib.contextmanager
-def locked(folder: Path | None) -> Iterator[None]:
-    """Keeps other runs out of a run folder. The operating system ends it with the
-    process, however that ends.
-
-    **Raises:** `OSError` where another run is there.
-    """
-    with contextlib.ExitStack() as stack:
-        if folder is not None:
-            on_first(lambda: _lock(folder, stack))
-        yield
-
-
-def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
-    try:
-        import fcntl
-    except ImportError:  # on Windows
-        return
-    file = stack.enter_context(open(folder / _LOCK, "a"))
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError(
-            f"Another run is going on in the folder {folder}: it holds {_LOCK}. Wait "
-            "for its end, or use another folder."
-        ) from None
-    except OSError as error:
-        _logger.warning(
-            "The folder %s cannot be locked (%s): nothing keeps a second run out.",
-            folder,
-            error,
-        )
 
 
 class SavedRun(eqx.Module):

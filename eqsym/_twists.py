@@ -11,6 +11,7 @@ from jaxtyping import Float
 from ._crystal import Crystal
 from ._estimate import aligned, Estimate, Evaluation, QUANTITIES, table
 from ._group import SpaceGroup
+from ._mixing import worst
 from ._operations import supercell_rotations
 from ._standard import quiet, SYMPREC
 
@@ -108,7 +109,8 @@ def irreducible_twists(
 class TwistAverage(eqx.Module):
     """The mean of evaluations at several twists; see [`eqsym.twist_average`][].
 
-    - `mean`: of all quantities. `samples` and `invalid` are sums.
+    - `mean`: of all quantities. `samples` and `invalid` are sums; `mixing` is the one
+        of the evaluation whose chains have mixed least.
     - `evaluations`: those averaged.
     - `weights`: theirs.
     """
@@ -191,6 +193,7 @@ def twist_average(
         **quantities,
         samples=sum(one.samples for one in evaluations),
         invalid=sum(one.invalid for one in evaluations),
+        mixing=worst([one.mixing for one in evaluations if one.mixing is not None]),
     )
     return TwistAverage(whole, evaluations, weights)
 

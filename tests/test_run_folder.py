@@ -16,7 +16,7 @@ import pytest
 import eqsym as eqs
 import eqsym._run_folder as run_folder_module
 from eqsym._checkpoint import read_description
-from eqsym._run_folder import locked
+from eqsym._folder import locked
 from toys import hydrogen, Lattice, seal, waves
 
 
