@@ -637,7 +637,7 @@ def test_nothing_is_said_of_an_average_that_is_zero(amplitudes):
     assert found.averaged is None and found.difference is None
     assert found.weight.mean <= max(3 * found.weight.error, 1e-12)
     row = str(found).splitlines()[2].split()
-    assert row == ["PA", *"------"]
+    assert row == ["PA", *"-------"]
     assert "the average is zero" in str(found)
     assert json.loads(json.dumps(found.to_dict()))["averaged"] is None
     density = {"rho": eqs.Density(wavefunction.crystal, (4, 4, 4))}
