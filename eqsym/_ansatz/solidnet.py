@@ -253,6 +253,10 @@ class SolidNet(AbstractWavefunction):
         determinants = whole_number("determinants", determinants, 1)
         if len(widths) < 1:
             raise ValueError("`widths` must name at least one layer, got none.")
+        sizes = [
+            (whole_number("widths", one, 1), whole_number("widths", pair, 1))
+            for one, pair in widths
+        ]
         can_be_real = _time_reversal_invariant(crystal, occupation)
         if real and not can_be_real:
             raise ValueError(
@@ -265,19 +269,15 @@ class SolidNet(AbstractWavefunction):
         self.full_determinant = full_determinant
         self.real = can_be_real if real is None else real
 
-        _check_width(crystal, occupation, widths[-1][0], full_determinant, self.real)
+        _check_width(crystal, occupation, sizes[-1][0], full_determinant, self.real)
 
         nuclei = len(crystal.species)
-        *keys, up_key, down_key = jax.random.split(key, len(widths) + 2)
+        *keys, up_key, down_key = jax.random.split(key, len(sizes) + 2)
         size = 1 + self.features.size
         inputs = (nuclei * size, size)
         layers = []
-        for i, (width, layer_key) in enumerate(zip(widths, keys, strict=True)):
-            last = i == len(widths) - 1
-            width = (
-                whole_number("widths", width[0], 1),
-                whole_number("widths", width[1], 1),
-            )
+        for i, (width, layer_key) in enumerate(zip(sizes, keys, strict=True)):
+            last = i == len(sizes) - 1
             layers.append(
                 Layer(crystal.electrons, inputs, width, last=last, key=layer_key)
             )
