@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
@@ -67,14 +68,12 @@ class AbstractEstimator(eqx.Module):
 
     @abc.abstractmethod
     def measure(
-        self, walkers: Walkers, step: int, reference: PyTree[np.ndarray]
+        self, walkers: Walkers, step: int, reference: PyTree[Array]
     ) -> PyTree[Array]:
         """All that is computed on devices from the walkers of one step."""
 
     @abc.abstractmethod
-    def sample(
-        self, found: PyTree[np.ndarray], reference: PyTree[np.ndarray]
-    ) -> Sample:
+    def sample(self, found: PyTree[np.ndarray], reference: PyTree[Array]) -> Sample:
         """What `measure` found, on the host."""
 
     @abc.abstractmethod
@@ -82,7 +81,7 @@ class AbstractEstimator(eqx.Module):
         """What to say if there is too little that is finite to get an estimate."""
 
 
-class _State(eqx.Module):
+class _State(NamedTuple):
     """Where an estimate is; with it, it goes on as if it had never stopped.
 
     Of the burn-in, steps that were taken and that are due, and samples; walkers that
@@ -96,7 +95,7 @@ class _State(eqx.Module):
     taken: Int[np.ndarray, ""]
     replaced: Int[np.ndarray, "2"]
     record: Record
-    reference: PyTree[np.ndarray] | None
+    reference: PyTree[Array] | None
     sums: PyTree[np.ndarray] | None
 
     @property
@@ -199,15 +198,18 @@ def _restored(
         # Only their shapes matter.
         walkers = state.sampler.walkers
         reference = _zeros(eqx.filter_eval_shape(estimator.reference, walkers))
+        reference = jax.tree.map(jnp.asarray, reference)
         found = eqx.filter_eval_shape(estimator.measure, walkers, 0, reference)
         sums = estimator.sample(_zeros(found), reference).sums
-        state = eqx.tree_at(
-            lambda s: (s.reference, s.sums),
-            state,
-            (reference, sums),
-            is_leaf=lambda node: node is None,
-        )
-    return folder.restore(state)
+        state = state._replace(reference=reference, sums=sums)
+    state = folder.restore(state)
+    return state._replace(reference=_uncommitted(state.reference))
+
+
+def _uncommitted(tree: PyTree[Array] | None) -> PyTree[Array] | None:
+    """Arrays that may be used together with any others, on whatever devices these are.
+    As arrays of numpy, they would be copied at every step."""
+    return jax.tree.map(lambda leaf: jnp.asarray(on_host(leaf)), tree)
 
 
 def _zeros(shapes: PyTree) -> PyTree[np.ndarray]:
@@ -323,7 +325,7 @@ def _measured(
     moved = _advanced(sampler, wavefunction, state.sampler)
     reference = state.reference
     if reference is None:
-        reference = jax.tree.map(on_host, estimator.reference(moved.walkers))
+        reference = _uncommitted(estimator.reference(moved.walkers))
     found = estimator.measure(moved.walkers, int(state.taken), reference)
     found = jax.tree.map(on_host, found)
     sample = estimator.sample(found, reference)
