@@ -4,6 +4,7 @@ have mixed, and a folder to go on from."""
 import abc
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +80,14 @@ class AbstractEstimator(eqx.Module):
     @abc.abstractmethod
     def missing(self, sums: PyTree[np.ndarray]) -> str | None:
         """What to say if there is too little that is finite to get an estimate."""
+
+
+class _Bound(NamedTuple):
+    """Methods of an estimator."""
+
+    reference: Callable[[Walkers], PyTree]
+    measure: Callable[[Walkers, int, PyTree], PyTree]
+    sample: Callable[[PyTree, PyTree], Sample]
 
 
 class _State(NamedTuple):
@@ -228,6 +237,9 @@ def _sampled(
     if state.taken >= chains.steps:
         return state
     count, compiled = int(state.due) + chains.steps, "moves and estimators"
+    # Bound once: Equinox looks through the whole module whenever a method is asked for.
+    bound = _Bound(estimator.reference, estimator.measure, estimator.sample)
+    missing = estimator.missing
     sound = True
     try:
         with progress_bar(
@@ -238,8 +250,8 @@ def _sampled(
                     state = _burned(name, wavefunction, sampler, state, chains)
                     bar.total = int(state.due) + chains.steps
                 else:
-                    state = _measured(estimator, wavefunction, sampler, state, folder)
-                    _check(estimator, state, last=int(state.taken) == chains.steps)
+                    state = _measured(bound, wavefunction, sampler, state, folder)
+                    _check(missing, state, last=int(state.taken) == chains.steps)
                     bar.set_postfix_str("", refresh=False)
                 folder.save_if_due(state)
                 # What several processes agree on step by step has its place here.
@@ -315,7 +327,7 @@ def _burned(
 
 
 def _measured(
-    estimator: AbstractEstimator,
+    estimator: _Bound,
     wavefunction: AbstractWavefunction,
     sampler: AbstractSampler,
     state: _State,
@@ -364,12 +376,14 @@ def _log_psi(
     return chunked_vmap(lambda electrons: wavefunction(electrons).log, walkers, chunk)
 
 
-def _check(estimator: AbstractEstimator, state: _State, *, last: bool) -> None:
+def _check(
+    missing: Callable[[PyTree], str | None], state: _State, *, last: bool
+) -> None:
     if not last and state.taken < _PATIENCE:
         return
-    missing = estimator.missing(state.sums)
-    if missing is not None:
-        raise FloatingPointError(f"{missing} at any of {int(state.taken)} steps.")
+    found = missing(state.sums)
+    if found is not None:
+        raise FloatingPointError(f"{found} at any of {int(state.taken)} steps.")
 
 
 def _report_replaced(name: str, replaced: Shaped[np.ndarray, "2"]) -> None:
