@@ -4,11 +4,13 @@ have mixed, and a folder to go on from."""
 import abc
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
@@ -87,14 +89,12 @@ class AbstractEstimator(eqx.Module):
 
     @abc.abstractmethod
     def measure(
-        self, walkers: Walkers, step: int, reference: PyTree[np.ndarray]
+        self, walkers: Walkers, step: int, reference: PyTree[Array]
     ) -> PyTree[Array]:
         """All that is computed on devices from the walkers of one step."""
 
     @abc.abstractmethod
-    def sample(
-        self, found: PyTree[np.ndarray], reference: PyTree[np.ndarray]
-    ) -> Sample:
+    def sample(self, found: PyTree[np.ndarray], reference: PyTree[Array]) -> Sample:
         """What `measure` found, on the host."""
 
     @abc.abstractmethod
@@ -102,7 +102,15 @@ class AbstractEstimator(eqx.Module):
         """What to say if there is too little that is finite to get an estimate."""
 
 
-class _State(eqx.Module):
+class _Bound(NamedTuple):
+    """Methods of an estimator."""
+
+    reference: Callable[[Walkers], PyTree]
+    measure: Callable[[Walkers, int, PyTree], PyTree]
+    sample: Callable[[PyTree, PyTree], Sample]
+
+
+class _State(NamedTuple):
     """Where an estimate is; with it, it goes on as if it had never stopped.
 
     Of the burn-in, steps that were taken and that are due, and samples; walkers that
@@ -116,7 +124,7 @@ class _State(eqx.Module):
     taken: Int[np.ndarray, ""]
     replaced: Int[np.ndarray, "2"]
     record: Record
-    reference: PyTree[np.ndarray] | None
+    reference: PyTree[Array] | None
     sums: PyTree[np.ndarray] | None
 
     @property
@@ -215,15 +223,18 @@ def _restored(
         # Only their shapes matter.
         walkers = state.sampler.walkers
         reference = _zeros(eqx.filter_eval_shape(estimator.reference, walkers))
+        reference = jax.tree.map(jnp.asarray, reference)
         found = eqx.filter_eval_shape(estimator.measure, walkers, 0, reference)
         sums = estimator.sample(_zeros(found), reference).sums
-        state = eqx.tree_at(
-            lambda s: (s.reference, s.sums),
-            state,
-            (reference, sums),
-            is_leaf=lambda node: node is None,
-        )
-    return folder.restore(state)
+        state = state._replace(reference=reference, sums=sums)
+    state = folder.restore(state)
+    return state._replace(reference=_uncommitted(state.reference))
+
+
+def _uncommitted(tree: PyTree[Array] | None) -> PyTree[Array] | None:
+    """Arrays that may be used together with any others, on whatever devices these are.
+    As arrays of numpy, they would be copied at every step."""
+    return jax.tree.map(lambda leaf: jnp.asarray(on_host(leaf)), tree)
 
 
 def _zeros(shapes: PyTree) -> PyTree[np.ndarray]:
@@ -243,6 +254,9 @@ def _sampled(
     if state.taken >= chains.steps:
         return state
     count, compiled = int(state.due) + chains.steps, "moves and estimators"
+    # Bound once: Equinox looks through the whole module whenever a method is asked for.
+    bound = _Bound(estimator.reference, estimator.measure, estimator.sample)
+    missing = estimator.missing
     sound = True
     try:
         with progress_bar(
@@ -253,8 +267,8 @@ def _sampled(
                     state = _burned(name, wavefunction, sampler, state, chains)
                     bar.total = int(state.due) + chains.steps
                 else:
-                    state = _measured(estimator, wavefunction, sampler, state, folder)
-                    _check(estimator, state, last=int(state.taken) == chains.steps)
+                    state = _measured(bound, wavefunction, sampler, state, folder)
+                    _check(missing, state, last=int(state.taken) == chains.steps)
                     bar.set_postfix_str("", refresh=False)
                 folder.save_if_due(state)
                 bar.update()
@@ -330,7 +344,7 @@ def _burned(
 
 
 def _measured(
-    estimator: AbstractEstimator,
+    estimator: _Bound,
     wavefunction: AbstractWavefunction,
     sampler: AbstractSampler,
     state: _State,
@@ -340,7 +354,7 @@ def _measured(
     moved = _advanced(sampler, wavefunction, state.sampler)
     reference = state.reference
     if reference is None:
-        reference = jax.tree.map(on_host, estimator.reference(moved.walkers))
+        reference = _uncommitted(estimator.reference(moved.walkers))
     found = estimator.measure(moved.walkers, int(state.taken), reference)
     found = jax.tree.map(on_host, found)
     sample = estimator.sample(found, reference)
@@ -379,12 +393,14 @@ def _log_psi(
     return chunked_vmap(lambda electrons: wavefunction(electrons).log, walkers, chunk)
 
 
-def _check(estimator: AbstractEstimator, state: _State, *, last: bool) -> None:
+def _check(
+    missing: Callable[[PyTree], str | None], state: _State, *, last: bool
+) -> None:
     if not last and state.taken < _PATIENCE:
         return
-    missing = estimator.missing(state.sums)
-    if missing is not None:
-        raise FloatingPointError(f"{missing} at any of {int(state.taken)} steps.")
+    found = missing(state.sums)
+    if found is not None:
+        raise FloatingPointError(f"{found} at any of {int(state.taken)} steps.")
 
 
 def _report_replaced(name: str, replaced: Shaped[np.ndarray, "2"]) -> None:

@@ -106,7 +106,7 @@ def worst(found: Sequence[Mixing]) -> Mixing | None:
     return max(found, key=badness, default=None)
 
 
-class Record(eqx.Module):
+class Record(NamedTuple):
     """Numbers of all walkers at all steps, in bounded memory.
 
     Beyond as many steps as there are rows, rows are means over blocks of 2, 4, ...
