@@ -3,16 +3,14 @@
 import abc
 
 import equinox as eqx
-import folx
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.extend.core.primitives import remat_p
 from jaxtyping import Array, Float, Inexact
 
 from ._ansatz.base import AbstractWavefunction
 from ._crystal import Crystal
 from ._ewald import Ewald
+from ._laplacian import forward_laplacian
 from ._math import full_precision
 from ._types import Electrons
 
@@ -71,7 +69,14 @@ class AbstractKinetic(eqx.Module):
 
 
 class ForwardLaplacian(AbstractKinetic):
-    """Value, gradient and Laplacian in one forward pass, by `folx`.
+    """Value, gradient and Laplacian in one forward pass, by the rules of `folx`.
+
+    Operations without a rule have their whole Hessian computed, which a warning tells.
+    Of a `jax.custom_vjp` function it differentiates the function, and not its rule.
+
+    **Raises:** `ValueError` when called with a wave function that has an operation it
+    cannot differentiate. The message names the operation and what else to try,
+    [`eqsym.HessianLaplacian`][].
 
     R. Li, H. Ye, D. Jiang et al., "A computational framework for neural network-based
     variational Monte Carlo with forward Laplacian", Nat. Mach. Intell. 6, 209 (2024).
@@ -102,29 +107,20 @@ class ForwardLaplacian(AbstractKinetic):
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Inexact[Array, ""]:
         """See [`eqsym.AbstractKinetic`][]."""
-        parts = _log_parts(wavefunction)
-        # Otherwise folx would take what is in a `jax.checkpoint` for one operation of
-        # which nothing is known, and compute its Hessian.
-        folx.register_function(remat_p, _inside_checkpoint)
-        laplacian = folx.forward_laplacian(
-            parts, self.sparsity_threshold, disable_jit=True
+        results = forward_laplacian(
+            _log_parts(wavefunction), electrons, self.sparsity_threshold
         )
-        # folx relies on promotions that users may have forbidden.
-        allowed = (
-            jax.numpy_rank_promotion("allow"),
-            jax.numpy_dtype_promotion("standard"),
-        )
-        with allowed[0], allowed[1]:
-            results = laplacian(electrons)
         return _kinetic(
-            [result.jacobian.dense_array for result in results],
+            [result.gradient for result in results],
             [result.laplacian for result in results],
         )
 
 
 class HessianLaplacian(AbstractKinetic):
     """The diagonal of the Hessian, one coordinate after another. A slow reference,
-    for tests and for wave functions that `folx` cannot differentiate."""
+    for tests and for wave functions that [`eqsym.ForwardLaplacian`][] cannot
+    differentiate. JAX must be able to, forward and twice: not through `jax.custom_vjp`.
+    """
 
     @full_precision()
     def __call__(
@@ -146,13 +142,6 @@ class HessianLaplacian(AbstractKinetic):
         directions = jnp.eye(coordinates.size, dtype=coordinates.dtype)
         firsts, seconds = jax.lax.map(derivatives, directions)
         return _kinetic(firsts, [jnp.sum(part) for part in seconds])
-
-
-def _inside_checkpoint(args, kwargs, sparsity_threshold):
-    """What folx does with `jax.checkpoint`: nothing is gained from one in a forward
-    pass, so evaluate its contents."""
-    function = jaxpr_as_fun(ClosedJaxpr(kwargs["jaxpr"], ()))
-    return folx.forward_laplacian(function, sparsity_threshold, disable_jit=True)(*args)
 
 
 def _log_parts(wavefunction: AbstractWavefunction):

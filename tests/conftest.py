@@ -8,7 +8,7 @@ import hypothesis
 import jax
 import pytest
 
-from flags import QUICK
+import flags
 
 
 jax.config.update("jax_enable_x64", True)
@@ -17,8 +17,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config):
+    # Before there are workers, which need not find out again.
+    quick = flags.quick()
     if config.getoption("markexpr") == "not slow":
-        os.environ.setdefault("XLA_FLAGS", QUICK)
+        os.environ.setdefault("XLA_FLAGS", quick)
 
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)

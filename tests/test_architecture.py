@@ -30,8 +30,9 @@ _SOURCES = {
 # with an order of its own inside.
 _LEVELS = (
     ("_threads", "_types", "_mixing", "_history", "_processes", "_serialise"),
-    ("_compare", "_divergence", "_interrupts", "_progress", "_sharding", "_standard"),
-    ("_estimate", "_folder", "_structures"),
+    ("_compare", "_divergence", "_interrupts", "_laplacian", "_progress", "_sharding"),
+    ("_estimate", "_folder", "_standard"),
+    ("_structures",),
     ("_math", "_crystal", "_checkpoint"),
     ("_operations", "_ewald", "_gaussians", "_stability"),
     ("_estimate_folder", "_mean_field_guess", "_mean_field_settings"),

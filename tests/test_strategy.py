@@ -434,7 +434,7 @@ def test_networks_train_with_every_strategy():
         )
         state = vmc.init(network, x, key=jax.random.key(2))
         # So short a training is compilation.
-        step = eqx.filter_jit(vmc.step, compiler_options=flags.OPTIONS)
+        step = eqx.filter_jit(vmc.step, compiler_options=flags.options())
         for _ in range(2):
             state, seen = step(state)
             assert np.isfinite(seen.energy), label

@@ -14,7 +14,7 @@ import flags
 
 
 # The environment of scripts at toy size.
-QUICK = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.QUICK}
+QUICK = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.quick()}
 
 
 def hydrogen(**kwargs) -> eqs.Crystal:
