@@ -618,19 +618,24 @@ def cell_of(crystal: Crystal) -> Cell:
     return Cell(crystal.lattice.vectors, frac, crystal.atomic_numbers)
 
 
+def with_changes(crystal: Crystal, **changes: Any) -> Crystal:
+    """The crystal with other arguments, lengths in Bohr."""
+    up, down = crystal.electrons
+    places = {} if "frac_positions" in changes else {"positions": crystal.positions}
+    arguments: dict[str, Any] = {
+        "lattice": crystal.lattice.vectors,
+        "species": crystal.species,
+        "supercell": crystal.matrix,
+        "charge": crystal.charge,
+        "spin": up - down,
+        "twist": crystal.twist,
+    }
+    return Crystal(unit="bohr", **(arguments | places | changes))
+
+
 def with_cell(crystal: Crystal, cell: Cell) -> Crystal:
     """The crystal with other lattice vectors and places of its nuclei."""
-    up, down = crystal.electrons
-    return Crystal(
-        cell.vectors,
-        crystal.species,
-        frac_positions=cell.frac,
-        unit="bohr",
-        supercell=crystal.matrix,
-        charge=crystal.charge,
-        spin=up - down,
-        twist=crystal.twist,
-    )
+    return with_changes(crystal, lattice=cell.vectors, frac_positions=cell.frac)
 
 
 def _fcc(a: float) -> Float[np.ndarray, "3 3"]:

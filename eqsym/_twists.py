@@ -8,7 +8,7 @@ import numpy as np
 import spglib
 from jaxtyping import Float
 
-from ._crystal import Crystal
+from ._crystal import Crystal, with_changes
 from ._estimate import aligned, Estimate, Evaluation, QUANTITIES, table
 from ._group import SpaceGroup
 from ._mixing import worst
@@ -87,7 +87,9 @@ def irreducible_twists(
             "`shift` must be three numbers, each 0 or 1/2 of a step of the mesh, got "
             f"{shift!r}. The symmetry of a crystal maps no other mesh to itself."
         )
-    group = SpaceGroup.of(_twisted(crystal, (0, 0, 0)), symprec=symprec, vacuum=vacuum)
+    group = SpaceGroup.of(
+        with_changes(crystal, twist=(0, 0, 0)), symprec=symprec, vacuum=vacuum
+    )
     rotations = np.round(supercell_rotations(crystal, group.rotations))
     found = quiet(
         spglib.get_stabilized_reciprocal_mesh,
@@ -102,7 +104,8 @@ def irreducible_twists(
     chosen, counts = np.unique(mapping, return_counts=True)
     twists = (addresses[chosen] + offset) / divisions
     return Twists(
-        tuple(_twisted(crystal, twist) for twist in twists), counts / np.sum(counts)
+        tuple(with_changes(crystal, twist=twist) for twist in twists),
+        counts / np.sum(counts),
     )
 
 
@@ -196,17 +199,3 @@ def twist_average(
         mixing=worst([one.mixing for one in evaluations if one.mixing is not None]),
     )
     return TwistAverage(whole, evaluations, weights)
-
-
-def _twisted(crystal: Crystal, twist: Any) -> Crystal:
-    up, down = crystal.electrons
-    return Crystal(
-        crystal.lattice.vectors,
-        crystal.species,
-        positions=crystal.positions,
-        unit="bohr",
-        supercell=crystal.matrix,
-        charge=crystal.charge,
-        spin=up - down,
-        twist=twist,
-    )
