@@ -182,12 +182,12 @@ def _long(path):
     """Called in another process."""
     _estimate_folder._SECONDS = 0.02
     with open(path.with_suffix(".json"), "w") as file:
-        json.dump(_evaluate(path=path, steps=400), file)
+        json.dump(_evaluate(path=path, steps=300), file)
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
-    """By SIGKILL, five times, while it writes checkpoints all the time."""
+    """By SIGKILL, twice, while it writes checkpoints all the time."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_estimate_folder"])
     path, starts = tmp_path / "killed", []
@@ -196,7 +196,7 @@ def test_killed_at_random_moments(tmp_path):
         patch.setenv("JAX_ENABLE_X64", "1")
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        for _ in range(5):
+        for _ in range(2):
             before = starts[-1] if starts else 0
             process = context.Process(target=_long, args=(path,))
             process.start()
@@ -207,7 +207,7 @@ def test_killed_at_random_moments(tmp_path):
             os.kill(process.pid, signal.SIGKILL)
             process.join()
             starts.append(eqs.latest_checkpoint(path / "checkpoints"))
-        assert len(set(starts)) == 5 and starts[-1] < 400
+        assert 0 < starts[0] < starts[1] < 300
         for place in (path, tmp_path / "whole"):
             process = context.Process(target=_long, args=(place,))
             process.start()
@@ -222,4 +222,4 @@ def test_killed_at_random_moments(tmp_path):
         pandas.read_csv(place / "history.csv").drop(columns="seconds")
         for place in (path, tmp_path / "whole")
     )
-    assert one.equals(other) and len(one) == 400
+    assert one.equals(other) and len(one) == 300
