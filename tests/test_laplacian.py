@@ -188,7 +188,7 @@ def test_errors_of_a_function_are_its_own():
         assert "ForwardLaplacian" not in str(caught.value)
 
 
-def test_folx_alone_still_gets_these_wrong(caplog):
+def test_folx_alone_still_gets_these_wrong():
     """Each is a reason for a part of `_laplacian`, which may go when folx no longer
     needs it: then this test fails."""
     x = jnp.asarray(_X)
