@@ -108,7 +108,7 @@ _CRYSTALS = {
         ("twisted", 60, 4e-3),
         ("checkerboard", 40, 1e-2),
         ("one spin", 60, 4e-3),
-        ("antiferromagnetic", 60, 1e-2),
+        pytest.param("antiferromagnetic", 60, 1e-2, marks=pytest.mark.slow),
     ],
 )
 def test_small_crystals(name, steps, error):

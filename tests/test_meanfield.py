@@ -419,7 +419,11 @@ def _antiferromagnet(cells):
 
 
 @pytest.mark.parametrize(
-    "cells, gain, moments", [(1, 0.034, (1, -1)), (3, 0.086, None)]
+    "cells, gain, moments",
+    [
+        (1, 0.034, (1, -1)),
+        pytest.param(3, 0.086, None, marks=pytest.mark.slow),
+    ],
 )
 def test_unrestricted_energy(cells, gain, moments, caplog):
     """With moments, and without: an order is found."""

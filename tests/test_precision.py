@@ -123,7 +123,14 @@ _WAYS = {
     "gradient_noise": _noise,
 }
 # These evaluate through what is above, networks of this library only, or nothing.
-_OTHERS = {"run", "load_run", "SavedRun", "SymmetrizedOrbitals", "VMCState"}
+_OTHERS = {
+    "run",
+    "load_run",
+    "PretrainingState",
+    "SavedRun",
+    "SymmetrizedOrbitals",
+    "VMCState",
+}
 
 
 @pytest.mark.parametrize("name", _WAYS)
