@@ -257,9 +257,8 @@ def test_stops_the_second_time(tmp_path, caplog):
         _run(tmp_path, 7.0)
     message = str(caught.value)
     # Rounding decides about a step more or less.
-    assert re.search(
-        "diverged again, with half of each update: since step 13.,", message
-    )
+    again = "diverged again, with half of each update: since step 13.,"
+    assert re.search(again, message)
     assert "Step 100, before that, is saved. Try a smaller learning rate" in message
     assert re.match(r"Step 15.: training diverges: since step 13.,", caplog.messages[0])
     assert "goes back to step 100 and on with half of each update" in caplog.text
