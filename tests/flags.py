@@ -1,4 +1,4 @@
-"""Options of XLA for what compiles more than it computes: a third of the time."""
+"""Options of XLA for what compiles more than it computes."""
 
 import ast
 import functools
