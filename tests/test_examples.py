@@ -15,8 +15,8 @@ from toys import QUICK
 
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-# So many steps of pretraining that something of the network is symmetric, and an average
-# is not zero as far as a few walkers can tell.
+# So many steps of pretraining that something of the network is symmetric, and an
+# average is not zero as far as a few walkers can tell.
 TOY = (
     "--steps 6 --pretraining-steps 40 --walkers 16 --evaluation-steps 2 --path run"
 ).split()
