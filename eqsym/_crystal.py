@@ -621,7 +621,6 @@ def cell_of(crystal: Crystal) -> Cell:
 def with_changes(crystal: Crystal, **changes: Any) -> Crystal:
     """The crystal with other arguments, lengths in Bohr."""
     up, down = crystal.electrons
-    places = {} if "frac_positions" in changes else {"positions": crystal.positions}
     arguments: dict[str, Any] = {
         "lattice": crystal.lattice.vectors,
         "species": crystal.species,
@@ -630,7 +629,10 @@ def with_changes(crystal: Crystal, **changes: Any) -> Crystal:
         "spin": up - down,
         "twist": crystal.twist,
     }
-    return Crystal(unit="bohr", **(arguments | places | changes))
+    if "frac_positions" not in changes:
+        arguments["positions"] = crystal.positions
+    arguments.update(changes)
+    return Crystal(unit="bohr", **arguments)
 
 
 def with_cell(crystal: Crystal, cell: Cell) -> Crystal:
