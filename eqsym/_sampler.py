@@ -167,8 +167,10 @@ class Metropolis(AbstractSampler[MetropolisState]):
         self.hop = hop
 
     def __check_init__(self):
-        if not self.width > 0:
-            raise ValueError(f"`width` must be positive (Bohr), got {self.width}.")
+        if not 0 < self.width < np.inf:
+            raise ValueError(
+                f"`width` must be a positive length in Bohr, got {self.width}."
+            )
         if not 0 < self.target < 1:
             raise ValueError(f"`target` must be between 0 and 1, got {self.target}.")
         for name, share in (("exchange", self.exchange), ("hop", self.hop)):

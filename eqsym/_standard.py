@@ -162,21 +162,15 @@ def primitive_cell(cell: Cell) -> PrimitiveCell:
     """
     rotations, translations = find_operations(cell, SYMPREC)
     pure = _pure(rotations)
-    coarser = larger_group(
-        cell,
-        SYMPREC,
-        len(rotations),
-        int(np.sum(pure)),
-        lambda other: int(np.sum(_pure(other.rotations))),
-    )
+    coarser = _coarser_repetitions(cell, rotations)
     if coarser is not None:
-        level, other = coarser
+        level, count = coarser
         _logger.warning(
             "The primitive cell has %d atoms, but %d if nuclei may be %g Bohr from "
             "their places. If that is rounding, take "
             "`crystal.symmetrized(%g).primitive()`.",
             len(cell.frac) // np.sum(pure),
-            len(cell.frac) // np.sum(_pure(other.rotations)),
+            len(cell.frac) // count,
             level,
             level,
         )
@@ -201,6 +195,38 @@ def primitive_cell(cell: Cell) -> PrimitiveCell:
     return PrimitiveCell(
         Cell(basis @ cell.vectors, frac, cell.numbers[chosen]), chosen, matrix
     )
+
+
+def repetitions(cell: Cell) -> tuple[int, float | None]:
+    """How many primitive cells a cell holds; and how far, in Bohr, nuclei may be from
+    their places for that, `None` if they are where they should be.
+
+    **Raises:** `ValueError` if spglib finds no group.
+    """
+    rotations, _ = find_operations(cell, SYMPREC)
+    coarser = _coarser_repetitions(cell, rotations)
+    if coarser is None:
+        return int(np.sum(_pure(rotations))), None
+    level, count = coarser
+    return count, level
+
+
+def _coarser_repetitions(
+    cell: Cell, rotations: Int[np.ndarray, "ops 3 3"]
+) -> tuple[float, int] | None:
+    """A coarser tolerance at which a cell holds more primitive cells, and how many."""
+    count = int(np.sum(_pure(rotations)))
+    coarser = larger_group(
+        cell,
+        SYMPREC,
+        len(rotations),
+        count,
+        lambda other: int(np.sum(_pure(other.rotations))),
+    )
+    if coarser is None:
+        return None
+    level, other = coarser
+    return level, int(np.sum(_pure(other.rotations)))
 
 
 def in_bohr(length: float) -> str:

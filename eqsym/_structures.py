@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import spglib
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from ._standard import quiet, SYMPREC
+from ._standard import Cell, repetitions
 from ._types import whole_number
 
 
@@ -30,6 +29,13 @@ def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
 
     **Raises:** `ValueError` for what a crystal of whole atoms cannot be.
     """
+    from ase import Atoms
+
+    if not isinstance(atoms, Atoms):
+        raise ValueError(
+            f"`atoms` must be one `ase.Atoms`, got `{type(atoms).__name__}`. "
+            "`ase.io.read(file)` reads one from a file; of several structures take one."
+        )
     vectors = np.asarray(atoms.cell[:], dtype=np.float64) * BOHR_PER_ANGSTROM
     positions = atoms.get_positions() * BOHR_PER_ANGSTROM
     for direction in range(3):
@@ -53,7 +59,11 @@ def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
     charge = whole_number("charge", charge, floats=True)
     electrons = cells * int(np.sum(atoms.numbers)) - charge
     found = _sum_of_moments(atoms, cells, electrons, spin)
-    _announce_conventional("`atoms`", vectors, positions, atoms.numbers.tolist())
+    # Atoms of opposite moments are not repetitions of each other.
+    moments = np.atleast_2d(atoms.get_initial_magnetic_moments().T)
+    kinds = np.column_stack([atoms.numbers, moments.T])
+    _, labels = np.unique(kinds, axis=0, return_inverse=True)
+    _announce_conventional("`atoms`", vectors, positions, labels.reshape(-1) + 1)
     return {
         "lattice": vectors,
         "species": atoms.get_chemical_symbols(),
@@ -86,6 +96,12 @@ def _check_occupancies(atoms: Any) -> None:
     for site, kind in enumerate(kinds):
         shares = table.get(str(kind), {})
         symbol = atoms.symbols[site]
+        if symbol not in shares and _only_species(shares) is not None:
+            raise ValueError(
+                f"`atoms`: site {site} is {symbol}, but `atoms.info['occupancy']` "
+                f"says {shares} of it: the atoms were changed after they were read. If "
+                "all of them are whole atoms now, `del atoms.info['occupancy']`."
+            )
         if _only_species(shares) != symbol:
             raise ValueError(
                 f"`atoms`: site {site} ({symbol}) must be one species with occupancy "
@@ -138,6 +154,13 @@ def _sum_of_moments(atoms: Any, cells: int, electrons: int, spin: Any) -> int | 
     """The spin that initial magnetic moments stand for, if there are any."""
     moments = np.asarray(atoms.get_initial_magnetic_moments(), dtype=np.float64)
     if not np.any(moments):
+        results = {} if atoms.calc is None else atoms.calc.results
+        if np.any(results.get("magmoms", 0)):
+            _logger.warning(
+                "Magnetic moments that a calculation left with `atoms` are not used. "
+                "`atoms.set_initial_magnetic_moments(atoms.get_magnetic_moments())` "
+                "makes them the spin of the crystal."
+            )
         return None
     if moments.ndim == 2 and not np.any(moments[:, :2]):
         moments = moments[:, 2]
@@ -232,8 +255,12 @@ def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
                 f"together. The {electrons} electrons of the supercell, {cells} times "
                 "the cell, cannot have it. Give `spin`, that of the supercell."
             )
-    numbers = charges[nuclei].tolist()
-    _announce_conventional("`cell`", vectors, positions, numbers)
+    _announce_conventional("`cell`", vectors, positions, charges[nuclei].astype(int))
+    if np.any(cell.magmom):
+        _logger.warning(
+            "`cell.magmom` is not used: a crystal has only `spin`. Give the pattern to "
+            "`MeanField.solve(unrestricted=True, moments=...)`."
+        )
     return {
         "lattice": vectors,
         "species": [cell.atom_pure_symbol(int(i)) for i in nuclei],
@@ -303,24 +330,25 @@ def _announce_conventional(
     name: str,
     vectors: Float[np.ndarray, "3 3"],
     positions: Float[np.ndarray, "nuclei 3"],
-    numbers: list[int],
+    numbers: Int[np.ndarray, " nuclei"],
 ) -> None:
-    """Says so if a cell is not a primitive one."""
-    if not numbers or np.linalg.det(vectors) == 0:
+    """Says so if a cell is not a primitive one, or would not be but for rounding."""
+    if not len(numbers) or np.linalg.det(vectors) == 0:
         return
     frac = positions @ np.linalg.inv(vectors)
-    cell = (vectors.tolist(), frac.tolist(), numbers)
     try:
-        found = quiet(spglib.find_primitive, cell, symprec=SYMPREC)
-    except spglib.error.SpglibError:
-        found = None
-    count = 1 if found is None else round(len(numbers) / len(found[2]))
+        count, level = repetitions(Cell(vectors, frac, numbers))
+    except ValueError:
+        # What is wrong is said where the operations are needed.
+        return
     if count > 1:
         _logger.warning(
-            "%s is %d primitive cells of its crystal. What is reported per primitive "
-            "cell is per cell given then, %d times as much. `crystal.primitive()` is "
+            "%s is %d primitive cells of its crystal%s. What is reported per primitive "
+            "cell is per cell given then, %d times as much. `crystal.%sprimitive()` is "
             "the same crystal in a primitive cell.",
             name,
             count,
+            "" if level is None else f", if it is rounded by up to {level:g} Bohr",
             count,
+            "" if level is None else f"symmetrized({level:g}).",
         )

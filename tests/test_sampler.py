@@ -370,7 +370,7 @@ def test_refuses_walkers_of_another_shape(shape):
     ("kwargs", "message"),
     [
         (dict(moves=0), "`moves` must be at least 1, got 0"),
-        (dict(width=0.0), "`width` must be positive"),
+        (dict(width=0.0), "`width` must be a positive length"),
         (dict(target=1.0), "`target` must be between 0 and 1"),
         (dict(exchange=-0.1), "`exchange` must be a share of the moves, .* got -0.1"),
         (dict(hop=1.0), "`hop` must be a share of the moves, .* got 1.0"),

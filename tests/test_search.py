@@ -84,10 +84,7 @@ def test_good_crystals_are_searched_twice_and_nothing_is_said(caplog, monkeypatc
 
     monkeypatch.setattr(_standard, "find_operations", counted)
     monkeypatch.setattr(_search, "find_operations", counted)
-    cube = salt_cube()
-    caplog.clear()
-    asked.clear()
-    assert eqs.SpaceGroup.of(cube).order == 192
+    assert eqs.SpaceGroup.of(salt_cube()).order == 192
     assert len(asked) == 2 and not caplog.messages
 
 

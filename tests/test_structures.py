@@ -8,6 +8,7 @@ import ase.build
 import ase.io
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 from pyscf import gto as molecules
 from pyscf.pbc import gto, scf
 
@@ -86,7 +87,7 @@ def test_occupancies_follow_the_atoms():
     # A site that was given another species since.
     full = from_cif("Li1 Li 0 0 0 1", "F1 F 0.5 0.5 0.5 1")
     full.symbols[0] = "Na"
-    with pytest.raises(ValueError, match=r"site 0 \(Na\).*del atoms.info"):
+    with pytest.raises(ValueError, match="site 0 is Na, but .*del atoms.info"):
         eqs.Crystal.from_ase(full)
     del full.info["occupancy"]
     assert eqs.Crystal.from_ase(full).species[:2] == ("Na", "Li")
@@ -202,6 +203,41 @@ def test_a_conventional_cell_is_announced(caplog):
     eqs.Crystal.from_ase(ase.build.bulk("LiH", "rocksalt", a=4.03))
     eqs.Crystal.from_ase(from_cif("H1 H 0 0 0 1", group="P m -3 m"))
     assert not caplog.records
+
+
+def test_a_conventional_cell_is_announced_if_it_is_rounded(caplog):
+    atoms = ase.build.bulk("LiH", "rocksalt", a=4.03, cubic=True)
+    atoms.positions += 1e-3 * np.random.default_rng(0).normal(size=(8, 3))
+    crystal = eqs.Crystal.from_ase(atoms)
+    (message,) = caplog.messages
+    assert "is 4 primitive cells of its crystal, if it is rounded by up to" in message
+    assert "`crystal.symmetrized(0.01).primitive()`" in message
+    assert sum(crystal.symmetrized(0.01).primitive().electrons) == 4
+
+
+def test_atoms_of_opposite_moments_are_not_repetitions(caplog):
+    """The primitive cell could not hold their order."""
+    eqs.Crystal.from_ase(iron(magnetic_moments=[2.0, -2.0]))
+    assert not any("primitive cells" in message for message in caplog.messages)
+    caplog.clear()
+    eqs.Crystal.from_ase(iron(magnetic_moments=[2.0, 2.0]))
+    assert "`atoms` is 2 primitive cells" in caplog.text
+
+
+def test_moments_of_a_calculation_are_announced(caplog):
+    atoms = iron()
+    atoms.calc = SinglePointCalculator(atoms, magmoms=[2.0, 2.0])
+    assert eqs.Crystal.from_ase(atoms).electrons == (26, 26)
+    assert "set_initial_magnetic_moments(atoms.get_magnetic_moments())" in caplog.text
+    with_order = cell("H 0 0 0; H 2 2 2", magmom=[1, -1])
+    eqs.Crystal.from_pyscf(with_order)
+    assert "`cell.magmom` is not used" in caplog.text
+
+
+@pytest.mark.parametrize("atoms", [[iron()], "POSCAR", None])
+def test_one_structure_is_asked_for(atoms):
+    with pytest.raises(ValueError, match="must be one `ase.Atoms`, got"):
+        eqs.Crystal.from_ase(atoms)
 
 
 def cell(atom="Li 0 0 0; H 2 2 2", a=4.0, **kwargs):
