@@ -36,7 +36,7 @@ def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
             f"`atoms` must be one `ase.Atoms`, got `{type(atoms).__name__}`. "
             "`ase.io.read(file)` reads one from a file; of several structures take one."
         )
-    vectors = np.asarray(atoms.cell[:], dtype=np.float64) * BOHR_PER_ANGSTROM
+    vectors = np.asarray(atoms.cell.array, dtype=np.float64) * BOHR_PER_ANGSTROM
     positions = atoms.get_positions() * BOHR_PER_ANGSTROM
     for direction in range(3):
         if not np.any(vectors[direction]):
