@@ -196,6 +196,7 @@ def compare(
                 amplitudes=points,
                 **settings,
             )
+            assert found.averaged is not None, f"an average of 0: {found.weight}"
             rows.append(
                 Row(
                     f"orbit, {points} and {images}",

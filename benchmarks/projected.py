@@ -147,9 +147,10 @@ def main() -> None:
             chunk=CHUNK,
         )
         report[name] |= found.to_dict()
+        averaged = "-" if found.averaged is None else found.averaged.energy
         print(
             f"| {name} | {report[name]['steps']} | {report[name]['seconds']:.0f} | "
-            f"{found.plain.energy} | {found.averaged.energy} | {found.difference} | "
+            f"{found.plain.energy} | {averaged} | {found.difference} | "
             f"{found.weight} | {found.plain.variance} |",
             flush=True,
         )

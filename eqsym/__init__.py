@@ -5,7 +5,6 @@ from ._ansatz import (
     AbstractWavefunction as AbstractWavefunction,
     Displacement as Displacement,
     HartreeFock as HartreeFock,
-    Linear as Linear,
     NuFeatures as NuFeatures,
     SolidNet as SolidNet,
     TriFeatures as TriFeatures,
@@ -23,6 +22,7 @@ from ._canonicalize import (
     SmoothStep as SmoothStep,
     SplineStep as SplineStep,
 )
+from ._check import check_wavefunction as check_wavefunction
 from ._checkpoint import (
     latest_checkpoint as latest_checkpoint,
     restore_checkpoint as restore_checkpoint,
@@ -55,6 +55,7 @@ from ._irreps import (
     irreps as irreps,
 )
 from ._meanfield import MeanField as MeanField, Occupation as Occupation
+from ._mixing import Mixing as Mixing
 from ._noise import (
     gradient_noise as gradient_noise,
     GradientNoise as GradientNoise,
@@ -93,7 +94,10 @@ from ._plot import (
 from ._plot_density import plot_densities as plot_densities
 from ._plot_group import plot_group as plot_group
 from ._post_hoc import post_hoc as post_hoc, PostHoc as PostHoc
-from ._pretrain import Pretraining as Pretraining
+from ._pretrain import (
+    Pretraining as Pretraining,
+    PretrainingState as PretrainingState,
+)
 from ._run import run as run, RunResult as RunResult
 from ._run_folder import load_run as load_run, SavedRun as SavedRun
 from ._sampler import (

@@ -11,7 +11,7 @@ from ._crystal import Crystal
 from ._group import SpaceGroup
 from ._momentum import check_orbitals, keeps_momentum, lacks_translations
 from ._symmetrize import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
-from ._types import Electrons, Key, LogPsi
+from ._types import Electrons, Integer, Key, LogPsi, whole_number
 
 
 class SubsetAverage(AbstractSymmetrizer):
@@ -41,7 +41,7 @@ class RandomSubset(AbstractRandomSymmetrizer):
     size: int = eqx.field(static=True)
     replace: bool = eqx.field(static=True)
 
-    def __init__(self, group: SpaceGroup, size: int, *, replace: bool = False):
+    def __init__(self, group: SpaceGroup, size: Integer, *, replace: bool = False):
         """**Arguments:**
 
         - `group`: of the operations.
@@ -52,7 +52,7 @@ class RandomSubset(AbstractRandomSymmetrizer):
         where none may repeat.
         """
         self.group = group
-        self.size = size
+        self.size = whole_number("size", size, 1)
         self.replace = replace
 
     def __check_init__(self):
@@ -169,8 +169,6 @@ def _weighted_sum(
 
 def check_subset(name: str, size: int, replace: bool, group: SpaceGroup) -> None:
     """Raises `ValueError` where `size` operations cannot be drawn."""
-    if size < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {size}.")
     if not replace and size > group.order:
         raise ValueError(
             f"`{name}` must be at most the {group.order} operations of the group if "

@@ -15,7 +15,7 @@ from ._domain import FundamentalDomain, polyhedron
 from ._group import SpaceGroup
 from ._operations import static_data
 from ._symmetrize import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
-from ._types import AbstractFixed, Electrons, Key
+from ._types import AbstractFixed, Electrons, Integer, Key, whole_number
 
 
 # Where exp(-1/w) is 0 to rounding, in any precision that JAX has.
@@ -111,7 +111,7 @@ class Canonicalization(AbstractSymmetrizer):
         domain: FundamentalDomain,
         eps: float | None = None,
         smoothing: AbstractSmoothing | None = None,
-        max_images: int | None = None,
+        max_images: Integer | None = None,
     ):
         r"""**Arguments:**
 
@@ -133,7 +133,9 @@ class Canonicalization(AbstractSymmetrizer):
         self.domain = domain
         self.eps = _width(domain, eps)
         self.smoothing = SmoothStep() if smoothing is None else smoothing
-        self.max_images = max_images
+        self.max_images = (
+            None if max_images is None else whole_number("max_images", max_images)
+        )
         self._reach = _reach(domain, self.eps)
         self._meeting = _meeting(domain, self._reach, self.eps)
 

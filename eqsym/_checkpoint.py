@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._processes import on_first, on_host, put
-from ._serialise import (
-    arrays_of,
-    differences,
-    dumps,
-    encode,
-    flatten,
-    is_key,
-    Json,
-    typed,
-)
+from ._serialise import arrays_of, compare, dumps, encode, is_key, Json, typed
+from ._types import Integer, whole_number
 
 
 _logger = logging.getLogger("eqsym")
@@ -35,14 +28,25 @@ _SHOWN = 12
 
 
 def save_checkpoint(
-    folder: str | os.PathLike, step: int, state: PyTree, settings: PyTree = None
+    folder: str | os.PathLike,
+    step: Integer,
+    state: PyTree,
+    settings: PyTree = None,
+    *,
+    keep: Collection[int] = (),
 ) -> None:
     """Writes a state: into a temporary folder that is renamed when all of it is on the
-    disk. Afterwards only the two newest checkpoints are kept.
+    disk. Afterwards only this checkpoint and the newest before it are kept.
 
     A checkpoint is a folder of three files: `arrays.npz` for numpy, `description.json`
     with everything else, and `SHA256SUMS` for `sha256sum -c`. Of several processes all
     have to call this, and the first one writes, to a folder that all of them can read.
+
+    The newest checkpoint is the one with the highest number. So a state cannot be saved
+    in a folder with a whole checkpoint of a higher number: whoever resumes would get
+    that other one. It is not deleted either: it may be weeks of work, and the folder
+    the wrong one. To go on from an earlier state, remove the later ones first, or save
+    to another folder. Damaged ones of a higher number do no harm, and stay.
 
     **Arguments:**
 
@@ -50,10 +54,13 @@ def save_checkpoint(
     - `step`: the number of the checkpoint. One that exists is replaced.
     - `state`: a PyTree of arrays (random keys among them) and static data.
     - `settings`: anything else that is worth a description; its arrays are not stored.
+    - `keep`: numbers of further checkpoints that are kept.
 
-    **Raises:** `OSError` where the folder cannot be written, a full disk among the
-    reasons. The checkpoints before are left as they are.
+    **Raises:** `OSError` if the folder cannot be written, a full disk among the
+    reasons; `ValueError` if it has a whole checkpoint of a higher number. Then nothing
+    is changed.
     """
+    step = whole_number("step", step, 0)
     arrays = {name: _on_host(leaf) for name, leaf in arrays_of(state).items()}
     description = {
         "eqsym": metadata.version("eqsym"),
@@ -61,12 +68,24 @@ def save_checkpoint(
         "state": encode(state),
         "settings": encode(settings),
     }
-    on_first(lambda: _write(Path(folder), step, arrays, description))
+    on_first(lambda: _write(Path(folder), step, arrays, description, keep))
 
 
 def _write(
-    folder: Path, step: int, arrays: dict[str, np.ndarray], description: Json
+    folder: Path,
+    step: int,
+    arrays: dict[str, np.ndarray],
+    description: Json,
+    keep: Collection[int],
 ) -> None:
+    later = [n for n in _steps(folder) if n > step and is_whole(folder, n)]
+    if later:
+        raise ValueError(
+            f"`step` must be at least {later[0]}, the number of the newest checkpoint "
+            f"in {folder}, got {step}: whoever resumes would get step {later[0]} and "
+            f"not this one. Go on from step {later[0]}, remove what is newer than step "
+            f"{step}, or save to another folder. Nothing was changed."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{step}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -89,20 +108,37 @@ def _write(
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    kept = {str(number) for number in _steps(folder)[:_KEPT]}
+    # Higher numbers are damaged.
+    earlier = [number for number in _steps(folder) if number < step]
+    _remove(folder, set(earlier[_KEPT - 1 :]) - set(keep))
+
+
+def _remove(folder: Path, numbers: Collection[int]) -> None:
+    for number in numbers:
+        # Not to be taken for a damaged one if this is interrupted.
+        old = folder / str(number)
+        old.rename(old.with_suffix(".old.tmp"))
     for old in list(folder.iterdir()):
-        if old.name.isdigit() and old.name not in kept:
-            # Not to be taken for a damaged one where this is interrupted.
-            old = old.rename(old.with_suffix(".old.tmp"))
         if old.suffix == ".tmp":
             shutil.rmtree(old, ignore_errors=True)
+
+
+def forget_after(folder: str | os.PathLike, step: int) -> None:
+    """Removes the checkpoints of higher numbers, so that this one is the newest."""
+    place = Path(folder)
+    on_first(lambda: _remove(place, [n for n in _steps(place) if n > step]))
+
+
+def is_whole(folder: str | os.PathLike, step: int) -> bool:
+    """Whether there is a checkpoint with the checksums it should have."""
+    return _damage(Path(folder) / str(step)) is None
 
 
 def latest_checkpoint(folder: str | os.PathLike) -> int | None:
     """The number of the newest checkpoint in a folder with the checksums it should
     have, or `None`."""
     for step in _steps(Path(folder)):
-        if _damage(Path(folder) / str(step)) is None:
+        if is_whole(folder, step):
             return step
     return None
 
@@ -142,7 +178,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def restore_checkpoint(
-    folder: str | os.PathLike, step: int, like: PyTree, settings: Any = None
+    folder: str | os.PathLike, step: Integer, like: PyTree, settings: Any = None
 ) -> PyTree:
     """Reads a checkpoint.
 
@@ -162,6 +198,7 @@ def restore_checkpoint(
     truncated or otherwise damaged, and for one of another model or with other settings,
     with the fields that differ.
     """
+    step = whole_number("step", step, 0)
     place = Path(folder) / str(step)
     description = read_description(folder, step)
     _compare(place, description, "state", like)
@@ -180,8 +217,7 @@ def filled(like: PyTree, arrays: dict[str, np.ndarray], prefix: str = "") -> PyT
 def _compare(place: Path, description: Json, part: str, here: PyTree) -> None:
     """Raises `ValueError` with the fields in which a part of the description of a
     checkpoint, `state` or `settings`, differs from what is here."""
-    saved = flatten(description[part], part)
-    lines = differences(saved, flatten(json.loads(dumps(encode(here))), part))
+    lines = compare(description[part], here, part)
     if not lines:
         return
     versions = [description["eqsym"], metadata.version("eqsym")]

@@ -1,6 +1,7 @@
 """Lattices and crystals: geometry, electrons, supercell and twist."""
 
 import itertools
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -8,13 +9,22 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
-from ._types import AbstractFixed
+from ._compare import difference
+from ._standard import (
+    Cell,
+    in_bohr,
+    primitive_cell,
+    SAME_PLACE,
+    symmetrized_cell,
+)
+from ._structures import BOHR_PER_ANGSTROM, read_ase, read_pyscf
+from ._types import AbstractFixed, Integer, whole_number
 
+
+_logger = logging.getLogger("eqsym")
 
 Unit: TypeAlias = Literal["angstrom", "bohr"]
 
-# CODATA 2018, the value PySCF uses.
-_BOHR_PER_ANGSTROM = 1 / 0.529177210903
 # Nuclei closer than this (Bohr) are not matter: the shortest bond, H2, has 1.4.
 _CLOSEST_NUCLEI = 0.5
 # H to Og, so that a crystal needs neither PySCF nor ASE.
@@ -31,7 +41,7 @@ def _to_bohr(unit: Unit) -> float:
     if unit == "bohr":
         return 1.0
     if unit == "angstrom":
-        return _BOHR_PER_ANGSTROM
+        return BOHR_PER_ANGSTROM
     raise ValueError(f"`unit` must be 'angstrom' or 'bohr', got {unit!r}.")
 
 
@@ -101,7 +111,10 @@ class Lattice(AbstractFixed):
         self, frac: Float[np.ndarray, "*batch 3"]
     ) -> Float[np.ndarray, "*batch 3"]:
         """Fractional coordinates to Bohr."""
-        return frac @ self.vectors
+        # Not a matrix product, whose last bits depend on the processor.
+        first, second, third = self.vectors
+        along = np.moveaxis(np.asarray(frac)[..., None], -2, 0)
+        return along[0] * first + along[1] * second + along[2] * third
 
     def to_fractional(
         self, cart: Float[np.ndarray, "*batch 3"]
@@ -174,8 +187,8 @@ class Crystal(AbstractFixed):
         positions: Any = None,
         frac_positions: Any = None,
         supercell: Any = 1,
-        charge: int | float = 0,
-        spin: int | float | None = None,
+        charge: Integer | float = 0,
+        spin: Integer | float | None = None,
         twist: Any = (0, 0, 0),
     ):
         """**Arguments:**
@@ -283,7 +296,7 @@ class Crystal(AbstractFixed):
     @property
     def supercell(self) -> Lattice:
         """The lattice of the supercell, S A."""
-        return Lattice(self.matrix @ self.lattice.vectors)
+        return Lattice(self.lattice.to_cartesian(self.matrix.astype(np.float64)))
 
     @property
     def charge(self) -> int:
@@ -321,6 +334,105 @@ class Crystal(AbstractFixed):
     def supercell_charges(self) -> Int[np.ndarray, " nuclei"]:
         """Nuclear charges in the order of `supercell_positions`."""
         return np.tile(self.atomic_numbers, self.cells)
+
+    def symmetrized(self, symprec: float) -> "Crystal":
+        """The crystal with nuclei and lattice exactly where its space group wants them.
+
+        Coordinates in a structure file are rounded, and a rounded crystal has few
+        symmetry operations to the precision of [`eqsym.SpaceGroup.of`][], which then
+        warns. This takes the operations within a coarser precision and averages over
+        them: the metric of the lattice, and the images of each nucleus. The cell is not
+        turned, and order of nuclei, supercell, charge, spin and twist stay as they are.
+        The middle of all nuclei keeps its fractions.
+
+        A warning on the logger `eqsym` says how far nuclei and lattice vectors move. If
+        they do not, the same crystal is returned.
+
+        **Arguments:**
+
+        - `symprec`: in Bohr, how far from symmetric places nuclei may be, and how far
+            they and the ends of lattice vectors may be moved.
+
+        **Raises:** `ValueError` if spglib finds no group to this precision, or if one
+        of them would have to move farther.
+        """
+        found = symmetrized_cell(cell_of(self), symprec)
+        if max(found.shift, found.strain) < SAME_PLACE:
+            return self
+        _logger.warning(
+            "Symmetrized with %d operations: nuclei move by up to %s Bohr in the cell, "
+            "lattice vectors by up to %s.",
+            len(found.rotations),
+            in_bohr(found.shift),
+            in_bohr(found.strain),
+        )
+        return with_cell(self, found.cell)
+
+    def primitive(self, *, keep_cell: bool = False, **kwargs: Any) -> "Crystal":
+        """The same crystal in its primitive cell: what takes least work for each
+        electron. A structure file often has a conventional cell: four times the
+        electrons of the primitive one for rock salt.
+
+        ```python
+        eqs.Crystal.from_ase(ase.io.read("LiH.cif")).primitive(supercell=2)
+        ```
+
+        Nuclei stay where they are in space, each the first one of its kind in the
+        given cell, and in the same order. Lattice vectors along which nothing repeats
+        stay, such as the vacuum of a slab; others are Niggli-reduced, which does not
+        turn them. A crystal in its primitive cell is returned as it is. Found by spglib
+        to 1e-5 Bohr; a warning on the logger `eqsym` says if there is a smaller cell
+        but for rounding: then use `symmetrized` first.
+
+        **Arguments:**
+
+        - `keep_cell`: whether the supercell stays the same in space, and with it its
+            charge, spin and twist: the same system, of which more symmetry is known,
+            with results for each primitive cell.
+        - `kwargs`: otherwise `supercell`, `charge`, `spin` and `twist` of the new
+            crystal, as for [`eqsym.Crystal`][]. By default one primitive cell, neutral,
+            with the lowest spin and without twist.
+
+        **Raises:** `ValueError` if the crystal has another supercell, charge, spin or
+        twist than the default and neither `keep_cell` nor `kwargs` says what becomes of
+        it.
+        """
+        if keep_cell and kwargs:
+            raise ValueError(
+                "`keep_cell` takes supercell, charge, spin and twist of the given "
+                f"crystal, got {sorted(kwargs)} as well. Leave one of both out."
+            )
+        found = primitive_cell(cell_of(self))
+        if len(found.chosen) == len(self.species) and not kwargs:
+            return self
+        up, down = self.electrons
+        if keep_cell:
+            kwargs = {
+                "supercell": self.matrix @ found.matrix,
+                "charge": self.charge,
+                "spin": up - down,
+                "twist": self.twist,
+            }
+        else:
+            for name, value, default in (
+                ("supercell", self.matrix.tolist(), self.cells == 1),
+                ("charge", self.charge, self.charge == 0),
+                ("spin", up - down, up - down == (up + down) % 2),
+                ("twist", self.twist.tolist(), np.all(self.twist == 0)),
+            ):
+                if not default and name not in kwargs:
+                    raise ValueError(
+                        f"`{name}` of the crystal is {value}; for its primitive cell "
+                        f"alone it is not known. Pass `{name}`, or `keep_cell=True` "
+                        "for the same supercell, charge, spin and twist."
+                    )
+        return Crystal(
+            found.cell.vectors,
+            [self.species[i] for i in found.chosen],
+            frac_positions=found.cell.frac,
+            unit="bohr",
+            **kwargs,
+        )
 
     @classmethod
     def rock_salt(
@@ -398,7 +510,7 @@ class Crystal(AbstractFixed):
         *,
         spacing: float,
         vacuum: float,
-        atoms: int = 2,
+        atoms: Integer = 2,
         unit: Unit,
         **kwargs: Any,
     ) -> "Crystal":
@@ -411,55 +523,121 @@ class Crystal(AbstractFixed):
         - `atoms`: atoms in the primitive cell.
         - `kwargs`: as for [`eqsym.Crystal`][].
         """
+        atoms = whole_number("atoms", atoms, 1)
         lattice = np.diag([atoms * spacing, vacuum, vacuum])
         frac = [[i / atoms, 0, 0] for i in range(atoms)]
         return cls(lattice, ("H",) * atoms, frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
     def from_ase(cls, atoms: Any, **kwargs: Any) -> "Crystal":
-        """From ASE `Atoms` (in Angstrom, as always in ASE) whose cell is the primitive
-        one; so from CIF or POSCAR by `ase.io.read`.
+        """From ASE `Atoms`, and so from CIF or POSCAR by `ase.io.read`.
+
+        What such a structure says beside its cell and nuclei is taken, refused, or
+        announced by the logger `eqsym`:
+
+        - `ase.io.read` returns the conventional cell of a CIF, in which rock salt has 8
+            atoms. It is the `lattice` of this crystal then, with a warning; see
+            [`eqsym.Crystal.primitive`][] for the other one.
+        - Initial charges and magnetic moments set `charge` and `spin`, by their sums
+            over the supercell. Deuterium is hydrogen, because nuclei do not move here.
+        - A direction without periodicity (`atoms.pbc`) becomes periodic if there is
+            vacuum along its cell vector, with a warning: give it to
+            [`eqsym.SpaceGroup.of`][] as `vacuum`.
 
         **Arguments:**
 
-        - `atoms`: an `ase.Atoms` with three cell vectors. Directions without
-            periodicity need a cell vector too: it is the vacuum.
+        - `atoms`: an `ase.Atoms` with three cell vectors, in Angstrom as always there.
         - `kwargs`: as for [`eqsym.Crystal`][].
+
+        **Raises:** `ValueError` for a site that is not one species with occupancy 1 (up
+        to 0.001), a cell vector that is zero, less than 10 Bohr of vacuum in a
+        direction without periodicity, and charges or moments that do not add up to an
+        integer that the electrons admit, unless `charge` or `spin` is given.
         """
-        return cls(
-            np.asarray(atoms.cell[:]),
-            atoms.get_chemical_symbols(),
-            positions=atoms.get_positions(),
-            unit="angstrom",
-            **kwargs,
-        )
+        charge, spin = kwargs.pop("charge", None), kwargs.pop("spin", None)
+        cells = _cell_count(kwargs.get("supercell", 1))
+        return cls(**read_ase(atoms, cells, charge, spin), **kwargs)
 
     @classmethod
     def from_pyscf(cls, cell: Any, **kwargs: Any) -> "Crystal":
         """From a `pyscf.pbc.gto.Cell`, with its charge and spin.
 
+        PySCF counts both over all k-points of a calculation. The cells of a supercell
+        stand for its k-points, so that by default they are `charge` and `spin` of the
+        supercell, whatever its size: Hartree-Fock with as many k-points has the same
+        electrons. Read CIFs with ASE and [`eqsym.Crystal.from_ase`][]: PySCF reads the
+        atoms that are listed in them, without those that symmetry adds.
+
         **Arguments:**
 
-        - `cell`: the built cell, all-electron (without pseudopotential).
-        - `kwargs`: as for [`eqsym.Crystal`][]; `charge` and `spin` default to the
-            cell's, times the number of cells in the supercell.
+        - `cell`: the built cell, all-electron (without pseudopotential). With
+            `dimension` below 3 there must be vacuum along the other lattice vectors; a
+            warning says that the crystal is periodic there too. Ghost atoms are left
+            out.
+        - `kwargs`: as for [`eqsym.Crystal`][].
+
+        **Raises:** `ValueError` for a molecule, a cell that is not built or has a
+        pseudopotential, less than 10 Bohr of vacuum in a direction without periodicity,
+        and a spin that the electrons of the supercell do not admit, unless `spin` is
+        given.
         """
-        if cell.has_ecp() or cell.pseudo:
-            raise ValueError(
-                "`cell` must be all-electron, got one with a pseudopotential. Build it "
-                "without `pseudo` and `ecp`."
-            )
-        cells = int(
-            round(abs(np.linalg.det(_supercell_matrix(kwargs.get("supercell", 1)))))
-        )
-        kwargs = {"charge": cells * cell.charge, "spin": cells * cell.spin} | kwargs
-        return cls(
-            cell.lattice_vectors(),
-            [cell.atom_pure_symbol(i) for i in range(cell.natm)],
-            positions=cell.atom_coords(),
-            unit="bohr",
-            **kwargs,
-        )
+        charge, spin = kwargs.pop("charge", None), kwargs.pop("spin", None)
+        cells = _cell_count(kwargs.get("supercell", 1))
+        return cls(**read_pyscf(cell, cells, charge, spin), **kwargs)
+
+    def matches(self, other: "Crystal") -> bool:
+        """Whether another crystal is the same: see [`eqsym.Crystal.difference`][]. Use
+        this instead of `==`, which compares bits."""
+        return self.difference(other) is None
+
+    def difference(self, other: "Crystal", *, electrons: bool = True) -> str | None:
+        """In what another crystal is not this one.
+
+        Two descriptions are of the same crystal if lattice vectors, and nuclei up to
+        primitive lattice vectors, are at most 1e-6 Bohr apart, and twists, up to
+        reciprocal vectors of the supercell, at most 1e-6 in fractions of these; and
+        species, supercell matrix and electrons are equal. That is far more than
+        rounding differs between machines and files with eight digits, and far less than
+        any energy here depends on. The order of the nuclei counts.
+
+        **Arguments:**
+
+        - `other`: the other crystal.
+        - `electrons`: whether the numbers of electrons have to be equal.
+
+        **Returns:**
+
+        What differs and by how much, for a message; `None` if nothing does.
+        """
+        return difference(self, other, electrons=electrons)
+
+
+def cell_of(crystal: Crystal) -> Cell:
+    """The primitive cell, for spglib."""
+    frac = crystal.lattice.to_fractional(crystal.positions)
+    return Cell(crystal.lattice.vectors, frac, crystal.atomic_numbers)
+
+
+def with_changes(crystal: Crystal, **changes: Any) -> Crystal:
+    """The crystal with other arguments, lengths in Bohr."""
+    up, down = crystal.electrons
+    arguments: dict[str, Any] = {
+        "lattice": crystal.lattice.vectors,
+        "species": crystal.species,
+        "supercell": crystal.matrix,
+        "charge": crystal.charge,
+        "spin": up - down,
+        "twist": crystal.twist,
+    }
+    if "frac_positions" not in changes:
+        arguments["positions"] = crystal.positions
+    arguments.update(changes)
+    return Crystal(unit="bohr", **arguments)
+
+
+def with_cell(crystal: Crystal, cell: Cell) -> Crystal:
+    """The crystal with other lattice vectors and places of its nuclei."""
+    return with_changes(crystal, lattice=cell.vectors, frac_positions=cell.frac)
 
 
 def _fcc(a: float) -> Float[np.ndarray, "3 3"]:
@@ -484,28 +662,29 @@ def _supercell_matrix(supercell: Any) -> Int[np.ndarray, "3 3"]:
             "`supercell` must be an integer, three integers or a 3x3 integer matrix, "
             f"got shape {given.shape}."
         )
-    full = given if given.ndim == 2 else np.diag(np.broadcast_to(given, (3,)))
-    matrix = np.round(full.astype(np.float64)).astype(int)
-    if not np.array_equal(matrix, full):
-        raise ValueError(f"`supercell` must be integers, got {given.tolist()}.")
+    numbers = [whole_number("supercell", n, floats=True) for n in given.ravel()]
+    given = np.reshape(numbers, given.shape)
+    matrix = given if given.ndim == 2 else np.diag(np.broadcast_to(given, (3,)))
     if round(np.linalg.det(matrix)) == 0:
         raise ValueError(f"`supercell` must not be singular, got {given.tolist()}.")
     return matrix
 
 
-def _spin_channels(
-    nuclear: int, charge: int | float, spin: int | float | None
-) -> tuple[int, int]:
-    for name, value in (("charge", charge), ("spin", spin)):
-        if value is not None and value != round(value):
-            raise ValueError(f"`{name}` must be an integer, got {value}.")
-    electrons = nuclear - round(charge)
+def _cell_count(supercell: Any) -> int:
+    return int(round(abs(np.linalg.det(_supercell_matrix(supercell)))))
+
+
+def _spin_channels(nuclear: int, charge: Any, spin: Any) -> tuple[int, int]:
+    charge = whole_number("charge", charge, floats=True)
+    electrons = nuclear - charge
     if electrons < 1:
         raise ValueError(
             f"`charge` {charge} leaves {electrons} electrons on nuclei of total charge "
             f"{nuclear}, expected at least 1."
         )
-    spin = electrons % 2 if spin is None else round(spin)
+    if spin is None:
+        spin = electrons % 2
+    spin = whole_number("spin", spin, floats=True)
     if (electrons + spin) % 2 or abs(spin) > electrons:
         raise ValueError(
             f"`spin` (spin-up minus spin-down electrons) must have the parity of the "

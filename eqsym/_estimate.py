@@ -7,6 +7,12 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Complex, Float
 
+from ._mixing import Mixing
+
+
+# Standard errors by which a share must be positive.
+_PRESENT = 3
+
 
 class Estimate(eqx.Module):
     """A mean and its standard error."""
@@ -31,7 +37,11 @@ class Evaluation(eqx.Module):
         `None` where no group was given.
     - `samples`: number of configurations.
     - `invalid`: number of configurations left out, because a local energy was not
-        finite; anything but a few of them spoils the estimates.
+        finite; anything but a few of them spoils the estimates. The others are averaged
+        walker by walker, and a walker without a finite local energy is left out as a
+        whole. This is right only if it does not depend on the place whether energies
+        are finite: else it is a bias, which no error bar shows.
+    - `mixing`: whether the chains have mixed; `None` for numbers from elsewhere.
     """
 
     energy: Estimate
@@ -42,6 +52,7 @@ class Evaluation(eqx.Module):
     symmetry: Estimate | None
     samples: int
     invalid: int
+    mixing: Mixing | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers only, for JSON: `{"energy": {"mean": .., "error": ..}, ..}`."""
@@ -49,6 +60,12 @@ class Evaluation(eqx.Module):
 
     def __str__(self) -> str:
         return table({"": self})
+
+
+def is_present(weight: Estimate) -> bool:
+    """Whether a projection with this share of a wave function has an energy: else that
+    would be a ratio of two numbers that are both 0 up to noise."""
+    return weight.mean > _PRESENT * weight.error and weight.mean > 1e-12
 
 
 # Heads of table columns by names of fields.
@@ -62,16 +79,19 @@ QUANTITIES = {
 }
 
 
-def table(rows: dict[str, Evaluation]) -> str:
-    """A text table of evaluations, one row each.
+def table(rows: dict[str, Evaluation | None]) -> str:
+    """A text table of evaluations, one row each. The last column is split R-hat of
+    the energy, with what is beyond its bound; see [`eqsym.Mixing`][].
 
     **Arguments:**
 
-    - `rows`: evaluations by name.
+    - `rows`: evaluations by name; `None` for what has no energy, such as an average
+        that is zero.
     """
-    lines = [["", *QUANTITIES.values()]]
+    lines = [["", *QUANTITIES.values(), "R-hat"]]
     for name, row in rows.items():
-        values = (getattr(row, column) for column in QUANTITIES)
+        columns = (*QUANTITIES, "mixing")
+        values = [getattr(row, column, None) for column in columns]
         lines.append([name, *("-" if v is None else str(v) for v in values)])
     return aligned(lines)
 

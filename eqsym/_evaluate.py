@@ -1,13 +1,15 @@
 """Energies of wave functions, sampled directly."""
 
+import os
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
-from ._chains import (
+from ._chains import Chains
+from ._energies import (
     AbstractSample,
-    Chains,
     evaluation,
     excess,
     per_cell,
@@ -18,13 +20,17 @@ from ._estimate import Evaluation, jackknife
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._sampler import AbstractSampler
 from ._symmetrize import AbstractSymmetrizer, symmetry_ratio
-from ._types import Electrons, Key, Walkers
+from ._types import Electrons, Integer, Key, Walkers
 
 
 class _Sample(AbstractSample):
     wavefunction: AbstractWavefunction
     hamiltonian: AbstractHamiltonian
     symmetrizer: AbstractSymmetrizer | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("energy", "potential", "symmetry")[: 2 + (self.symmetrizer is not None)]
 
     def __call__(
         self, electrons: Electrons, key: Key, reference: LocalEnergy
@@ -41,6 +47,12 @@ class _Sample(AbstractSample):
             energy.kinetic, energy.potential, square, ratio, jnp.abs(ratio) ** 2
         )
 
+    def compared(
+        self, moments: Inexact[np.ndarray, "walkers moments"]
+    ) -> list[Inexact[np.ndarray, " walkers"]]:
+        kinetic, potential, _, ratio, _ = moments.T
+        return [kinetic + potential, potential, ratio][: len(self.names)]
+
 
 def evaluate(
     wavefunction: AbstractWavefunction,
@@ -48,12 +60,13 @@ def evaluate(
     *,
     walkers: Walkers,
     key: Key,
-    steps: int = 100,
-    burn_in: int = 20,
+    steps: Integer = 100,
+    burn_in: Integer = 20,
     sampler: AbstractSampler | None = None,
     symmetrizer: AbstractSymmetrizer | None = None,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
     progress: bool | None = None,
+    path: str | os.PathLike | None = None,
 ) -> Evaluation:
     r"""Samples $|\psi|^2$ and averages the local energy.
 
@@ -69,24 +82,33 @@ def evaluate(
         is an independent chain; error bars come from their scatter.
     - `key`: seeds the chains.
     - `steps`: samples of every walker.
-    - `burn_in`: sampler steps before the first sample.
+    - `burn_in`: sampler steps before the first sample. If the walkers are not in
+        equilibrium then, because the mean of $\log|\psi|$ still drifts, as many are
+        added, up to ten times `burn_in`. Nothing can be told from 0 or 1.
     - `sampler`: [`eqsym.Metropolis`][] with 20 moves by default.
     - `symmetrizer`: the projector P of the symmetry measure Var[Pf/f], if wanted.
     - `chunk`: walkers evaluated at a time, all by default.
     - `progress`: whether to show a progress bar; by default on terminals only.
+    - `path`: a folder, if given, in which the estimate is kept, and from which it goes
+        on after it was stopped; see
+        [Runs that survive](../runs.md#estimates-that-survive).
 
     **Returns:**
 
-    Energies per primitive cell with error bars, [`eqsym.Evaluation`][].
+    Energies per primitive cell with error bars, and whether the chains have mixed,
+    [`eqsym.Evaluation`][]. If they have not, a warning says so.
 
     **Raises:** `ValueError` for less than one step or two walkers, walkers of the wrong
-    shape, or a Hamiltonian or group of another crystal; `FloatingPointError` where
-    the local energy of a walker is never finite.
+    shape, a Hamiltonian or group of another crystal, or a `path` with something else in
+    it; `OSError` for a `path` that cannot be written or is in use; `FloatingPointError`
+    if more than half of the walkers have no finite local energy in the first 10 steps,
+    or less than two have one.
     """
     sample = _Sample(wavefunction, hamiltonian, symmetrizer)
-    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
-    moments, reference, counts = sampled(sample, wavefunction, hamiltonian, chains)
+    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
+    samples = sampled(sample, wavefunction, hamiltonian, chains)
 
+    reference = samples.reference
     cells = wavefunction.crystal.cells
 
     def results(means: np.ndarray) -> np.ndarray:
@@ -101,6 +123,6 @@ def evaluate(
             [*per_cell(kinetic, potential, variance, cells), symmetry], axis=-1
         )
 
-    *parts, symmetry = jackknife(moments, results)
+    *parts, symmetry = jackknife(samples.moments, results)
     measured = None if symmetrizer is None else symmetry
-    return evaluation(parts, measured, counts, steps)
+    return evaluation(parts, measured, samples)

@@ -1,6 +1,5 @@
 """Space groups acting on all electrons at once."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,28 +25,25 @@ from ._operations import (
     repeated,
     static_data,
 )
+from ._search import admitted_operations
 from ._sharding import IMAGES, spread
 from ._spglib import (
-    find_operations,
     group_symbol,
     layer_group_setting,
     plane_group_setting,
     space_group_setting,
     tabulated_operations,
 )
-from ._types import AbstractFixed, Electrons
-from ._vacuum import check_vacuum, keeps_plane, keeps_vacuum, vacuum_directions
+from ._standard import SYMPREC
+from ._structures import MIN_VACUUM
+from ._types import AbstractFixed, Electrons, Integer
+from ._vacuum import check_vacuum, keeps_plane, vacuum_directions
 
-
-_logger = logging.getLogger("eqsym")
 
 # How far, in Bohr, an operation may take a nucleus from the next one, a lattice vector
-# from its length, and a product from the operation it should be.
+# from its length, and a product from the operation it should be: ten times SYMPREC, as
+# products of operations deviate by more than these.
 _TOLERANCE = 1e-4
-# Part of it that finding operations may use: products of operations deviate by more.
-_SYMPREC = 1e-5
-# In Bohr; less vacuum than this, and a slab is not finite but a layered crystal.
-_MIN_VACUUM = 10.0
 
 
 class SpaceGroup(AbstractFixed):
@@ -99,7 +95,7 @@ class SpaceGroup(AbstractFixed):
         *,
         tolerance: float = _TOLERANCE,
         modulo_supercell: bool = False,
-        vacuum: Sequence[int] = (),
+        vacuum: Sequence[Integer] = (),
     ):
         """**Arguments:**
 
@@ -188,21 +184,28 @@ class SpaceGroup(AbstractFixed):
         cls,
         crystal: Crystal,
         *,
-        symprec: float = _SYMPREC,
-        vacuum: Sequence[int] = (),
-        min_vacuum: float = _MIN_VACUUM,
+        symprec: float = SYMPREC,
+        vacuum: Sequence[Integer] = (),
+        min_vacuum: float = MIN_VACUUM,
     ) -> "SpaceGroup":
         """All operations of a crystal that its supercell and twist admit, found by
         spglib. The identity comes first.
 
-        A warning on the logger `eqsym` says how many operations of the primitive
-        crystal the vacuum, the supercell and the twist exclude.
+        Warnings on the logger `eqsym` say
+
+        - how many operations of the primitive crystal the vacuum, the supercell and the
+            twist exclude, and which twist, if there is one within 0.005, excludes
+            fewer: 1/3 rather than 0.333;
+        - whether a precision up to 0.02 Bohr would give more operations, which ones,
+            and how far nuclei are from where these want them. That is what rounding of
+            a structure file can do; [`eqsym.Crystal.symmetrized`][] undoes it. It can
+            also be a distortion that is meant, so that nothing is done about it here.
 
         **Arguments:**
 
         - `crystal`: the crystal.
         - `symprec`: in Bohr, how far from symmetric positions the nuclei may be. The
-            operations are as precise as the positions are.
+            operations are as precise as the positions are: the crystal is not moved.
         - `vacuum`: lattice directions, of 0, 1, 2, in which the crystal is finite:
             `(2,)` for a slab, `(1, 2)` for a chain along the first lattice vector. Only
             operations of the slab or chain alone are taken: they keep the span of the
@@ -211,42 +214,17 @@ class SpaceGroup(AbstractFixed):
         - `min_vacuum`: in Bohr, how wide the gap between the outermost nuclei and their
             periodic images must be in these directions.
 
-        **Raises:** `ValueError` where spglib finds no group within `symprec`, and where
-        there is not enough vacuum.
+        **Raises:** `ValueError` if spglib finds no group within `symprec`, and if there
+        is not enough vacuum.
         """
         vacuum = vacuum_directions(vacuum)
         check_vacuum(crystal, vacuum, min_vacuum)
-        rotations, translations = find_operations(crystal, symprec)
-        found, keep = len(rotations), np.ones(len(rotations), dtype=bool)
-        for good, reason in (
-            (
-                keeps_vacuum(crystal, rotations, translations, vacuum),
-                f"do not leave the vacuum in directions {list(vacuum)} alone",
-            ),
-            (
-                keeps_supercell(crystal, rotations),
-                "do not map the lattice of the supercell "
-                f"{crystal.matrix.tolist()} to itself",
-            ),
-            (
-                keeps_twist(crystal, rotations),
-                f"map the twist {crystal.twist.tolist()} to another one",
-            ),
-        ):
-            dropped = int(np.sum(keep & ~good))
-            if dropped:
-                _logger.warning(
-                    "%d of %d symmetry operations are dropped: they %s.",
-                    dropped,
-                    found,
-                    reason,
-                )
-            keep &= good
-        tolerance = max(_TOLERANCE, symprec * _TOLERANCE / _SYMPREC)
-        kept = operations_of(crystal, rotations[keep], translations[keep], tolerance)
+        rotations, translations = admitted_operations(crystal, symprec, vacuum)
+        tolerance = max(_TOLERANCE, symprec * _TOLERANCE / SYMPREC)
+        kept = operations_of(crystal, rotations, translations, tolerance)
         return cls(
             crystal,
-            *identity_first(rotations[keep], about_fixed_point(kept)),
+            *identity_first(rotations, about_fixed_point(kept)),
             tolerance=tolerance,
             vacuum=vacuum,
         )
@@ -255,7 +233,7 @@ class SpaceGroup(AbstractFixed):
     def from_hall_number(
         cls,
         crystal: Crystal,
-        hall_number: int,
+        hall_number: Integer,
         *,
         axes: Any = None,
         frac_origin: Any = (0.0, 0.0, 0.0),
@@ -299,7 +277,7 @@ class SpaceGroup(AbstractFixed):
     def from_number(
         cls,
         crystal: Crystal,
-        number: int,
+        number: Integer,
         *,
         axes: Any = None,
         frac_origin: Any = (0.0, 0.0, 0.0),
@@ -316,7 +294,7 @@ class SpaceGroup(AbstractFixed):
     def layer_group(
         cls,
         crystal: Crystal,
-        number: int,
+        number: Integer,
         *,
         axes: Any = None,
         frac_origin: Any = (0.0, 0.0, 0.0),
@@ -332,7 +310,7 @@ class SpaceGroup(AbstractFixed):
     def plane_group(
         cls,
         crystal: Crystal,
-        group: int | str,
+        group: Integer | str,
         *,
         axes: Any = None,
         frac_origin: Any = (0.0, 0.0, 0.0),
@@ -554,29 +532,18 @@ class SpaceGroup(AbstractFixed):
         return _rotate(jnp.swapaxes(rotations, 1, 2), shifted)
 
     def check_crystal(self, crystal: Crystal) -> None:
-        """Raises unless `crystal` is the crystal of this group: the same lattice,
-        nuclei, supercell and twist, to rounding. The number of electrons may differ.
+        """Raises unless `crystal` is the crystal of this group, as
+        [`eqsym.Crystal.difference`][] has it. The number of electrons may differ.
 
         **Raises:** `ValueError` that names what differs.
         """
-        for name, own, other in (
-            ("lattice", self.crystal.lattice.vectors, crystal.lattice.vectors),
-            ("species", self.crystal.species, crystal.species),
-            ("positions", self.crystal.positions, crystal.positions),
-            ("supercell", self.crystal.matrix, crystal.matrix),
-            ("twist", self.crystal.twist, crystal.twist),
-        ):
-            if name == "species":
-                same = own == other
-            else:
-                same = np.allclose(own, other, rtol=0, atol=1e-8)
-            if not same:
-                raise ValueError(
-                    "The space group must be one of this crystal, but its crystal has "
-                    f"another {name}: expected {_shown(other)}, got {_shown(own)}. "
-                    "Build it with `SpaceGroup.of` from the crystal of the wave "
-                    "function."
-                )
+        different = self.crystal.difference(crystal, electrons=False)
+        if different is not None:
+            raise ValueError(
+                "The space group must be one of this crystal, but its crystal is "
+                f"another one: between them {different}. Build it with `SpaceGroup.of` "
+                "from the crystal of the wave function."
+            )
 
     def _cartesian(
         self, dtype: Any, operations: Int[Array, " images"] | None
@@ -648,7 +615,3 @@ def _rotate(
     return jnp.einsum(
         "gij,gnj->gni", rotations, points, precision=jax.lax.Precision.HIGHEST
     )
-
-
-def _shown(value: Any) -> Any:
-    return np.round(value, 8).tolist() if isinstance(value, np.ndarray) else value

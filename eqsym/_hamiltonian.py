@@ -35,10 +35,11 @@ def check_crystals(
     wavefunction: AbstractWavefunction, hamiltonian: "AbstractHamiltonian"
 ) -> None:
     """Raises `ValueError` where they are not of the same crystal."""
-    if wavefunction.crystal != hamiltonian.crystal:
+    different = wavefunction.crystal.difference(hamiltonian.crystal)
+    if different is not None:
         raise ValueError(
-            "`wavefunction` and `hamiltonian` must have the same crystal, got "
-            f"{wavefunction.crystal} and {hamiltonian.crystal}."
+            "`wavefunction` and `hamiltonian` must have the same crystal, but between "
+            f"theirs {different}."
         )
 
 

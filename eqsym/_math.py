@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Inexact, PyTree
 
 from ._sharding import walker_devices
-from ._types import LogPsi
+from ._types import Integer, LogPsi, whole_number
 
 
 # Matrices up to this size are expanded into minors: for them LAPACK and its batched
@@ -207,14 +208,16 @@ def in_two(constant: Float[np.ndarray, "*rows 3"]) -> Float[np.ndarray, "2 *rows
     return np.stack([coarse, fine])
 
 
-def check_chunk(chunk: int | None) -> None:
-    """Raises `ValueError` for a number of walkers at a time that is not positive."""
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"`chunk` must be at least 1 walker, got {chunk}.")
+def check_chunk(chunk: Any) -> int | None:
+    """A number of walkers at a time, or `None` for all.
+
+    **Raises:** `ValueError` for one that is not an integer, or not positive.
+    """
+    return None if chunk is None else whole_number("chunk", chunk, 1, of="walker")
 
 
 def chunked_vmap(
-    function: Callable[[PyTree], PyTree], arguments: PyTree, chunk: int | None
+    function: Callable[[PyTree], PyTree], arguments: PyTree, chunk: Integer | None
 ) -> PyTree:
     """`jax.vmap(function)(arguments)`, at most `chunk` elements of the leading axis at
     a time. All at once for `None`."""
@@ -233,7 +236,7 @@ def chunked_vmap(
 
 
 def chunked_sum(
-    function: Callable[[PyTree], PyTree], arguments: PyTree, chunk: int | None
+    function: Callable[[PyTree], PyTree], arguments: PyTree, chunk: Integer | None
 ) -> PyTree:
     """`function(arguments)` of a function that sums over the leading axis, evaluated
     for at most `chunk` elements at a time, as in `chunked_vmap`."""
@@ -254,7 +257,9 @@ def chunked_sum(
     return jax.lax.scan(add, start, chunks)[0]
 
 
-def _split(arguments: PyTree, chunk: int | None) -> tuple[PyTree, PyTree | None] | None:
+def _split(
+    arguments: PyTree, chunk: Integer | None
+) -> tuple[PyTree, PyTree | None] | None:
     """The leading axis in two, (chunks, elements of a chunk), and what is left over, if
     anything; `None` for one chunk. Chunks are somewhat smaller where nothing is left
     over then: what is left over is compiled once more.
@@ -262,6 +267,7 @@ def _split(arguments: PyTree, chunk: int | None) -> tuple[PyTree, PyTree | None]
     Strided, and multiples of the devices: where the leading axis is spread over these,
     so is every chunk."""
     size = jax.tree.leaves(arguments)[0].shape[0]
+    chunk = check_chunk(chunk)
     if chunk is None or chunk >= size:
         return None
     devices = walker_devices()

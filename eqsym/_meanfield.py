@@ -8,6 +8,7 @@ import os
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import equinox as eqx
@@ -18,12 +19,13 @@ from jaxtyping import Array, Float, Inexact
 
 from ._crystal import Crystal
 from ._math import full_precision
+from ._mean_field_settings import Settings
 from ._processes import on_first
 from ._pyscf import hartree_fock
-from ._types import AbstractFixed, Electrons
+from ._types import AbstractFixed, Electrons, Integer, whole_number
 
 
-_FORMAT = "eqsym mean field, version 1"
+_FORMAT = "eqsym mean field, version 2"
 
 
 class Occupation(AbstractFixed):
@@ -102,6 +104,10 @@ def _powers(l: int) -> list[tuple[int, int, int]]:
     return [(x, y, l - x - y) for x in range(l, -1, -1) for y in range(l - x, -1, -1)]
 
 
+class _OtherFormat(Exception):
+    pass
+
+
 class MeanField(AbstractFixed):
     r"""A Hartree-Fock determinant of a crystal: the occupied crystal orbitals
 
@@ -119,6 +125,7 @@ class MeanField(AbstractFixed):
     occupation: Occupation
     energy: float
     expansion: tuple[tuple[_GaussianSum, ...], tuple[_GaussianSum, ...]]
+    _settings: Settings
 
     @classmethod
     def solve(
@@ -127,14 +134,25 @@ class MeanField(AbstractFixed):
         *,
         basis: str | dict[str, str] = "cc-pvdz",
         exp_to_discard: float | None = 0.1,
-        max_cycles: int = 100,
+        unrestricted: bool = False,
+        moments: Sequence[float | int] | None = None,
+        max_cycles: Integer = 100,
         path: str | os.PathLike | None = None,
         progress: bool | None = None,
     ) -> "MeanField":
-        """Solves the Hartree-Fock equations with PySCF: restricted for as many spin-up
-        as spin-down electrons, unrestricted otherwise; all electrons; Coulomb integrals
-        by range-separated density fitting (Ye and Berkelbach, J. Chem. Phys. 154,
-        131104, 2021).
+        """Solves the Hartree-Fock equations with PySCF: all electrons, with Coulomb
+        integrals by range-separated density fitting (Ye and Berkelbach, J. Chem. Phys.
+        154, 131104, 2021).
+
+        Orbitals have the periodicity of the primitive cell. Warnings on the logger
+        `eqsym` say what a number alone does not:
+
+        - An open shell, in which one of several occupations had to be chosen. Its
+          energy depends on the choice, and on how the crystal is divided into cells.
+        - Another determinant of lower energy nearby, by the curvature of the energy
+          along all rotations of the orbitals (Seeger and Pople, J. Chem. Phys. 66,
+          3045, 1977): one with different orbitals for the two spins, or one in which
+          charges or spins order, perhaps with a longer period than the primitive cell.
 
         **Arguments:**
 
@@ -143,23 +161,36 @@ class MeanField(AbstractFixed):
         - `exp_to_discard`: primitive Gaussians with a smaller exponent (in inverse
             square Bohr) are left out. They are made for free atoms; in a crystal they
             overlap until they are linearly dependent. `None` keeps all.
+        - `unrestricted`: whether spin-up and spin-down electrons may occupy different
+            orbitals, as in magnets, and wherever bonds are stretched. They do anyway if
+            there are more of one than of the other. The solution follows rotations
+            that lower its energy: spins find an order even without `moments`, but
+            which one of several with the same energy is then left to rounding.
+        - `moments`: spin moments to start from, one for each atom of the primitive
+            cell: spin-up minus spin-down electrons. An antiferromagnetic order needs a
+            primitive cell that holds it: of a chain of atoms the one with two, with
+            `(1, -1)`. The order that is found may be another one.
         - `max_cycles`: bound on the self-consistency iterations.
         - `path`: a file to keep the result in; its folder is made. If it exists it is
-            read instead, and the basis is not looked at.
+            read instead, if it holds what is asked for.
         - `progress`: whether to show a progress bar; by default on terminals only.
 
         **Returns:**
 
-        The mean field. Its orbitals are real where every occupied k is its own
-        negative modulo reciprocal lattice vectors.
+        The mean field. Its orbitals are real if every occupied k is its own negative
+        modulo reciprocal lattice vectors.
 
         **Raises:** `ValueError` for a basis that is unknown, too small, or linearly
-        dependent in this crystal, and for a file that holds the mean field of another
-        crystal; `RuntimeError` where the iteration does not converge.
+        dependent in this crystal; for moments that the atoms or the spin of the crystal
+        do not admit; and for a file that holds the mean field of another crystal, or
+        one solved with other settings. `RuntimeError` if the iteration does not
+        converge.
 
         Of several processes, the first one solves and the others get its result.
         """
-        arguments = crystal, basis, exp_to_discard, max_cycles, path, progress
+        settings = Settings(crystal, basis, exp_to_discard, unrestricted, moments)
+        max_cycles = whole_number("max_cycles", max_cycles, 1)
+        arguments = crystal, settings, max_cycles, path, progress
         if jax.process_count() == 1:
             return cls._solved(*arguments)
         stored = on_first(lambda: cls._solved(*arguments)._packed())
@@ -169,30 +200,38 @@ class MeanField(AbstractFixed):
     def _solved(
         cls,
         crystal: Crystal,
-        basis: str | dict[str, str],
-        exp_to_discard: float | None,
+        settings: Settings,
         max_cycles: int,
         path: str | os.PathLike | None,
         progress: bool | None,
     ) -> "MeanField":
         if path is not None and os.path.exists(path):
             stored = cls.load(path)
-            if stored.crystal != crystal:
+            different = stored.crystal.difference(crystal)
+            if different is not None:
                 raise ValueError(
                     f"`path` {os.fspath(path)!r} holds the mean field of another "
-                    f"crystal, {stored.crystal}, expected {crystal}. Name another file."
+                    f"crystal: between that and `crystal` {different}. Name another "
+                    "file."
+                )
+            differences = list(stored._settings.differences(settings))
+            if differences:
+                raise ValueError(
+                    f"`path` {os.fspath(path)!r} holds a mean field that was solved "
+                    f"with {'; '.join(differences)}. Name another file, or ask for "
+                    "what is stored."
                 )
             return stored
         if path is not None:
             # Before the minutes of work rather than after them.
             pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-        solution = hartree_fock(crystal, basis, exp_to_discard, max_cycles, progress)
+        solution = hartree_fock(crystal, settings, max_cycles, progress)
         up, down = (
             tuple(_GaussianSum(**vars(gaussians)) for gaussians in orbitals.gaussians)
             for orbitals in (solution.up, solution.down)
         )
-        kpoints = (solution.up.kpoints, solution.down.kpoints)
-        solved = cls(crystal, Occupation(kpoints), solution.energy, (up, down))
+        occupation = Occupation((solution.up.kpoints, solution.down.kpoints))
+        solved = cls(crystal, occupation, solution.energy, (up, down), settings)
         if path is not None:
             solved.save(path)
         return solved
@@ -271,6 +310,10 @@ class MeanField(AbstractFixed):
             "format": _FORMAT,
             "species": crystal.species,
             "electrons": crystal.electrons,
+            "basis": self._settings.basis,
+            "exp_to_discard": self._settings.exp_to_discard,
+            "unrestricted": self._settings.unrestricted,
+            "moments": self._settings.moments,
             "momenta": [[g.l for g in sums] for sums in self.expansion],
         }
         file = io.BytesIO()
@@ -291,6 +334,12 @@ class MeanField(AbstractFixed):
         with open(path, "rb") as file:
             try:
                 return cls._unpacked(file)
+            except _OtherFormat as error:
+                raise ValueError(
+                    f"`path`: {os.fspath(path)!r} is of another version of eqsym: its "
+                    f"format is {str(error)!r}, expected {_FORMAT!r}. Solve again with "
+                    "`MeanField.solve` and another `path`."
+                ) from error
             except (
                 zipfile.BadZipFile,
                 zlib.error,
@@ -311,7 +360,7 @@ class MeanField(AbstractFixed):
             stored = {name: archive[name] for name in archive.files}
         header = json.loads(str(stored["header"]))
         if header["format"] != _FORMAT:
-            raise ValueError(f"its format is {header['format']!r}")
+            raise _OtherFormat(header["format"])
         n_up, n_down = header["electrons"]
         build = functools.partial(
             Crystal,
@@ -338,4 +387,6 @@ class MeanField(AbstractFixed):
             for spin, momenta in enumerate(header["momenta"])
         )
         occupation = Occupation((stored["kpoints_0"], stored["kpoints_1"]))
-        return cls(crystal, occupation, float(stored["energy"]), (up, down))
+        names = ("basis", "exp_to_discard", "unrestricted", "moments")
+        settings = Settings(crystal, *(header[name] for name in names))
+        return cls(crystal, occupation, float(stored["energy"]), (up, down), settings)

@@ -13,7 +13,7 @@ from ._optimizer import AbstractOptimizer, AbstractOptimizerState
 from ._progress import progress_bar
 from ._scores import Scores
 from ._sharding import mesh_of, on_mesh
-from ._types import Key, partition
+from ._types import Integer, Key, partition, whole_number
 from ._vmc import VMC, VMCState
 
 
@@ -66,9 +66,9 @@ def gradient_noise(
     state: VMCState,
     *,
     key: Key,
-    repeats: int = 50,
-    spacing: int = 5,
-    burn_in: int = 20,
+    repeats: Integer = 50,
+    spacing: Integer = 5,
+    burn_in: Integer = 20,
     progress: bool | None = None,
 ) -> GradientNoise:
     r"""Standard deviations of the gradient and of the optimizer's update over repeated
@@ -106,13 +106,13 @@ def gradient_noise(
     as `vmc.init` does; `FloatingPointError` where fewer than 3 batches had a finite
     gradient.
     """
+    repeats = whole_number("repeats", repeats)
     if repeats < 3:
         raise ValueError(
             f"`repeats` must be at least 3, for an error bar, got {repeats}."
         )
-    for name, value in (("spacing", spacing), ("burn_in", burn_in)):
-        if value < 0:
-            raise ValueError(f"`{name}` must not be negative, got {value}.")
+    spacing = whole_number("spacing", spacing, 0)
+    burn_in = whole_number("burn_in", burn_in, 0)
     probe = eqx.tree_at(lambda v: v.optimizer, vmc, _Probe(vmc.optimizer, vmc.chunk))
     walkers = state.sampler.walkers
     parameters = partition(state.wavefunction)[0]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Complex, Float, Inexact, Int
 from ._crystal import Crystal, Lattice
 from ._group import SpaceGroup
 from ._nearest import from_nearest, inner_radius
-from ._types import AbstractFixed
+from ._types import AbstractFixed, Integer, whole_number
 
 
 _UP, _DOWN = 0, 1
@@ -314,7 +314,7 @@ class PairCorrelation(AbstractObservable):
     def __init__(
         self,
         crystal: Crystal,
-        bins: int,
+        bins: Integer,
         *,
         r_max: float | None = None,
         spins: tuple[int, int] | None = None,
@@ -334,15 +334,13 @@ class PairCorrelation(AbstractObservable):
         """
         largest = inner_radius(crystal.supercell)
         self.crystal = crystal
-        self.bins = bins
+        self.bins = whole_number("bins", bins, 1)
         self.r_max = largest if r_max is None else float(r_max)
         self.spins = spins
 
     def __check_init__(self):
         crystal, spins = self.crystal, self.spins
         largest = inner_radius(crystal.supercell)
-        if self.bins < 1:
-            raise ValueError(f"`bins` must be at least 1, got {self.bins}.")
         if not 0 < self.r_max <= (1 + 1e-9) * largest:
             raise ValueError(
                 f"`r_max` must be positive and at most {largest:.6g} Bohr, half the "

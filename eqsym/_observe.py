@@ -1,6 +1,9 @@
 """Observables of a wave function and of its average over a group, with error bars."""
 
 import abc
+import functools
+import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -11,20 +14,25 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, PyTree, Shaped
 
 from ._ansatz import AbstractWavefunction
-from ._chains import Chains, steps_of
-from ._estimate import Estimate
+from ._ansatz.base import amplitude
+from ._chains import AbstractEstimator, accumulate, Chains, Sample
+from ._estimate import Estimate, is_present
+from ._ewald import Ewald
 from ._group import SpaceGroup
 from ._math import chunked_sum, chunked_vmap, normalised
+from ._mixing import Mixing
 from ._momentum import check_projection
 from ._observables import AbstractObservable
-from ._processes import on_host
 from ._sampler import AbstractSampler
-from ._sharding import mesh_of, on_mesh
-from ._types import Electrons, Key, Walkers
+from ._types import Electrons, Integer, Key, Walkers
 
+
+_logger = logging.getLogger("eqsym")
 
 # Error bars from so many blocks are themselves uncertain by an eighth.
 _BLOCKS = 32
+# In Hartree, of the potential energies by which chains are compared.
+_PRECISION = 1e-3
 
 
 class Observed(eqx.Module):
@@ -36,13 +44,17 @@ class Observed(eqx.Module):
         different elements are correlated.
     - `samples`: number of configurations.
     - `invalid`: number of configurations left out, because an amplitude was not finite;
-        anything but a few of them spoils the estimates.
+        anything but a few of them spoils the estimates: what is left is a mean over the
+        places with a finite amplitude, and no error bar shows the difference.
+    - `mixing`: whether the chains have mixed, by the potential energy; `None` for
+        numbers from elsewhere.
     """
 
     mean: Inexact[np.ndarray, "..."]
     error: Inexact[np.ndarray, "..."]
     samples: int
     invalid: int
+    mixing: Mixing | None = None
 
 
 class PostHocObserved(eqx.Module):
@@ -51,16 +63,17 @@ class PostHocObserved(eqx.Module):
 
     - `plain`: of f as trained ("OG").
     - `symmetrized`: of f, then averaged over the group: of the mixture of all $U_g f$.
-    - `averaged`: of P f ("PA").
+    - `averaged`: of P f ("PA"); `None` if `weight` is not positive by three standard
+        errors: then P f is zero as far as these samples can tell.
     - `difference`: `averaged` minus `symmetrized`, with the error of the paired
-        difference.
+        difference; `None` if there is no `averaged`.
     - `weight`: $|Pf|^2 / |f|^2$, the share of f that is symmetric.
     """
 
     plain: dict[str, Observed]
     symmetrized: dict[str, Observed]
-    averaged: dict[str, Observed]
-    difference: dict[str, Observed]
+    averaged: dict[str, Observed] | None
+    difference: dict[str, Observed] | None
     weight: Estimate
 
 
@@ -71,11 +84,12 @@ def observe(
     walkers: Walkers,
     key: Key,
     group: SpaceGroup | None = None,
-    steps: int = 100,
-    burn_in: int = 20,
+    steps: Integer = 100,
+    burn_in: Integer = 20,
     sampler: AbstractSampler | None = None,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
     progress: bool | None = None,
+    path: str | os.PathLike | None = None,
 ) -> dict[str, Observed]:
     r"""Samples $|\psi|^2$ and averages observables.
 
@@ -99,26 +113,31 @@ def observe(
         lowers the noise; else they are those of the mixture of all images of the wave
         function.
     - `steps`: samples of every walker.
-    - `burn_in`: sampler steps before the first sample.
+    - `burn_in`: sampler steps before the first sample, more of them if the walkers are
+        not in equilibrium then, as for [`eqsym.evaluate`][].
     - `sampler`: [`eqsym.Metropolis`][] with 20 moves by default.
     - `chunk`: walkers evaluated at a time, all by default.
     - `progress`: whether to show a progress bar; by default on terminals only.
+    - `path`: a folder, if given, in which the sums are kept, and go on after they were
+        stopped; see [Runs that survive](../runs.md#estimates-that-survive).
 
     **Returns:**
 
-    For every name the means and their errors, [`eqsym.Observed`][].
+    For every name the means and their errors, [`eqsym.Observed`][]. If the chains have
+    not mixed, a warning says so.
 
     **Raises:** `ValueError` for less than one step or two walkers, walkers of the wrong
-    shape, no observables, and observables or a group of another crystal;
-    `FloatingPointError` where the amplitudes of all walkers of a block are never
-    finite.
+    shape, no observables, observables or a group of another crystal, and a `path` with
+    something else in it; `OSError` for a `path` that cannot be written or is in use;
+    `FloatingPointError` if in more than half of the blocks no amplitude is finite in
+    the first 10 steps, or less than two have one.
     """
     if group is not None:
         group.check_crystal(wavefunction.crystal)
-    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
-    sums = _sampled(_Plain(group), wavefunction, observables, chains)
+    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
+    sums, mixing = _sampled(_Plain(group), wavefunction, observables, chains)
     return {
-        name: _jackknife(_of_kind(0, name, one, sums), sums)
+        name: _jackknife(_of_kind(0, name, one, sums), sums, mixing)
         for name, one in observables.items()
     }
 
@@ -130,11 +149,12 @@ def observe_post_hoc(
     *,
     walkers: Walkers,
     key: Key,
-    steps: int = 100,
-    burn_in: int = 20,
+    steps: Integer = 100,
+    burn_in: Integer = 20,
     sampler: AbstractSampler | None = None,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
     progress: bool | None = None,
+    path: str | os.PathLike | None = None,
 ) -> PostHocObserved:
     r"""What averaging over a group after training does to observables, from walkers of
     the plain wave function.
@@ -157,7 +177,7 @@ def observe_post_hoc(
 
     **Returns:**
 
-    Observables of f, of the mixture of its images, and of P f,
+    Observables of f, of the mixture of its images, and of P f if it is not zero,
     [`eqsym.PostHocObserved`][].
 
     **Raises:** as [`eqsym.observe`][] does, and `ValueError` where the average is no
@@ -165,28 +185,36 @@ def observe_post_hoc(
     """
     group.check_crystal(wavefunction.crystal)
     check_projection(wavefunction, group, np.ones(group.order))
-    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
-    sums = _sampled(_PostHoc(group), wavefunction, observables, chains)
+    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
+    sums, mixing = _sampled(_PostHoc(group), wavefunction, observables, chains)
+
+    shares = _replicates(sums.weights[:, 2:], sums.weights[:, 1], lambda means: means)
+    weights = _jackknife(shares, sums, mixing)
+    weight = Estimate(float(weights.mean[0]), float(weights.error[0]))
+    present = is_present(weight)
 
     found: dict[str, tuple[_Replicates, ...]] = {}
     for name, one in observables.items():
-        plain, mixed, averaged = (_of_kind(k, name, one, sums) for k in range(3))
-        difference = _Replicates(
-            averaged.whole - mixed.whole, averaged.without - mixed.without
-        )
-        found[name] = plain, mixed, averaged, difference
+        plain, mixed = (_of_kind(k, name, one, sums) for k in range(2))
+        found[name] = plain, mixed
+        if present:
+            averaged = _of_kind(2, name, one, sums)
+            difference = _Replicates(
+                averaged.whole - mixed.whole, averaged.without - mixed.without
+            )
+            found[name] += averaged, difference
 
     def row(number: int) -> dict[str, Observed]:
-        return {name: _jackknife(rows[number], sums) for name, rows in found.items()}
+        return {
+            name: _jackknife(rows[number], sums, mixing) for name, rows in found.items()
+        }
 
-    shares = _replicates(sums.weights[:, 2:], sums.weights[:, 1], lambda means: means)
-    weights = _jackknife(shares, sums)
     return PostHocObserved(
         plain=row(0),
         symmetrized=row(1),
-        averaged=row(2),
-        difference=row(3),
-        weight=Estimate(float(weights.mean[0]), float(weights.error[0])),
+        averaged=row(2) if present else None,
+        difference=row(3) if present else None,
+        weight=weight,
     )
 
 
@@ -199,6 +227,11 @@ class _Spread(NamedTuple):
 
 class _AbstractKinds(eqx.Module):
     """Where a walker counts, and how much."""
+
+    @property
+    @abc.abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """By what chains are compared: "potential", and "symmetry" for the weight."""
 
     @abc.abstractmethod
     def weight(
@@ -215,10 +248,15 @@ class _AbstractKinds(eqx.Module):
 class _Plain(_AbstractKinds):
     group: SpaceGroup | None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("potential",)
+
     def weight(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Float[Array, ""]:
-        return jnp.where(jnp.isfinite(wavefunction(electrons).log), 1.0, jnp.nan)
+        log = amplitude(wavefunction, electrons).log
+        return jnp.where(jnp.isfinite(log), 1.0, jnp.nan)
 
     def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
         group = self.group
@@ -231,10 +269,15 @@ class _PostHoc(_AbstractKinds):
 
     group: SpaceGroup
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return "potential", "symmetry"
+
     def weight(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Float[Array, ""]:
-        f = normalised(jax.vmap(wavefunction)(self.group.apply_inverse(electrons)))
+        psi = jax.vmap(functools.partial(amplitude, wavefunction))
+        f = normalised(psi(self.group.apply_inverse(electrons)))
         return jnp.abs(jnp.mean(f)) ** 2
 
     def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
@@ -259,48 +302,85 @@ class _Sums(NamedTuple):
     invalid: Float[np.ndarray, " blocks"]
 
 
+class _Observables(AbstractEstimator):
+    kinds: _AbstractKinds
+    wavefunction: AbstractWavefunction
+    observables: dict[str, AbstractObservable]
+    potential: Ewald
+    chunk: int | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.kinds.names
+
+    def reference(self, walkers: Walkers) -> tuple[()]:
+        del walkers
+        return ()
+
+    def measure(self, walkers: Walkers, step: int, reference: tuple[()]) -> PyTree:
+        del step, reference
+        return _measured(self, walkers)
+
+    def sample(self, found: PyTree[np.ndarray], reference: tuple[()]) -> Sample:
+        del reference
+        sums, potential, weights = jax.tree.map(_double, found)
+        potential = potential / self.wavefunction.crystal.cells
+        values = np.stack([potential, weights], axis=1)
+        values = np.where(np.isfinite(weights)[:, None], values, np.nan)
+        return Sample(_Sums(*sums), values[:, : len(self.names)])
+
+    def missing(self, sums: "_Sums") -> str | None:
+        without, count = int(np.sum(sums.valid == 0)), len(sums.valid)
+        if count - without >= max(2, count / 2):
+            return None
+        return f"In {without} of {count} blocks of walkers no amplitude was finite"
+
+
 def _sampled(
     kinds: _AbstractKinds,
     wavefunction: AbstractWavefunction,
     observables: Mapping[str, AbstractObservable],
     chains: Chains,
-) -> _Sums:
-    """Sums over chains of |psi|^2. Samples whose weight is not finite are left out."""
+) -> tuple[_Sums, Mixing]:
+    """Sums over chains of |psi|^2, and whether these have mixed. Samples whose weight
+    is not finite are left out, and blocks without a sample, with a warning."""
     if not observables:
         raise ValueError("`observables` must be at least one, got none.")
     for name, one in observables.items():
-        if one.crystal != wavefunction.crystal:
+        different = wavefunction.crystal.difference(one.crystal)
+        if different is not None:
             raise ValueError(
                 f"`observables` must have the crystal of `wavefunction`, but {name!r} "
-                f"has another one: expected {wavefunction.crystal}, got {one.crystal}."
+                f"has another one: between them {different}."
             )
-    sums = None
-    with on_mesh(mesh_of(chains.walkers)):
-        for walkers in steps_of("Observing", wavefunction, chains):
-            found = _measured(
-                kinds, wavefunction, dict(observables), walkers, chains.chunk
-            )
-            found = jax.tree.map(_double, found)
-            sums = found if sums is None else jax.tree.map(np.add, sums, found)
-    assert sums is not None
-    sums = _Sums(*sums)
-    if not np.all(sums.valid):
-        raise FloatingPointError(
-            f"In {int(np.sum(sums.valid == 0))} of {len(sums.valid)} blocks of walkers "
-            "no amplitude was finite at any step."
-        )
-    return sums
+    potential = Ewald(wavefunction.crystal, precision=_PRECISION)
+    estimator = _Observables(
+        kinds, wavefunction, dict(observables), potential, chains.chunk
+    )
+    found = accumulate("Observing", estimator, wavefunction, chains)
+    sums: _Sums = found.sums
+    kept = sums.valid > 0
+    if np.all(kept):
+        return sums, found.mixing
+    _logger.warning(
+        "Observing: in %d of %d blocks of walkers no amplitude was finite in %d steps. "
+        "They are left out; the estimates are those of the other walkers.",
+        np.sum(~kept),
+        len(kept),
+        chains.steps,
+    )
+    lost = np.sum(sums.invalid[~kept])
+    sums = jax.tree.map(lambda values: values[kept], sums)
+    # Still counted as invalid.
+    sums.invalid[0] += lost
+    return sums, found.mixing
 
 
 @eqx.filter_jit
-def _measured(
-    kinds: _AbstractKinds,
-    wavefunction: AbstractWavefunction,
-    observables: dict[str, AbstractObservable],
-    walkers: Walkers,
-    chunk: int | None,
-) -> PyTree:
-    """The fields of `_Sums`."""
+def _measured(estimator: _Observables, walkers: Walkers) -> PyTree:
+    """The fields of `_Sums`; potential energies and weights of all walkers."""
+    kinds, chunk = estimator.kinds, estimator.chunk
+    observables, wavefunction = estimator.observables, estimator.wavefunction
 
     def block(samples: tuple[Walkers, Array, Bool[Array, " walkers"]]) -> PyTree:
         electrons, weights, inside = samples
@@ -314,14 +394,16 @@ def _measured(
         return totals, jnp.sum(each, axis=(0, 1)), *counts
 
     weights = chunked_vmap(lambda x: kinds.weight(wavefunction, x), walkers, chunk)
-    samples = walkers, weights.astype(walkers.dtype), jnp.ones(len(walkers), bool)
+    weights = weights.astype(walkers.dtype)
+    potential = chunked_vmap(estimator.potential, walkers, chunk)
+    samples = walkers, weights, jnp.ones(len(walkers), bool)
     dealt = jax.tree.map(lambda x: _dealt(x, min(_BLOCKS, len(walkers))), samples)
-    return jax.lax.map(lambda some: chunked_sum(block, some, chunk), dealt)
+    sums = jax.lax.map(lambda some: chunked_sum(block, some, chunk), dealt)
+    return sums, potential, weights
 
 
-def _double(values: Shaped[Array, "..."]) -> Inexact[np.ndarray, "..."]:
-    found = on_host(values)
-    return found.astype(np.result_type(found.dtype, np.float64))
+def _double(values: Shaped[np.ndarray, "..."]) -> Inexact[np.ndarray, "..."]:
+    return values.astype(np.result_type(values.dtype, np.float64))
 
 
 def _dealt(values: Array, blocks: int) -> Array:
@@ -360,7 +442,7 @@ def _of_kind(
     return _replicates(totals, weights, observable.result)
 
 
-def _jackknife(found: _Replicates, sums: _Sums) -> Observed:
+def _jackknife(found: _Replicates, sums: _Sums, mixing: Mixing | None) -> Observed:
     """The delete-m jackknife for blocks of unequal size: Busing, Meijer and van der
     Leeden, Stat. Comput. 9, 3 (1999), eqs. 5 and 7."""
     blocks, samples = len(sums.valid), np.sum(sums.valid)
@@ -375,4 +457,4 @@ def _jackknife(found: _Replicates, sums: _Sums) -> Observed:
         errors = error(scatter.real) + 1j * error(scatter.imag)
     else:
         errors = error(scatter)
-    return Observed(mean, errors, int(samples), int(np.sum(sums.invalid)))
+    return Observed(mean, errors, int(samples), int(np.sum(sums.invalid)), mixing)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from ._math import check_chunk
 from ._scores import Scores
+from ._types import Integer
 
 
 Schedule: TypeAlias = float | Callable[[Int[Array, ""]], Any]
@@ -104,7 +105,7 @@ class Spring(AbstractOptimizer[SpringState]):
         momentum: float = 0.95,
         damping: float = 1e-3,
         norm_bound: Schedule = 1e-3,
-        chunk: int | None = None,
+        chunk: Integer | None = None,
     ):
         """**Arguments:**
 
@@ -125,7 +126,7 @@ class Spring(AbstractOptimizer[SpringState]):
         self.momentum = momentum
         self.damping = damping
         self.norm_bound = norm_bound
-        self.chunk = chunk
+        self.chunk = check_chunk(chunk)
 
     def __check_init__(self):
         if not 0 <= self.momentum < 1:
@@ -134,7 +135,6 @@ class Spring(AbstractOptimizer[SpringState]):
             value = getattr(self, name)
             if not callable(value) and not value > 0:
                 raise ValueError(f"`{name}` must be positive, got {value}.")
-        check_chunk(self.chunk)
 
     def init(self, parameters: PyTree[Float[Array, "..."]]) -> SpringState:
         zero = jnp.zeros((), int)
@@ -200,7 +200,7 @@ class Optax(AbstractOptimizer[OptaxState]):
         self,
         transformation: optax.GradientTransformation,
         *,
-        chunk: int | None = None,
+        chunk: Integer | None = None,
     ):
         """**Arguments:**
 
@@ -210,10 +210,7 @@ class Optax(AbstractOptimizer[OptaxState]):
         **Raises:** `ValueError` for a `chunk` that is not positive.
         """
         self.transformation = transformation
-        self.chunk = chunk
-
-    def __check_init__(self):
-        check_chunk(self.chunk)
+        self.chunk = check_chunk(chunk)
 
     def init(self, parameters: PyTree[Float[Array, "..."]]) -> OptaxState:
         return OptaxState(

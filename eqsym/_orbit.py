@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
 from ._averages import draw_with_identity, pair_weights
-from ._chains import AbstractSample, excess
+from ._energies import AbstractSample, excess
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian, LocalEnergy
 from ._math import full_precision, normalised
-from ._types import Electrons, Key
+from ._types import Electrons, Integer, Key, whole_number
 
 
 class OrbitSample(NamedTuple):
@@ -71,8 +71,8 @@ class OrbitSampler(eqx.Module):
         group: SpaceGroup,
         characters: Inexact[np.ndarray, "projections ops"],
         *,
-        images: int,
-        amplitudes: int | None,
+        images: Integer,
+        amplitudes: Integer | None,
     ):
         r"""**Arguments:**
 
@@ -83,8 +83,9 @@ class OrbitSampler(eqx.Module):
 
         **Raises:** `ValueError` for less than one image and less than two amplitudes.
         """
-        if images < 1:
-            raise ValueError(f"`images` must be at least 1, got {images}.")
+        images = whole_number("images", images, 1)
+        if amplitudes is not None:
+            amplitudes = whole_number("amplitudes", amplitudes)
         if amplitudes is not None and amplitudes < 2:
             raise ValueError(
                 "`amplitudes` must be at least 2, because projections come from "

@@ -9,13 +9,14 @@ import numpy as np
 from jaxtyping import Float
 
 from ._ansatz import AbstractWavefunction
+from ._ansatz.base import amplitude
 from ._domain import FundamentalDomain
 from ._hamiltonian import AbstractHamiltonian, check_crystals
-from ._math import chunked_vmap
+from ._math import check_chunk, chunked_vmap
 from ._plot_parts import domain_traces, plane_axes
 from ._progress import progress_bar
 from ._sectors import Sectors
-from ._types import Electrons
+from ._types import Electrons, Integer, whole_number
 
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ def translation_scan(
     vectors: Any,
     *,
     origin: Any = (0.0, 0.0, 0.0),
-    points: int = 61,
+    points: Integer = 61,
     hamiltonian: AbstractHamiltonian | None = None,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
     progress: bool | None = None,
 ) -> TranslationScan:
     r"""Evaluates $\log |\psi(x + t)|^2$, and the local energy, for translations t of
@@ -76,6 +77,7 @@ def translation_scan(
     """
     if hamiltonian is not None:
         check_crystals(wavefunction, hamiltonian)
+    points, chunk = whole_number("points", points, 2), check_chunk(chunk)
     vectors = np.asarray(vectors, dtype=np.float64)
     start = np.asarray(origin, dtype=np.float64)
     along = np.linspace(0, 1, points)
@@ -85,7 +87,7 @@ def translation_scan(
     def line(wavefunction, hamiltonian, shifts):
         def at(shift):
             moved = electrons + shift[None]
-            log = 2 * wavefunction(moved).log
+            log = 2 * amplitude(wavefunction, moved).log
             if hamiltonian is None:
                 return log, None
             return log, hamiltonian.local_energy(wavefunction, moved).total.real
@@ -214,10 +216,11 @@ def _draw_domain(ax: Any, domain: FundamentalDomain, scan: TranslationScan) -> N
 def plot_training(
     history: dict[str, Float[np.ndarray, " steps"]],
     *,
-    window: int = 50,
+    window: Integer = 50,
     references: dict[str, float] | None = None,
 ) -> "Figure":
-    """Draws energy, variance and acceptance of a training run.
+    """Draws energy, variance and acceptance of a training run, the latter for every
+    kind of move that was made.
 
     **Arguments:**
 
@@ -233,7 +236,7 @@ def plot_training(
     figure, axes = new_figure(3, 1, (7.0, 7.5), sharex=True)
     energy_axis, variance_axis, acceptance_axis = axes.flat
     steps, energy = history["step"], history["energy"]
-    window = max(1, min(window, len(steps) // 4))
+    window = max(1, min(whole_number("window", window, 1), len(steps) // 4))
     centres, mean, deviation = _moving(steps, energy, window)
 
     energy_axis.plot(steps, energy, ".", ms=2, alpha=0.35, label="step")
@@ -260,7 +263,15 @@ def plot_training(
     if np.all(history["variance"] > 0):
         variance_axis.plot(*_moving(steps, history["variance"], window)[:2], lw=1.5)
     variance_axis.set(ylabel="variance [Ha$^2$]")
-    acceptance_axis.plot(steps, history["acceptance"], lw=1)
+    acceptance_axis.plot(steps, history["acceptance"], lw=1, label="moves")
+    for column, label in (
+        ("exchanged", "exchanges of spins"),
+        ("hopped", "hops between nuclei"),
+    ):
+        # Some crystals have none.
+        if np.any(history[column]):
+            acceptance_axis.plot(steps, history[column], lw=1, label=label)
+    acceptance_axis.legend(loc="upper right")
     acceptance_axis.set(ylabel="acceptance", xlabel="step", ylim=(0, 1))
     return figure
 

@@ -12,6 +12,7 @@ from ._observables import Density
 from ._observe import Observed
 from ._plot import new_figure
 from ._plot_parts import Legend, plane_axes, species_colours
+from ._types import Integer, whole_number
 
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def plot_densities(
     vectors: Any,
     *,
     origin: Any = (0.0, 0.0, 0.0),
-    points: int = 161,
+    points: Integer = 161,
 ) -> "Figure":
     """Draws densities in a plane, side by side, in one colour scale.
 
@@ -74,7 +75,7 @@ def plot_densities(
             "`vectors` must be two independent vectors, (2, 3), the sides of a "
             f"parallelogram in Bohr, got {sides.tolist()}."
         )
-    along = np.linspace(0, 1, points)
+    along = np.linspace(0, 1, whole_number("points", points, 2))
     places = along[:, None, None] * sides[0] + along[None, :, None] * sides[1]
     x, y = np.moveaxis(places @ plane_axes(sides), -1, 0)
     lengths = np.linalg.norm(density.lattice.vectors, axis=1)

@@ -1,5 +1,6 @@
 """Energies of the symmetric parts of a wave function, from walkers of itself."""
 
+import os
 from typing import Any
 
 import equinox as eqx
@@ -8,14 +9,15 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
-from ._chains import Chains, evaluation, per_cell, sampled, stack
-from ._estimate import Estimate, Evaluation, jackknife, table
+from ._chains import Chains
+from ._energies import evaluation, per_cell, sampled, stack
+from ._estimate import Estimate, Evaluation, is_present, jackknife, table
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian
 from ._momentum import check_projection
 from ._orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
 from ._sampler import AbstractSampler
-from ._types import Key, Walkers
+from ._types import Integer, Key, Walkers
 
 
 class PostHoc(eqx.Module):
@@ -23,38 +25,52 @@ class PostHoc(eqx.Module):
     walkers.
 
     - `plain`: f as trained ("OG").
-    - `averaged`: P f ("PA").
+    - `averaged`: P f ("PA"); `None` if `weight` is not positive by three standard
+        errors: then P f is zero as far as these samples can tell.
     - `difference`: energy of `averaged` minus energy of `plain`, in Hartree per
         primitive cell, with the error of the paired difference, much smaller than
-        either energy's.
+        either energy's; `None` if there is no `averaged`.
     - `weight`: $|Pf|^2 / |f|^2$, the share of f that is symmetric.
     """
 
     plain: Evaluation
-    averaged: Evaluation
-    difference: Estimate
+    averaged: Evaluation | None
+    difference: Estimate | None
     weight: Estimate
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers only, for JSON."""
         return {
             "plain": self.plain.to_dict(),
-            "averaged": self.averaged.to_dict(),
-            "difference": vars(self.difference),
+            "averaged": None if self.averaged is None else self.averaged.to_dict(),
+            "difference": None if self.difference is None else vars(self.difference),
             "weight": vars(self.weight),
         }
 
     def __str__(self) -> str:
+        if self.difference is None:
+            difference = (
+                "PA - OG = -: the average is zero as far as "
+                f"{self.plain.samples} samples can tell"
+            )
+        else:
+            difference = (
+                f"PA - OG = {self.difference} Ha per cell, from the same "
+                f"{self.plain.samples} samples"
+            )
         return (
             f"{table({'OG': self.plain, 'PA': self.averaged})}\n"
-            f"PA - OG = {self.difference} Ha per cell, from the same "
-            f"{self.plain.samples} samples\n"
+            f"{difference}\n"
             f"symmetric weight |Pf|^2/|f|^2 = {self.weight}"
         )
 
 
 class _Sample(AbstractOrbitEstimate):
     orbit: OrbitSampler
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return "energy", "potential", "symmetry"
 
     def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
         (projected,), (share,) = orbit.projected, orbit.shares
@@ -75,6 +91,12 @@ class _Sample(AbstractOrbitEstimate):
             share,
         )
 
+    def compared(
+        self, moments: Inexact[np.ndarray, "walkers moments"]
+    ) -> list[Inexact[np.ndarray, " walkers"]]:
+        kinetic, potential, share = moments.T[[0, 1, 6]]
+        return [kinetic + potential, potential, share]
+
 
 def post_hoc(
     wavefunction: AbstractWavefunction,
@@ -83,13 +105,14 @@ def post_hoc(
     *,
     walkers: Walkers,
     key: Key,
-    steps: int = 100,
-    burn_in: int = 20,
-    images: int = 2,
-    amplitudes: int | None = 8,
+    steps: Integer = 100,
+    burn_in: Integer = 20,
+    images: Integer = 2,
+    amplitudes: Integer | None = 8,
     sampler: AbstractSampler | None = None,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
     progress: bool | None = None,
+    path: str | os.PathLike | None = None,
 ) -> PostHoc:
     r"""What averaging over a group after training does, from walkers of the plain
     wave function.
@@ -116,7 +139,7 @@ def post_hoc(
     - `walkers`: where the chains start, in Bohr, (walkers, electrons, 3): the walkers
         that training left.
     - `key`: seeds the chains and the images.
-    - `steps`, `burn_in`, `sampler`, `progress`: as for [`eqsym.evaluate`][].
+    - `steps`, `burn_in`, `sampler`, `progress`, `path`: as for [`eqsym.evaluate`][].
     - `images`: points of the orbit per sample whose local energy is evaluated, all
         different. The variance of the local energy of $Pf$ comes from pairs of images:
         with one image it is `None`, unless the group has one operation.
@@ -130,7 +153,8 @@ def post_hoc(
 
     **Returns:**
 
-    Both rows and their difference, [`eqsym.PostHoc`][].
+    Both rows and their difference, [`eqsym.PostHoc`][]. The second row is `None` if
+    nothing of f is symmetric; [`eqsym.sectors`][] says which symmetry f has.
 
     **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for less than 1 image or
     2 amplitudes, and where the average is no projection of f, see
@@ -139,7 +163,7 @@ def post_hoc(
     group.check_crystal(wavefunction.crystal)
     trivial = np.ones((1, group.order))
     check_projection(wavefunction, group, trivial[0])
-    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
+    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
     sample = _Sample(
         OrbitSampler(
             wavefunction,
@@ -150,8 +174,9 @@ def post_hoc(
             amplitudes=amplitudes,
         )
     )
-    moments, reference, counts = sampled(sample, wavefunction, hamiltonian, chains)
+    samples = sampled(sample, wavefunction, hamiltonian, chains)
 
+    reference = samples.reference
     cells = wavefunction.crystal.cells
 
     def results(means: np.ndarray) -> np.ndarray:
@@ -167,12 +192,15 @@ def post_hoc(
         others = weight * (1 - weight), averaged[0] - plain[0], weight
         return np.stack([*plain, *averaged, *others], axis=-1)
 
-    found: list[Any] = jackknife(moments, results)
+    found: list[Any] = jackknife(samples.moments, results)
     if images == 1 < group.order:
         found[6] = None
+    plain = evaluation(found[:5], found[10], samples)
+    if not is_present(found[12]):
+        return PostHoc(plain, None, None, found[12])
     return PostHoc(
-        plain=evaluation(found[:5], found[10], counts, steps),
-        averaged=evaluation(found[5:10], Estimate(0.0, 0.0), counts, steps),
+        plain=plain,
+        averaged=evaluation(found[5:10], Estimate(0.0, 0.0), samples),
         difference=found[11],
         weight=found[12],
     )

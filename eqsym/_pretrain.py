@@ -9,15 +9,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float, Inexact, Int
 
 from ._ansatz import HartreeFock, SolidNet
+from ._interrupts import interruptible
 from ._meanfield import MeanField
-from ._sampler import Metropolis, REPLACED
-from ._types import combine, Electrons, Key, partition, Walkers
+from ._sampler import Metropolis, MetropolisState, REPLACED
+from ._types import combine, Electrons, Integer, Key, partition, Walkers, whole_number
 
 
 _logger = logging.getLogger("eqsym")
+
+
+class PretrainingState(eqx.Module):
+    """Everything that changes during pretraining, and all that a checkpoint holds.
+
+    - `wavefunction`: as fitted so far.
+    - `sampler`: state of the sampler, with walkers of the Hartree-Fock determinant.
+    - `optimizer`: state of the optimizer.
+    - `step`: steps taken.
+    - `replaced`: walkers that were replaced, because their amplitude was not finite, in
+        all steps.
+    """
+
+    wavefunction: SolidNet
+    sampler: MetropolisState
+    optimizer: optax.OptState
+    step: Int[Array, ""]
+    replaced: Int[Array, ""]
 
 
 class Pretraining(eqx.Module):
@@ -27,6 +46,9 @@ class Pretraining(eqx.Module):
     Hartree-Fock determinant, for all determinants d. With a full determinant the blocks
     that pair electrons of one spin with orbitals of the other are fitted to 0. Pfau et
     al., Phys. Rev. Research 2, 033429 (2020).
+
+    Call it, or compile `step` with `eqx.filter_jit` and call that in a loop. Given to
+    [`eqsym.run`][] it is saved and resumed like training.
     """
 
     mean_field: MeanField
@@ -37,7 +59,7 @@ class Pretraining(eqx.Module):
     def __init__(
         self,
         mean_field: MeanField,
-        steps: int = 300,
+        steps: Integer = 300,
         *,
         optimizer: optax.GradientTransformation | None = None,
         sampler: Metropolis | None = None,
@@ -52,13 +74,80 @@ class Pretraining(eqx.Module):
         **Raises:** `ValueError` for a negative number of steps.
         """
         self.mean_field = mean_field
-        self.steps = steps
+        self.steps = whole_number("steps", steps, 0)
         self.optimizer = optax.adam(3e-3) if optimizer is None else optimizer
         self.sampler = Metropolis(5) if sampler is None else sampler
 
-    def __check_init__(self):
-        if self.steps < 0:
-            raise ValueError(f"`steps` must not be negative, got {self.steps}.")
+    def init(
+        self, wavefunction: SolidNet, walkers: Walkers, *, key: Key
+    ) -> PretrainingState:
+        """**Arguments:**
+
+        - `wavefunction`: the network to start from.
+        - `walkers`: first configurations in Bohr, (walkers, electrons, 3).
+        - `key`: seeds the sampler.
+
+        **Returns:**
+
+        The state before the first step.
+
+        **Raises:** `ValueError` for a mean field of another crystal, and one with
+        complex orbitals if the network is real-valued.
+        """
+        different = self.mean_field.crystal.difference(wavefunction.crystal)
+        if different is not None:
+            raise ValueError(
+                "`wavefunction` must belong to the crystal of the mean field, but has "
+                f"another one: between them {different}."
+            )
+        target = HartreeFock(self.mean_field)
+        if wavefunction.real and not eqx.filter_eval_shape(target, walkers[0]).is_real:
+            raise ValueError(
+                "`wavefunction` is real-valued and the orbitals of the mean field are "
+                "complex. Construct the network with `real=False`."
+            )
+        return PretrainingState(
+            wavefunction,
+            self.sampler.init(target, walkers, key=key),
+            self.optimizer.init(partition(wavefunction)[0]),
+            jnp.zeros((), int),
+            jnp.zeros((), int),
+        )
+
+    def step(
+        self, state: PretrainingState
+    ) -> tuple[PretrainingState, Float[Array, ""]]:
+        """One step.
+
+        **Arguments:**
+
+        - `state`: of `init` or of the step before.
+
+        **Returns:**
+
+        `(state, loss)`: the next state, and the loss before it; NaN if the parameters
+        of the next state are not finite.
+        """
+        sampler = self.sampler.step(HartreeFock(self.mean_field), state.sampler)
+        parameters, rest = partition(state.wavefunction)
+        loss, gradient = jax.value_and_grad(_loss)(
+            parameters, rest, self.mean_field, sampler.walkers
+        )
+        # optax relies on promotions that users may have forbidden.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, optimizer = self.optimizer.update(
+                gradient, state.optimizer, parameters
+            )
+        parameters = optax.apply_updates(parameters, updates)
+        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(parameters)]
+        following = PretrainingState(
+            combine(parameters, rest),
+            sampler,
+            optimizer,
+            state.step + 1,
+            state.replaced + sampler.replaced,
+        )
+        return following, jnp.where(jnp.all(jnp.stack(finite)), loss, jnp.nan)
 
     def __call__(
         self,
@@ -68,13 +157,11 @@ class Pretraining(eqx.Module):
         key: Key,
         callback: Callable[[int, float], Any] = lambda step, loss: None,
     ) -> tuple[SolidNet, Walkers]:
-        """Fits.
+        """Takes all steps.
 
         **Arguments:**
 
-        - `wavefunction`: the network to start from.
-        - `walkers`: first configurations in Bohr, (walkers, electrons, 3).
-        - `key`: seeds the sampler.
+        - `wavefunction`, `walkers`, `key`: as for `init`.
         - `callback`: called with the number of steps done and the loss.
 
         **Returns:**
@@ -82,49 +169,33 @@ class Pretraining(eqx.Module):
         `(wavefunction, walkers)`: the fitted network, and walkers of the Hartree-Fock
         determinant.
 
-        **Raises:** `ValueError` for a mean field of another crystal, or one with
-        complex orbitals where the network is real-valued. `FloatingPointError` where
-        the loss is not finite.
+        **Raises:** as `init`, and `FloatingPointError` if the loss is not finite.
         """
-        if self.mean_field.crystal != wavefunction.crystal:
-            raise ValueError(
-                "`wavefunction` must belong to the crystal of the mean field, got "
-                f"{wavefunction.crystal} and {self.mean_field.crystal}."
-            )
-        target = HartreeFock(self.mean_field)
-        if wavefunction.real and not eqx.filter_eval_shape(target, walkers[0]).is_real:
-            raise ValueError(
-                "`wavefunction` is real-valued and the orbitals of the mean field are "
-                "complex. Construct the network with `real=False`."
-            )
-        parameters, rest = partition(wavefunction)
+        state = self.init(wavefunction, walkers, key=key)
+        step = eqx.filter_jit(self.step)
+        with interruptible() as interrupts:
+            for i in range(1, self.steps + 1):
+                state, loss = step(state)
+                check_loss(i, loss)
+                callback(i, float(loss))
+                interrupts.check()
+        report_replaced("Pretraining", state.replaced)
+        return state.wavefunction, state.sampler.walkers
 
-        @eqx.filter_jit
-        def step(parameters, sampler, state):
-            sampler = self.sampler.step(target, sampler)
-            loss, gradient = jax.value_and_grad(_loss)(
-                parameters, rest, self.mean_field, sampler.walkers
-            )
-            # optax relies on promotions that users may have forbidden.
-            with jax.numpy_dtype_promotion("standard"):
-                updates, state = self.optimizer.update(gradient, state, parameters)
-            return optax.apply_updates(parameters, updates), sampler, state, loss
 
-        sampler = self.sampler.init(target, walkers, key=key)
-        state = self.optimizer.init(parameters)
-        replaced = jnp.zeros((), int)
-        for i in range(self.steps):
-            parameters, sampler, state, loss = step(parameters, sampler, state)
-            if not np.isfinite(loss):
-                raise FloatingPointError(
-                    f"Pretraining diverged: the loss of step {i + 1} is {loss}. Try an "
-                    "`optimizer` with a smaller learning rate."
-                )
-            callback(i + 1, float(loss))
-            replaced += sampler.replaced
-        if replaced > 0:
-            _logger.warning("Pretraining: %s", REPLACED.format(replaced))
-        return combine(parameters, rest), sampler.walkers
+def check_loss(step: int, loss: Float[Array, ""]) -> None:
+    """**Raises:** `FloatingPointError` if a loss is not finite."""
+    if not np.isfinite(loss):
+        raise FloatingPointError(
+            f"Pretraining diverged: the loss of step {step} is {loss}. Try an "
+            "`optimizer` with a smaller learning rate."
+        )
+
+
+def report_replaced(phase: str, replaced: Int[Array, ""]) -> None:
+    """Logs how many walkers were replaced, if any."""
+    if replaced > 0:
+        _logger.warning("%s: %s", phase, REPLACED.format(int(replaced)))
 
 
 def _loss(parameters, rest, mean_field: MeanField, walkers: Walkers):

@@ -1,17 +1,20 @@
 """Hartree-Fock with PySCF: crystal in, occupied orbitals as sums of Gaussians out."""
 
 import dataclasses
-import functools
-import itertools
 import logging
 import warnings
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from jaxtyping import Float, Inexact
 
 from ._crystal import Crystal, Lattice
+from ._gaussians import expand, Gaussians, Shell, shells_of
+from ._mean_field_guess import superposed_atoms
+from ._mean_field_settings import Settings
 from ._progress import progress_bar
+from ._stability import Determinant, instabilities, Instability, too_large
 
 
 _logger = logging.getLogger("eqsym")
@@ -21,20 +24,11 @@ _logger = logging.getLogger("eqsym")
 _SMALLEST_OVERLAP = 1e-6
 # Two levels closer than this (Hartree) count as degenerate.
 _DEGENERATE = 1e-5
-# Gaussians that add less than this to an orbital anywhere in the cell are left out.
-_NEGLIGIBLE = 1e-10
-
-
-@dataclasses.dataclass
-class Gaussians:
-    """Primitive Gaussians of one angular momentum l, in the cell around the origin, and
-    their weights: contraction, normalisation, lattice sum, Bloch phases and orbital
-    coefficients. Cartesian components in the order xx, xy, xz, yy, .."""
-
-    l: int
-    exponents: np.ndarray  # (terms,)
-    centers: np.ndarray  # (terms, 3)
-    weights: np.ndarray  # (components, terms, orbitals)
+# How often an unrestricted determinant that can be lowered is lowered.
+_FOLLOWED = 5
+# By how much (Hartree per primitive cell) to count as lowered.
+_LOWERED = 1e-7
+_STATE = ("e_tot", "mo_energy", "mo_coeff", "mo_occ")
 
 
 @dataclasses.dataclass
@@ -55,45 +49,66 @@ class Solution:
 
 
 def hartree_fock(
-    crystal: Crystal,
-    basis: str | dict[str, str],
-    exp_to_discard: float | None,
-    max_cycles: int,
-    progress: bool | None,
+    crystal: Crystal, settings: Settings, max_cycles: int, progress: bool | None
 ) -> Solution:
     """Solves, chooses the occupied levels, and expands them in Gaussians. Arguments and
     errors as documented for `MeanField.solve`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        levels = _solve(crystal, basis, exp_to_discard, max_cycles, progress)
-    counts = crystal.electrons
-    if any(_is_degenerate(levels, spin, n) for spin, n in enumerate(counts)):
+        found = _solve(crystal, settings, max_cycles, progress)
+    if found.degenerate:
         _logger.warning(
             "Mean field: the highest occupied and the lowest empty level are "
             "degenerate, so that the occupation of %d spin-up and %d spin-down "
-            "orbitals is one of several. Choose another supercell, spin or twist "
-            "for a closed shell.",
-            *counts,
+            "orbitals is one of several, of different energies. Choose another "
+            "supercell, spin or twist for a closed shell.",
+            *crystal.electrons,
         )
-    sets = [_occupied(levels, spin, n) for spin, n in enumerate(counts)]
+    _warn_of_instabilities(found.instabilities, settings.unrestricted)
+    sets = [_occupied(found, spin) for spin in range(2)]
     if all(_is_real(crystal, k) for k, _ in sets):
-        real = [_realified(levels, orbitals) for orbitals in sets]
+        real = [_realified(found, orbitals) for orbitals in sets]
         real = [orbitals for orbitals in real if orbitals is not None]
         # Both spins or none: the network is real for all orbitals or complex.
         sets = real if len(real) == len(sets) else sets
-    up, down = (Orbitals(k, _expand(crystal, levels.shells, k, mo)) for k, mo in sets)
-    return Solution(levels.energy, up, down)
+    up, down = (
+        Orbitals(k, expand(crystal.lattice, found.shells, k, mo)) for k, mo in sets
+    )
+    return Solution(found.energy, up, down)
 
 
-@dataclasses.dataclass
-class _Shell:
-    """One contracted shell of the basis, spherical harmonics as Cartesian powers."""
-
-    center: np.ndarray  # (3,)
-    l: int
-    exponents: np.ndarray  # (primitives,)
-    # Coefficients of the Cartesian primitives in the basis functions.
-    functions: np.ndarray  # (primitives, components, functions)
+def _warn_of_instabilities(found: list[Instability] | None, unrestricted: bool) -> None:
+    """One warning for each kind, of the largest curvature."""
+    if found is None:
+        _logger.warning(
+            "Mean field: too many orbitals to check whether the determinant is a "
+            "minimum of the energy; another one can be lower."
+        )
+    for opposite in (True, False):
+        of_kind = [i for i in found or () if i.opposite == opposite]
+        if not of_kind:
+            continue
+        lowest = min(of_kind, key=lambda i: i.curvature)
+        same_cell = not np.any(lowest.frac_shift)
+        if opposite:
+            what = "an unrestricted determinant, with different orbitals for the spins,"
+        else:
+            what = "another determinant near the one found, which is a saddle point,"
+        advice = [] if unrestricted or not opposite else ["`unrestricted=True`"]
+        if not same_cell:
+            shift = np.round(lowest.frac_shift, 4).tolist()
+            advice.append(
+                "a primitive cell several times as large (and a smaller supercell), "
+                f"because crystal momentum changes by {shift} reciprocal vectors"
+            )
+        if not advice:
+            advice = ["another supercell, spin or twist"]
+        _logger.warning(
+            "Mean field: %s has a lower energy (curvature %.1e Ha). Solve with %s.",
+            what,
+            lowest.curvature,
+            " and ".join(advice),
+        )
 
 
 @dataclasses.dataclass
@@ -103,11 +118,11 @@ class _Levels:
     energy: float
     kpoints: np.ndarray  # (k, 3)
     overlap: np.ndarray  # (k, functions, functions)
-    levels: np.ndarray  # (2, k, orbitals)
+    occupied: np.ndarray  # (2, k, orbitals), of bool
     coefficients: np.ndarray  # (2, k, functions, orbitals)
-    # Of the potential of the initial guess, which has the symmetry of the crystal.
-    guess_levels: np.ndarray  # (2, k, orbitals)
-    shells: list[_Shell]
+    shells: list[Shell]
+    degenerate: bool
+    instabilities: list[Instability] | None
 
 
 def _right_handed(lattice: Lattice) -> Float[np.ndarray, "3 3"]:
@@ -131,20 +146,16 @@ def _cell(lattice: Lattice, atoms: list, basis: Any, exp_to_discard: float | Non
     return cell.build(dump_input=False, parse_arg=False)
 
 
-def _crystal_cell(
-    crystal: Crystal, basis: str | dict[str, str], exp_to_discard: float | None
-):
+def _crystal_cell(crystal: Crystal, settings: Settings):
     from pyscf.lib.exceptions import BasisNotFoundError
 
+    basis = settings.basis
     elements = sorted(set(crystal.species))
     # Around atoms outside of its cell, PySCF sums too few images.
     positions = Lattice(_right_handed(crystal.lattice)).wrap(crystal.positions)
     atoms = list(zip(crystal.species, positions.tolist(), strict=True))
     try:
-        if isinstance(basis, dict) and not set(elements) <= set(basis):
-            # PySCF would go on without functions on these atoms.
-            raise KeyError
-        return _cell(crystal.lattice, atoms, basis, exp_to_discard)
+        return _cell(crystal.lattice, atoms, basis, settings.exp_to_discard)
     except (BasisNotFoundError, KeyError) as error:
         raise ValueError(
             f"`basis` must be a Gaussian basis that PySCF knows for {elements}, got "
@@ -153,76 +164,87 @@ def _crystal_cell(
         ) from error
 
 
-def _solver(restricted: bool, electrons: tuple[int, int], madelung: float):
+def _occupations(
+    levels: Float[np.ndarray, "k orbitals"], count: int, whole: bool
+) -> Float[np.ndarray, "k orbitals"]:
+    """Occupies the lowest levels, and of those that are degenerate with the highest one
+    equal fractions, which keeps the symmetry; or, if `whole`, the first in order of k.
+    """
+    order = np.argsort(levels, axis=None, kind="stable")
+    occupied = np.zeros(levels.size)
+    occupied[order[:count]] = 1
+    if 0 < count < levels.size:
+        jumps = np.diff(levels.ravel()[order]) > _DEGENERATE
+        start = count - int(np.argmax(np.append(jumps[:count][::-1], True)))
+        stop = count + int(np.argmax(np.append(jumps[count - 1 :], True)))
+        if stop > count:
+            shell = np.sort(order[start:stop])
+            occupied[shell] = (count - start) / len(shell)
+            if whole:
+                occupied[shell] = np.arange(len(shell)) < count - start
+    return occupied.reshape(levels.shape)
+
+
+def _solver(restricted: bool, electrons: tuple[int, int], image: float, real: bool):
     """The class of PySCF's solver, for electrons and exchange of a general supercell.
 
     PySCF reads the supercell off the k-points as if it were diagonal. Here the term of
-    exchange that makes electrons interact with their own images,
-    `madelung S dm S`, is that of the actual supercell, and the number of electrons is
-    that of the supercell, whether or not a multiple of the number of cells.
+    exchange that makes electrons interact with their own images, `image S dm S`, and
+    the number of electrons are those of the actual supercell.
     """
     from pyscf.pbc import scf
 
     base: Any = scf.khf.KRHF if restricted else scf.kuhf.KUHF
-    counts = np.array([sum(electrons)] if restricted else electrons)
-    full = 2 if restricted else 1
+    counts = electrons[:1] if restricted else electrons
 
     class Solver(base):
-        guess_levels = None
-
-        def get_init_guess(self, cell=None, key="minao", s1e=None):
-            s1e = self.get_ovlp() if s1e is None else s1e
-            guess = np.array(base.get_init_guess(self, cell, key, s1e))
-            by_spin = guess.reshape(len(counts), *guess.shape[-3:])
-            found = np.einsum("skij,kji->s", by_spin, s1e).real
-            scale = np.where(found > 0, counts / np.where(found > 0, found, 1), 0)
-            return (by_spin * scale[:, None, None, None]).reshape(guess.shape)
+        whole = False
 
         def get_jk(self, cell=None, dm_kpts=None, *args, with_k=True, **kwargs):
             dm = self.make_rdm1() if dm_kpts is None else dm_kpts
             vj, vk = base.get_jk(self, cell, dm, *args, with_k=with_k, **kwargs)
             if with_k:
                 overlap = self.get_ovlp()
-                vk = vk + madelung * (overlap @ np.asarray(dm) @ overlap)
+                vk = vk + image * (overlap @ np.asarray(dm) @ overlap)
             return vj, vk
 
+        def eig(self, h_kpts, s_kpts, *args, **kwargs):
+            # Of degenerate orbitals, real ones.
+            h_kpts = np.real(h_kpts) if real else h_kpts
+            return base.eig(self, h_kpts, s_kpts, *args, **kwargs)
+
         def get_occ(self, mo_energy_kpts=None, mo_coeff_kpts=None):
-            levels = np.asarray(
-                self.mo_energy if mo_energy_kpts is None else mo_energy_kpts
-            )
-            if self.guess_levels is None:
-                self.guess_levels = levels
-            flat = levels.reshape(len(counts), -1)
-            occupied = np.zeros_like(flat)
-            for row, order, n in zip(
-                occupied, np.argsort(flat, axis=1, kind="stable"), counts, strict=True
-            ):
-                row[order[: n // full]] = full
-            return occupied.reshape(levels.shape)
+            levels = self.mo_energy if mo_energy_kpts is None else mo_energy_kpts
+            levels = np.asarray(levels)
+            by_spin = levels.reshape(len(counts), *levels.shape[-2:])
+            occupied = [
+                _occupations(e, n, self.whole)
+                for e, n in zip(by_spin, counts, strict=True)
+            ]
+            full = 2 if restricted else 1
+            return full * np.reshape(occupied, levels.shape)
 
     return Solver
 
 
 def _solve(
-    crystal: Crystal,
-    basis: str | dict[str, str],
-    exp_to_discard: float | None,
-    max_cycles: int,
-    progress: bool | None,
+    crystal: Crystal, settings: Settings, max_cycles: int, progress: bool | None
 ) -> _Levels:
     from pyscf.pbc import df
     from pyscf.pbc.tools.pbc import madelung
 
     kpoints = crystal.frac_kpoints @ crystal.lattice.reciprocal
-    cell = _crystal_cell(crystal, basis, exp_to_discard)
+    cell = _crystal_cell(crystal, settings)
     overlap = np.asarray(cell.pbc_intor("int1e_ovlp", hermi=1, kpts=kpoints))
-    _check_basis(crystal, basis, exp_to_discard, overlap)
-    up, down = crystal.electrons
+    _check_basis(crystal, settings, overlap)
+    restricted = not settings.unrestricted
+    real = _is_real(crystal, kpoints)
     probe = _cell(crystal.supercell, [("H", (0.0, 0.0, 0.0))], "sto-3g", None)
-    solver = _solver(up == down, (up, down), madelung(probe, np.zeros((1, 3))))
+    image = float(madelung(probe, np.zeros((1, 3))))
+    solver = _solver(restricted, crystal.electrons, image, real)
     scf = solver(cell, kpoints, exxdiv=None)
     scf.with_df = df.RSDF(cell, kpoints)
-    scf.nelec = (up, down)
+    scf.nelec = crystal.electrons
     scf.verbose = scf.with_df.verbose = 0
     scf.chkfile = None
     scf.conv_tol = 1e-9
@@ -238,40 +260,151 @@ def _solve(
     scf.callback = cycle
     try:
         with bar:
-            energy = float(scf.kernel())
-    except np.linalg.LinAlgError:
-        energy = np.nan
-    finally:
-        scf.with_df._cderi_to_save.close()
-    if not scf.converged or not np.isfinite(energy):
+            found, degenerate = _converged(scf, crystal, settings, overlap, image, real)
+    except (np.linalg.LinAlgError, _NotConverged):
         raise RuntimeError(
             f"Hartree-Fock did not converge in {max_cycles} iterations, for `basis` "
-            f"{basis!r} with `exp_to_discard` {exp_to_discard}. Raise `exp_to_discard` "
-            "(0.1 to 0.3 suits most crystals), take another `basis`, allow more "
-            "`max_cycles`, or choose another supercell, spin or twist with a closed "
-            "shell."
-        )
+            f"{settings.basis!r} with `exp_to_discard` {settings.exp_to_discard}. "
+            "Raise `exp_to_discard` (0.1 to 0.3 suits most crystals), take another "
+            "`basis`, allow more `max_cycles`, or choose another supercell, spin or "
+            "twist with a closed shell."
+        ) from None
+    finally:
+        scf.with_df._cderi_to_save.close()
 
     def by_spin(found):
-        return np.stack([found] * 2) if up == down else np.asarray(found)
+        return np.stack([found] * 2) if restricted else np.asarray(found)
 
     return _Levels(
-        energy=energy,
+        energy=float(scf.e_tot),
         kpoints=kpoints,
         overlap=overlap,
-        levels=by_spin(scf.mo_energy),
+        occupied=by_spin(scf.mo_occ) > 0,
         coefficients=by_spin(scf.mo_coeff),
-        guess_levels=by_spin(scf.guess_levels),
-        shells=_shells(cell),
+        shells=shells_of(cell),
+        degenerate=degenerate,
+        instabilities=found,
     )
+
+
+class _NotConverged(Exception):
+    pass
+
+
+def _converged(
+    scf: Any,
+    crystal: Crystal,
+    settings: Settings,
+    overlap: Inexact[np.ndarray, "k functions functions"],
+    image: float,
+    real: bool,
+) -> tuple[list[Instability] | None, bool]:
+    """Iterates until self-consistent; says what lowers the energy then, and whether the
+    shell is open.
+
+    First with the symmetry of the crystal, which the potential has if the guess has it
+    and degenerate levels are occupied alike. If the shell is open there, then on from
+    one of the occupations. Determinants without the symmetry, and unrestricted ones,
+    then follow rotations that lower the energy: how spins arrange needs not be known.
+    """
+
+    def iterate(density):
+        scf.converged = False
+        scf.kernel(density)
+        if not scf.converged or not np.isfinite(scf.e_tot):
+            raise _NotConverged
+
+    def density(coefficients=None):
+        found = np.asarray(scf.make_rdm1(coefficients, scf.mo_occ))
+        return np.real(found) if real else found
+
+    moments = settings.moments or (0.0,) * len(crystal.species)
+    first = superposed_atoms(scf.cell, crystal.electrons, moments, overlap)
+    scf.kernel(first if settings.unrestricted else first[0] + first[1])
+    fractions = np.asarray(scf.mo_occ) % (1 if settings.unrestricted else 2)
+    degenerate = bool(np.any(fractions))
+    if degenerate:
+        scf.whole = True
+        scf.mo_occ = scf.get_occ()
+        iterate(density())
+    elif not scf.converged or not np.isfinite(scf.e_tot):
+        raise _NotConverged
+    found = _instabilities(scf, crystal, image)
+    for _ in range(_FOLLOWED if settings.unrestricted or degenerate else 0):
+        lowering = [i for i in found or () if _can_follow(i, settings)]
+        if not lowering:
+            break
+        scf.whole = True
+        before = {name: getattr(scf, name) for name in _STATE}
+        try:
+            iterate(density(_rotated(scf, lowering[0], settings.unrestricted)))
+            lowered = scf.e_tot < before["e_tot"] - _LOWERED
+        except _NotConverged:
+            lowered = False
+        if not lowered:
+            for name, value in before.items():
+                setattr(scf, name, value)
+            break
+        found = _instabilities(scf, crystal, image)
+    return found, degenerate
+
+
+def _instabilities(
+    scf: Any, crystal: Crystal, image: float
+) -> list[Instability] | None:
+    occupied = np.asarray(scf.mo_occ) > 0
+    orbitals = occupied.shape[-1]
+    cells = crystal.cells
+    shape = (-1, cells, orbitals)
+    functions = scf.cell.nao
+    determinant = Determinant(
+        frac_kpoints=crystal.frac_kpoints,
+        levels=np.asarray(scf.mo_energy).reshape(shape),
+        coefficients=np.asarray(scf.mo_coeff).reshape(-1, cells, functions, orbitals),
+        occupied=occupied.reshape(shape),
+    )
+
+    def integrals(k, m):
+        pair = scf.kpts[[k, m]]
+        parts = scf.with_df.sr_loop(pair, compact=False)
+        rows = np.concatenate([real + 1j * imag for real, imag, _ in parts])
+        return rows.reshape(-1, functions, functions)
+
+    if too_large(determinant, scf.with_df.get_naoaux()):
+        return None
+    return instabilities(determinant, integrals, image)
+
+
+def _can_follow(found: Instability, settings: Settings) -> bool:
+    """Whether it leads to a determinant of the same kind and cell."""
+    same_kind = settings.unrestricted or not found.opposite
+    return found.rotation is not None and same_kind
+
+
+def _rotated(scf: Any, along: Instability, unrestricted: bool) -> np.ndarray:
+    """Coefficients after a rotation by half a radian in all."""
+    coefficients = np.array(scf.mo_coeff, dtype=np.complex128)
+    occupied = np.asarray(scf.mo_occ) > 0
+    spins = zip(coefficients, occupied, strict=True)
+    if not unrestricted:
+        spins = [(coefficients, occupied)]
+    assert along.rotation is not None
+    for (mo, filled), blocks in zip(spins, along.rotation, strict=True):
+        for k, block in enumerate(blocks):
+            o, v = np.flatnonzero(filled[k]), np.flatnonzero(~filled[k])
+            generator = np.zeros((filled.shape[1],) * 2, dtype=np.complex128)
+            generator[np.ix_(v, o)] = block / 2
+            generator[np.ix_(o, v)] = -block.conj().T / 2
+            mo[k] = mo[k] @ scipy.linalg.expm(generator)
+    return coefficients
 
 
 def _check_basis(
     crystal: Crystal,
-    basis: str | dict[str, str],
-    exp_to_discard: float | None,
+    settings: Settings,
     overlap: Inexact[np.ndarray, "k functions functions"],
 ) -> None:
+    basis, exp_to_discard = settings.basis, settings.exp_to_discard
     functions = crystal.cells * overlap.shape[-1]
     if functions < max(crystal.electrons):
         raise ValueError(
@@ -291,48 +424,9 @@ def _check_basis(
         )
 
 
-def _shells(cell: Any) -> list[_Shell]:
-    from pyscf.gto import cart2sph
-
-    shells = []
-    for index in range(cell.nbas):
-        l = cell.bas_angular(index)
-        # libcint keeps the angular factors of s and p apart from the others.
-        angular = cart2sph(l) if l < 2 else cart2sph(l, normalized="sp")
-        contraction = cell._libcint_ctr_coeff(index)
-        functions = np.einsum("pf,cm->pcfm", contraction, angular)
-        shells.append(
-            _Shell(
-                center=np.array(cell.bas_coord(index)),
-                l=l,
-                exponents=np.array(cell.bas_exp(index)),
-                functions=functions.reshape(*functions.shape[:2], -1),
-            )
-        )
-    return shells
-
-
-def _is_degenerate(found: _Levels, spin: int, occupied: int) -> bool:
-    """Whether highest occupied and lowest empty level agree.
-
-    In the end, or in the potential of the initial guess: once one of several degenerate
-    orbitals is occupied, exchange lowers it.
-    """
-
-    def gap(levels):
-        flat = np.sort(levels[spin].ravel())
-        if not 0 < occupied < len(flat):
-            return np.inf
-        return flat[occupied] - flat[occupied - 1]
-
-    return bool(min(gap(found.levels), gap(found.guess_levels)) < _DEGENERATE)
-
-
-def _occupied(found: _Levels, spin: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _occupied(found: _Levels, spin: int) -> tuple[np.ndarray, np.ndarray]:
     """k-points (orbitals, 3) and coefficients (functions, orbitals), k by k."""
-    levels = found.levels[spin]
-    order = np.argsort(levels.ravel(), kind="stable")[:count]
-    k, band = np.unravel_index(np.sort(order), levels.shape)
+    k, band = np.nonzero(found.occupied[spin])
     return found.kpoints[k], found.coefficients[spin][k, :, band].T
 
 
@@ -370,99 +464,3 @@ def _realified(
         u, _, v = np.linalg.svd(basis[:, :n].T @ factor.T @ (mo * phase).real)
         real_mo[:, columns] = np.linalg.solve(factor.T, basis[:, :n] @ (u @ v))
     return kpoints, real_mo
-
-
-def _expand(
-    crystal: Crystal,
-    shells: list[_Shell],
-    kpoints: Float[np.ndarray, "orbitals 3"],
-    coefficients: Inexact[np.ndarray, "functions orbitals"],
-) -> tuple[Gaussians, ...]:
-    """The orbitals as sums over all Gaussians that reach into the cell around the
-    origin, -1/2 to 1/2 in fractions."""
-    primitives: dict[int, dict[tuple, np.ndarray]] = {}
-    start = 0
-    for shell in shells:
-        stop = start + shell.functions.shape[-1]
-        weights = shell.functions @ coefficients[start:stop]
-        same_l = primitives.setdefault(shell.l, {})
-        for exponent, weight in zip(shell.exponents, weights, strict=True):
-            key = (*shell.center.tolist(), float(exponent))
-            same_l[key] = same_l.get(key, 0) + weight
-        start = stop
-    images = functools.partial(_images, crystal.lattice, kpoints)
-    return tuple(
-        _lattice_sum(l, same_l, images) for l, same_l in sorted(primitives.items())
-    )
-
-
-def _lattice_sum(l: int, primitives: dict[tuple, np.ndarray], images: Any) -> Gaussians:
-    exponents, centers, weights = [], [], []
-    for (*center, exponent), weight in primitives.items():
-        points, phased = images(np.array(center), l, exponent, weight)
-        exponents.append(np.full(len(points), exponent))
-        centers.append(points)
-        weights.append(phased)
-    return Gaussians(
-        l,
-        np.concatenate(exponents),
-        np.concatenate(centers),
-        np.concatenate(weights, axis=1),
-    )
-
-
-def _images(
-    lattice: Lattice,
-    kpoints: Float[np.ndarray, "orbitals 3"],
-    center: Float[np.ndarray, "3"],
-    l: int,
-    exponent: float,
-    weight: Inexact[np.ndarray, "components orbitals"],
-) -> tuple[
-    Float[np.ndarray, "images 3"], Inexact[np.ndarray, "components images orbitals"]
-]:
-    """Centers of the images of one Gaussian that reach into the cell around the origin,
-    and their weights with Bloch phases."""
-    largest = float(np.max(np.abs(weight), initial=0.0))
-    peak = np.sqrt(l / (2 * exponent))
-
-    def reach(distance):
-        distance = np.maximum(distance, peak)
-        return largest * distance**l * np.exp(-exponent * distance**2)
-
-    radii = np.arange(0.0, peak + np.sqrt(100 / exponent), 0.05)
-    radius = float(radii[np.sum(reach(radii) > _NEGLIGIBLE) - 1]) + 0.05
-    half_diagonal = 0.5 * float(np.sum(np.linalg.norm(lattice.vectors, axis=1)))
-    shifts = lattice.points_within(
-        radius + half_diagonal + float(np.linalg.norm(center))
-    )
-    distance = _distance_from_cell(lattice, center + shifts)
-    keep = reach(distance) > _NEGLIGIBLE
-    # One image at least, so that amplitudes deep in a vacuum are tiny but not zero.
-    keep[np.argmin(distance)] = True
-    shifts = shifts[keep]
-    phases = np.exp(1j * shifts @ kpoints.T)
-    if not np.iscomplexobj(weight):
-        phases = np.real(phases)
-    return center + shifts, weight[:, None] * phases[None]
-
-
-def _distance_from_cell(
-    lattice: Lattice, points: Float[np.ndarray, "points 3"]
-) -> Float[np.ndarray, " points"]:
-    """Distances of points from the parallelepiped of fractions -1/2 to 1/2.
-
-    The nearest point is the foot of the perpendicular on the inside, a face, an edge or
-    a corner: the nearest one of the 27 feet that exist.
-    """
-    best = np.full(len(points), np.inf)
-    for sides in itertools.product((-0.5, 0.0, 0.5), repeat=3):
-        fixed = np.array(sides)
-        free = fixed == 0
-        offset = points - fixed @ lattice.vectors
-        frac = offset @ np.linalg.pinv(lattice.vectors[free])
-        inside = np.all(np.abs(frac) <= 0.5 + 1e-9, axis=1)
-        foot = frac @ lattice.vectors[free]
-        distance = np.linalg.norm(offset - foot, axis=1)
-        best = np.where(inside, np.minimum(best, distance), best)
-    return best

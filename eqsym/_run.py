@@ -1,45 +1,61 @@
 """The training loop around `VMC`: progress, history, checkpoints, resuming."""
 
-import contextlib
 import dataclasses
 import logging
 import os
-import signal
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
 from ._ansatz import AbstractWavefunction, SolidNet
+from ._divergence import Watch
 from ._faults import Checkpoints, Faults, Figure
+from ._folder import locked, writable
 from ._history import History
-from ._pretrain import Pretraining
-from ._processes import is_first, on_all, on_first
+from ._interrupts import interactive, interruptible
+from ._pretrain import check_loss, Pretraining, PretrainingState, report_replaced
+from ._processes import is_first, on_first
 from ._progress import progress_bar
 from ._run_folder import (
+    BURN_IN,
     describe_run,
     HISTORY,
-    locked,
+    note_in_run_json,
+    PHASES,
+    PRETRAINING,
     session,
     Settings,
+    TRAINING,
     write_run_json,
 )
-from ._sampler import initial_walkers, REPLACED
+from ._sampler import initial_walkers
 from ._sharding import on_mesh, replicate, shard_walkers
-from ._types import Key, Walkers
+from ._types import Integer, Key, Walkers, whole_number
 from ._vmc import Statistics, VMC, VMCState
 
 
+State = TypeVar("State", VMCState, PretrainingState)
+
 _logger = logging.getLogger("eqsym")
 
+# Of the updates, after a run has gone back.
+_HALF = 0.5
 _COLUMNS = ("step", *(f.name for f in dataclasses.fields(Statistics)), "seconds")
+
+
+class _BurnIn(eqx.Module):
+    """Burn-in: a state of training whose walkers move, steps taken, and walkers that
+    were replaced in them."""
+
+    state: VMCState
+    step: Int[Array, ""]
+    replaced: Int[Array, ""]
 
 
 class RunResult(eqx.Module):
@@ -69,24 +85,39 @@ def run(
     vmc: VMC,
     wavefunction: AbstractWavefunction,
     *,
-    steps: int,
-    walkers: int | Walkers,
+    steps: Integer,
+    walkers: Integer | Walkers,
     key: Key,
     pretraining: Pretraining | None = None,
-    burn_in: int = 5,
+    burn_in: Integer = 5,
     path: str | os.PathLike | None = None,
-    checkpoint_every: int = 100,
+    checkpoint_every: Integer = 100,
     mesh: jax.sharding.Mesh | None = None,
     progress: bool | None = None,
 ) -> RunResult:
     """Trains a wave function.
 
     With a `path`, the folder gets `run.json`, `history.csv`, `checkpoints/` and, with
-    matplotlib, `training.png`; and a run that was interrupted (also by Ctrl-C or
-    SIGTERM, which save first) goes on from its last whole checkpoint when it is called
-    again with the same arguments: bit for bit as if it had never stopped, where the
-    same program gives the same numbers, as on CPUs. A finished run can be prolonged
-    with more `steps`. [`eqsym.load_run`][] loads it into a notebook.
+    matplotlib, `training.png`; and a run that was interrupted, in pretraining, burn-in
+    or training, goes on from its last whole checkpoint when it is called again with the
+    same arguments: bit for bit as if it had never stopped, if the same program gives
+    the same numbers, as on CPUs. Ctrl-C and SIGTERM wait for the end of a step (the
+    first one is compiled for up to minutes), save, and leave with `KeyboardInterrupt`
+    or `SystemExit`; a second Ctrl-C does not wait. A finished run can be prolonged with
+    more `steps`. [`eqsym.load_run`][] loads it into a notebook.
+
+    Without a `path`, Ctrl-C at a prompt (of Python, IPython or a notebook) returns what
+    was trained so far; after Ctrl-C in pretraining or burn-in, the wave function and
+    walkers so far, and no history. What follows in the same cell goes on. In a script
+    Ctrl-C raises, because what follows there relies on a finished run.
+
+    A run that diverges goes back once to a state from before, and goes on with half of
+    each update, which is in [`eqsym.VMCState`][] as `scale`. It diverges when energy or
+    variance have left the range of the last hundred steps, for 20 steps in a row: a
+    variance above 10 times its median, or an energy above all others by more than the
+    spread of these and the standard deviation of the local energy. No state is saved
+    while a step is outside of that range. The history is then that of the steps that
+    were kept; `run.json` and the log tell about the others.
 
     What is happening is logged by the standard logger `eqsym`: the start, compilation
     and the end as information; faults, and how often they came, as warnings.
@@ -101,64 +132,77 @@ def run(
     - `pretraining`: done before the first step, if given.
     - `burn_in`: sampler steps before the first step.
     - `path`: the run folder.
-    - `checkpoint_every`: steps between checkpoints. None is written while updates are
-        being rejected: the last one is of a wave function that could still be trained.
+    - `checkpoint_every`: steps between checkpoints, in all phases. None is written
+        while updates are being rejected, or training seems to diverge: the last one is
+        of a wave function that could still be trained.
     - `mesh`: devices to spread walkers and images over, [`eqsym.device_mesh`][]. One
         device by default. With devices of several processes all of them have to call
         this, with the same arguments and a folder that all can read; the first one
-        writes. SIGTERM to one of them ends all at the same step, and saves; Ctrl-C does
-        not save then.
+        writes. SIGTERM or Ctrl-C to one of them ends all at the same step, and saves.
     - `progress`: whether to show progress bars; by default on terminals only.
 
     **Returns:**
 
     The last state and the history, [`eqsym.RunResult`][].
 
-    **Raises:** `ValueError` for less than one step or walker, walkers of the wrong
-    shape or number, pretraining of anything but a [`eqsym.SolidNet`][], and a folder
-    whose checkpoints are all damaged, or are of another model or of other settings
-    (with the fields that differ; `steps`, `checkpoint_every`, `mesh` and every `chunk`
-    may), or whose history has other columns; `OSError` for a folder that cannot be
-    written, or in which another run is going on. All before anything is computed.
-    `FloatingPointError` where training diverges: 20 updates in a row were rejected.
-    `OSError` where three checkpoints in a row could not be written.
+    **Raises:** `ValueError` for less than one step or walker, numbers that are not
+    integers, walkers of the wrong shape or number, pretraining of anything but a
+    [`eqsym.SolidNet`][], and a folder whose checkpoints are all damaged, or are of
+    another model or of other settings (with the fields that differ; `steps`,
+    `checkpoint_every`, `mesh` and every `chunk` may), or whose history has other
+    columns; `OSError` for a folder that cannot be written, or in which another run is
+    going on. All before anything is computed. `FloatingPointError` if training
+    diverges: 20 updates in a row were rejected, or it diverged a second time, after it
+    had gone back. `OSError` if three checkpoints in a row could not be written.
     """
-    for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
-    folder = None if path is None else _writable(Path(path))
+    steps = whole_number("steps", steps, 1)
+    checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
+    burn_in = whole_number("burn_in", burn_in, 0)
     place, pretrain, chain = jax.random.split(key, 3)
-    if isinstance(walkers, int):
-        walkers = initial_walkers(wavefunction.crystal, walkers, key=place)
+    walkers = _first_walkers(walkers, wavefunction, place)
+    folder = None if path is None else writable(Path(path))
     if mesh is not None:
         walkers = shard_walkers(walkers, mesh)
     seeds = jax.random.key_data(key).tolist()
     settings = Settings(vmc, len(walkers), seeds, burn_in, pretraining)
-    checkpoints = Checkpoints(folder, settings, checkpoint_every)
+    # Refuses what does not fit, before any work.
     state = _place(vmc.init(wavefunction, walkers, key=chain), mesh)
+    fit = None
+    if pretraining is not None:
+        if not isinstance(wavefunction, SolidNet):
+            raise ValueError(
+                "`pretraining` fits the orbitals of a `SolidNet`, got the wave "
+                f"function `{type(wavefunction).__name__}`. Leave `pretraining` out, "
+                "or call it on the network inside and start from its result."
+            )
+        fit = _place(pretraining.init(wavefunction, walkers, key=pretrain), mesh)
 
-    with locked(folder):
-        restored = checkpoints.restore(state)
+    returning = folder is None and interactive()
+    with locked(folder), interruptible(returning=returning) as interrupts:
+        checkpoints = {
+            phase: Checkpoints(phase, folder, settings, checkpoint_every, interrupts)
+            for phase in PHASES
+        }
+        training = checkpoints[TRAINING]
+        restored = training.resume(state)
         start = 0 if restored is None else int(restored.step)
         table = None if folder is None else folder / HISTORY
         history = History(table, _COLUMNS, steps=start, write=is_first())
-        if restored is not None:
-            state = restored
-        else:
-            with on_mesh(mesh):
-                if pretraining is not None:
-                    wavefunction, walkers = _pretrained(
-                        pretraining, wavefunction, walkers, pretrain, progress
-                    )
-                state = vmc.init(wavefunction, walkers, key=chain)
-                state = _burned_in(vmc, state, burn_in, progress)
-            state = _place(state, mesh)
+        training.flush = history.flush
         if folder is not None and start < steps:
             described = describe_run(wavefunction, settings)
             part = session(start, steps, checkpoint_every, mesh)
             on_first(lambda: write_run_json(folder, described, part))
+
         if restored is None:
-            checkpoints.save(state, history)
+            with on_mesh(mesh):
+                restored = _started(
+                    vmc, state, burn_in, pretraining, fit, chain, checkpoints, progress
+                )
+            training.save(_place(restored, mesh))
+        state = _place(restored, mesh)
+        checkpoints[PRETRAINING].remove()
+        checkpoints[BURN_IN].remove()
         _logger.info(
             "Training a %s with %d walkers from step %d to %d%s.",
             type(wavefunction).__name__,
@@ -168,104 +212,49 @@ def run(
             "" if folder is None else f" in {folder}",
         )
         with on_mesh(mesh):
-            state = _trained(vmc, state, steps, history, checkpoints, progress)
+            state = _trained(vmc, state, steps, history, training, folder, progress)
+        if interrupts.stopped:
+            _logger.warning(
+                "Interrupted: returning what there is after %d of %d training steps.",
+                int(state.step),
+                steps,
+            )
         return RunResult(state, history.columns())
 
 
-def _trained(
+def _first_walkers(
+    walkers: Integer | Walkers, wavefunction: AbstractWavefunction, key: Key
+) -> Walkers:
+    if isinstance(walkers, jax.Array) and walkers.ndim:
+        return walkers
+    count = whole_number("walkers", walkers, 1, of="walker")
+    return initial_walkers(wavefunction.crystal, count, key=key)
+
+
+def _started(
     vmc: VMC,
     state: VMCState,
-    steps: int,
-    history: History,
-    checkpoints: Checkpoints,
+    burn_in: int,
+    pretraining: Pretraining | None,
+    fit: PretrainingState | None,
+    chain: Key,
+    checkpoints: dict[str, Checkpoints],
     progress: bool | None,
 ) -> VMCState:
-    start = int(state.step)
-    if start >= steps:
-        return state
-    step = eqx.filter_jit(vmc.step)
-    before = _last(history.columns()["seconds"]) - time.monotonic()
-    faults = Faults()
-    figure = Figure(checkpoints.folder)
-    # The newest state that may be saved: no update was rejected just before.
-    sound, together = state, True
-    try:
-        with (
-            _ended_by_sigterm(),
-            progress_bar(
-                "Training",
-                steps,
-                progress,
-                initial=start,
-                compiled="the training step",
-            ) as bar,
-        ):
-            for i in range(start + 1, steps + 1):
-                state, statistics = step(state)
-                row = {
-                    name: value.item()
-                    for name, value in vars(jax.device_get(statistics)).items()
-                }
-                seconds = time.monotonic() + before
-                history.append({"step": i, **row, "seconds": round(seconds, 3)})
-                sound = sound if row["rejected"] else state
-                faults.see(i, row)
-                if i == start + 1:
-                    _logger.info("The first step is done.")
-                checkpoints.save_if_due(sound, history)
-                figure.refresh(history)
-                _end_together(i)
-                bar.set_postfix_str(
-                    f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
-                    f"acceptance {row['acceptance']:.2f}",
-                    refresh=False,
-                )
-                bar.update()
-        figure.refresh(history, last=True)
-    except BaseException as error:
-        # Of several processes one that ends for another reason than these is alone, and
-        # none can save alone.
-        shared = isinstance(error, (SystemExit, FloatingPointError, OSError))
-        together = shared or jax.process_count() == 1
-        raise
-    finally:
-        faults.report()
-        if together:
-            checkpoints.save_last(sound, history)
-    return state
+    """The state that training begins with, after pretraining and burn-in, or what is
+    left of them to do."""
+    zero = jnp.zeros_like(state.step)
+    burnt = checkpoints[BURN_IN].resume(_BurnIn(state, zero, zero))
+    if burnt is None:
+        if pretraining is not None and fit is not None:
+            saved = checkpoints[PRETRAINING]
+            fit = _pretrained(pretraining, saved.resume(fit) or fit, saved, progress)
+            state = vmc.init(fit.wavefunction, fit.sampler.walkers, key=chain)
+        burnt = _BurnIn(state, zero, zero)
+    return _burned_in(vmc, burnt, burn_in, checkpoints[BURN_IN], progress).state
 
 
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Leaves Python where SIGTERM comes, with which clusters announce that time is up,
-    in the way in which Ctrl-C does: so that the state can be saved."""
-    outside = threading.current_thread() is not threading.main_thread()
-    several = jax.process_count() > 1  # `_end_together` looks after these
-    if outside or several or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def leave(number: int, frame: object) -> None:
-        del frame
-        _logger.warning("Terminated by a signal; saving the last state.")
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _end_together(step: int) -> None:
-    """Where one of several processes was sent SIGTERM, leaves Python in all of them, at
-    a step that they agree on."""
-    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-        _logger.warning("A process was terminated by a signal; saving the last state.")
-        raise SystemExit(128 + signal.SIGTERM)
-
-
-def _place(state: VMCState, mesh: jax.sharding.Mesh | None) -> VMCState:
+def _place(state: State, mesh: jax.sharding.Mesh | None) -> State:
     if mesh is None:
         return state
     walkers = shard_walkers(state.sampler.walkers, mesh)
@@ -274,69 +263,171 @@ def _place(state: VMCState, mesh: jax.sharding.Mesh | None) -> VMCState:
 
 def _pretrained(
     pretraining: Pretraining,
-    wavefunction: AbstractWavefunction,
-    walkers: Walkers,
-    key: Key,
+    state: PretrainingState,
+    checkpoints: Checkpoints[PretrainingState],
     progress: bool | None,
-) -> tuple[AbstractWavefunction, Walkers]:
-    if not isinstance(wavefunction, SolidNet):
-        raise ValueError(
-            "`pretraining` fits the orbitals of a `SolidNet`, got the wave function "
-            f"`{type(wavefunction).__name__}`. Leave `pretraining` out, or call it on "
-            "the network inside and start from its result."
-        )
-    with progress_bar(
-        "Pretraining", pretraining.steps, progress, compiled="the pretraining step"
-    ) as bar:
-
-        def show(step: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.5f}", refresh=False)
+) -> PretrainingState:
+    step = eqx.filter_jit(pretraining.step)
+    with (
+        checkpoints.during(state),
+        progress_bar(
+            "Pretraining",
+            pretraining.steps,
+            progress,
+            initial=int(state.step),
+            compiled="the pretraining step",
+        ) as bar,
+    ):
+        while int(state.step) < pretraining.steps and not checkpoints.stopped:
+            state, loss = step(state)
+            check_loss(int(state.step), loss)
+            checkpoints.keep(state)
+            bar.set_postfix_str(f"loss {float(loss):.5f}", refresh=False)
             bar.update()
-
-        return pretraining(wavefunction, walkers, key=key, callback=show)
+    report_replaced("Pretraining", state.replaced)
+    return state
 
 
 def _burned_in(
-    vmc: VMC, state: VMCState, steps: int, progress: bool | None
-) -> VMCState:
-    move = eqx.filter_jit(vmc.equilibrate)
-    replaced = 0
-    with progress_bar("Burn-in", steps, progress, compiled="moves") as bar:
-        for _ in range(steps):
-            state = move(state)
-            replaced += int(state.sampler.replaced)
+    vmc: VMC,
+    state: _BurnIn,
+    steps: int,
+    checkpoints: Checkpoints[_BurnIn],
+    progress: bool | None,
+) -> _BurnIn:
+    with (
+        checkpoints.during(state),
+        progress_bar(
+            "Burn-in", steps, progress, initial=int(state.step), compiled="moves"
+        ) as bar,
+    ):
+        while int(state.step) < steps and not checkpoints.stopped:
+            state = _moved(vmc, state)
+            checkpoints.keep(state)
             bar.set_postfix_str("", refresh=False)
             bar.update()
-    if replaced:
-        _logger.warning("Burn-in: %s", REPLACED.format(replaced))
+    report_replaced("Burn-in", state.replaced)
     return state
+
+
+@eqx.filter_jit
+def _moved(vmc: VMC, state: _BurnIn) -> _BurnIn:
+    moved = vmc.equilibrate(state.state)
+    replaced = state.replaced + moved.sampler.replaced
+    return _BurnIn(moved, state.step + 1, replaced)
+
+
+def _trained(
+    vmc: VMC,
+    state: VMCState,
+    steps: int,
+    history: History,
+    checkpoints: Checkpoints[VMCState],
+    folder: Path | None,
+    progress: bool | None,
+) -> VMCState:
+    start = int(state.step)
+    if start >= steps:
+        return state
+    step = eqx.filter_jit(vmc.step)
+    before = _last(history.columns()["seconds"]) - time.monotonic()
+    faults, figure = Faults(), Figure(folder)
+    watch = Watch(vmc.schedule.starts, history.columns())
+    watch.marks = checkpoints.restore_marks(watch.marks, state)
+    # The newest state that may be saved.
+    sound = state
+    try:
+        with (
+            checkpoints.during(state),
+            progress_bar(
+                "Training",
+                steps,
+                progress,
+                initial=start,
+                compiled="the training step",
+            ) as bar,
+        ):
+            while int(state.step) < steps and not checkpoints.stopped:
+                state, statistics = step(state)
+                i = int(state.step)
+                row = {
+                    name: value.item()
+                    for name, value in vars(jax.device_get(statistics)).items()
+                }
+                seconds = time.monotonic() + before
+                history.append({"step": i, **row, "seconds": round(seconds, 3)})
+                faults.see(i, row)
+                watch.see(i, row)
+                if i == start + 1:
+                    _logger.info("The first step is done.")
+                if watch.lost:
+                    state = _gone_back(watch, state, history, checkpoints, folder)
+                    watch = Watch(vmc.schedule.starts, history.columns())
+                    watch.marks = sorted(checkpoints.marks)
+                    sound = state
+                elif not row["rejected"] and not watch.outside:
+                    sound = state
+                    if watch.marks[-1] == i:
+                        checkpoints.mark(state, watch.marks)
+                checkpoints.keep(sound)
+                figure.refresh(history)
+                bar.set_postfix_str(
+                    f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
+                    f"acceptance {row['acceptance']:.2f}",
+                    refresh=False,
+                )
+                bar.update(int(state.step) - bar.n)
+        figure.refresh(history, last=True)
+        if watch.outside > 1:
+            _logger.warning(
+                "Training ends where it may diverge: %s. The newest checkpoint is of "
+                "step %d.",
+                watch,
+                int(sound.step),
+            )
+    finally:
+        faults.report()
+    return state
+
+
+def _gone_back(
+    watch: Watch,
+    state: VMCState,
+    history: History,
+    checkpoints: Checkpoints[VMCState],
+    folder: Path | None,
+) -> VMCState:
+    """What a run that diverges goes on with: a state from before, and half of each
+    update.
+
+    Nothing has to be on the disk at once: a run that is resumed from there comes here
+    again, in the same way.
+
+    **Raises:** `FloatingPointError` the second time.
+    """
+    i = int(state.step)
+    good = checkpoints.go_back(watch.good)
+    before = "" if folder is None else f"Step {good.step}, before that, is saved. "
+    if state.scale < 1:
+        raise FloatingPointError(
+            f"Training diverged again, with half of each update: {watch}. "
+            f"{before}Try a smaller learning rate or norm bound, more damping, more "
+            "walkers, or longer pretraining: in another run folder, from the start or "
+            "from `eqsym.load_run(path).wavefunction` of this one."
+        )
+    _logger.warning(
+        "Step %d: training diverges: %s. It goes back to step %d and on with half of "
+        "each update.",
+        i,
+        watch,
+        int(good.step),
+    )
+    history.cut(int(good.step))
+    if folder is not None:
+        note = {"at_step": i, "to_step": int(good.step), "scale": _HALF}
+        on_first(lambda: note_in_run_json(folder, "went_back", note))
+    return eqx.tree_at(lambda s: s.scale, good, _HALF * good.scale)
 
 
 def _last(values: Float[np.ndarray, " steps"]) -> float:
     return float(values[-1]) if len(values) else 0.0
-
-
-def _writable(folder: Path) -> Path:
-    """The folder, made by the first process.
-
-    **Raises:** `OSError` where it cannot be written, `ValueError` where not all
-    processes see it.
-    """
-    on_first(lambda: _try_to_write(folder))
-    if not on_all(folder.is_dir()):
-        raise ValueError(
-            f"`path` must be on a disk that all processes share, got {folder}, which "
-            "not all of them see."
-        )
-    return folder
-
-
-def _try_to_write(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"`path` must be a folder that can be written, got {folder}: {error}"
-        ) from error

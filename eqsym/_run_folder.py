@@ -9,7 +9,6 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -25,17 +24,7 @@ from ._crystal import Crystal
 from ._group import SpaceGroup
 from ._history import read_history
 from ._pretrain import Pretraining
-from ._processes import on_first
-from ._serialise import (
-    decode,
-    differences,
-    dumps,
-    encode,
-    flatten,
-    Json,
-    opaque,
-    pretty,
-)
+from ._serialise import compare, decode, encode, Json, opaque, pretty
 from ._types import partition, Walkers
 from ._vmc import VMC
 
@@ -43,7 +32,13 @@ from ._vmc import VMC
 _logger = logging.getLogger("eqsym")
 
 CHECKPOINTS, HISTORY, RUN = "checkpoints", "history.csv", "run.json"
-_LOCK = "run.lock"
+PRETRAINING, BURN_IN, TRAINING = "pretraining", "burn-in", "training"
+# Where the states of the phases of a run are, in their order.
+PHASES = {
+    PRETRAINING: f"{CHECKPOINTS}/{PRETRAINING}",
+    BURN_IN: f"{CHECKPOINTS}/{BURN_IN}",
+    TRAINING: CHECKPOINTS,
+}
 # Characters of data in `run.json` that need not be read: operations and the like.
 _LONG = 400
 _GROUP = "eqsym.SpaceGroup"
@@ -61,47 +56,13 @@ class Settings(eqx.Module):
     pretraining: Pretraining | None
 
 
-@contextlib.contextmanager
-def locked(folder: Path | None) -> Iterator[None]:
-    """Keeps other runs out of a run folder. The operating system ends it with the
-    process, however that ends.
-
-    **Raises:** `OSError` where another run is there.
-    """
-    with contextlib.ExitStack() as stack:
-        if folder is not None:
-            on_first(lambda: _lock(folder, stack))
-        yield
-
-
-def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
-    try:
-        import fcntl
-    except ImportError:  # on Windows
-        return
-    file = stack.enter_context(open(folder / _LOCK, "a"))
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError(
-            f"Another run is going on in the folder {folder}: it holds {_LOCK}. Wait "
-            "for its end, or use another folder."
-        ) from None
-    except OSError as error:
-        _logger.warning(
-            "The folder %s cannot be locked (%s): nothing keeps a second run out.",
-            folder,
-            error,
-        )
-
-
 class SavedRun(eqx.Module):
     """A run as it is in its folder, see [`eqsym.load_run`][].
 
     - `wavefunction`: the wave function of the newest checkpoint, bare.
     - `trained`: what the strategy of the run makes of it, the function that was
-        sampled; the bare one without a strategy. `None` where the strategy holds
-        classes or functions that are not of eqsym.
+        sampled; the bare one without a strategy. `None` if the strategy holds classes
+        or functions that are not of eqsym; a warning says which.
     - `walkers`: distributed as `trained`, in Bohr, (walkers, electrons, 3).
     - `history`: as [`eqsym.RunResult`][] has it; it may be some steps ahead.
     - `step`: training steps taken at the checkpoint.
@@ -141,7 +102,8 @@ def load_run(
 
     Wave function, walkers, history and group, [`eqsym.SavedRun`][].
 
-    **Raises:** `FileNotFoundError` for a folder without a whole checkpoint.
+    **Raises:** `FileNotFoundError` for a folder without a whole checkpoint, which says
+    if the run in it has not come to its first one.
     `ValueError` for what this version of eqsym cannot build, for a `wavefunction` with
     another structure, with the fields that differ, and for a run in double precision
     where JAX does not use it.
@@ -149,10 +111,7 @@ def load_run(
     checkpoints = Path(path) / CHECKPOINTS
     step = latest_checkpoint(checkpoints)
     if step is None:
-        raise FileNotFoundError(
-            f"`path` must be the folder of a run, got {path}: it has no whole "
-            f"checkpoint in {CHECKPOINTS}/."
-        )
+        raise FileNotFoundError(_without_checkpoint(Path(path)))
     while True:
         try:
             description = read_description(checkpoints, step)
@@ -180,8 +139,14 @@ def load_run(
         stage = int(schedule.stage(jnp.asarray(max(0, step - 1))))
         drawn = decode(state["strategies"], arrays, ".strategies")[stage]
         trained = schedule.strategies[stage].view(network, drawn)
-    except ValueError:
-        pass
+    except ValueError as error:
+        _logger.warning(
+            "`trained` of the run %s is `None`: its strategy cannot be built again. %s "
+            "Apply the strategy to `wavefunction` yourself, as the script that trained "
+            "did.",
+            path,
+            error,
+        )
     return SavedRun(
         wavefunction=network,
         trained=trained,
@@ -189,6 +154,35 @@ def load_run(
         history=read_history(Path(path) / HISTORY),
         step=step,
         group=_group(planned) or SpaceGroup.of(network.crystal),
+    )
+
+
+def _without_checkpoint(folder: Path) -> str:
+    """Why a folder has no run to load."""
+    checkpoints, history = folder / CHECKPOINTS, folder / HISTORY
+    # One that is damaged, or was removed, is another matter.
+    lost = checkpoints.is_dir() and any(
+        place.name.isdigit() or place.suffix == ".damaged"
+        for place in checkpoints.iterdir()
+    )
+    lost = lost or (history.exists() and history.read_text().count("\n") > 1)
+    if lost or not (folder / RUN).exists():
+        return (
+            f"`path` must be the folder of a run, got {folder}: it has no whole "
+            f"checkpoint in {CHECKPOINTS}/."
+        )
+    reached = "at its start"
+    for phase in (PRETRAINING, BURN_IN):
+        step = latest_checkpoint(folder / PHASES[phase])
+        if step is not None:
+            reached = f"at step {step} of its {phase}"
+    try:
+        again = json.loads((folder / RUN).read_text())["resume"]
+    except (OSError, ValueError, KeyError, TypeError):
+        again = "call eqsym.run again with the same arguments"
+    return (
+        f"The run in {folder} ended before its first checkpoint of training, {reached},"
+        f" or has not come further yet: there is nothing to load. To go on: {again}"
     )
 
 
@@ -257,6 +251,18 @@ def write_run_json(folder: Path, described: Json, session: Json) -> None:
         sessions = []
     content = _commands(folder, described) | described
     content["sessions"] = [*sessions, session]
+    _replace(folder, content)
+
+
+def note_in_run_json(folder: Path, name: str, value: Json) -> None:
+    """Adds to a list in the last session of `run.json`."""
+    content = json.loads((folder / RUN).read_text())
+    content["sessions"][-1].setdefault(name, []).append(value)
+    _replace(folder, content)
+
+
+def _replace(folder: Path, content: Json) -> None:
+    place = folder / RUN
     temporary = place.with_name(RUN + ".tmp")
     temporary.write_text(pretty(content) + "\n")
     os.replace(temporary, place)
@@ -293,8 +299,7 @@ def _network(
                 f"{error} If it is of your own, give `load_run` a `wavefunction` of "
                 "the same structure."
             ) from None
-    here = json.loads(dumps(encode(like)))
-    lines = differences(flatten(node, prefix), flatten(here, prefix))
+    lines = compare(node, like, prefix)
     if lines:
         raise ValueError(
             "`wavefunction` is of another model. These fields differ:\n  "

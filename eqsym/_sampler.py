@@ -7,26 +7,40 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._ansatz import AbstractWavefunction
 from ._crystal import Crystal
 from ._math import full_precision
-from ._types import Key, Walkers
+from ._nearest import from_nearest
+from ._types import Integer, Key, Walkers, whole_number
 
 
 # What is said of walkers that a step replaced, with their number.
 REPLACED = "{} walkers without a finite amplitude were replaced by others."
 # In Bohr; where no move is accepted the width would otherwise shrink to nothing.
 _NARROWEST = 1e-4
+# Kinds of moves, in the order in which they are counted.
+_NORMAL, _EXCHANGE, _HOP = _KINDS = range(3)
 
 
 class AbstractSamplerState(eqx.Module):
-    """What every sampler remembers between steps: the walkers, the accepted share of
-    the moves of the last step, and how many walkers were replaced in it."""
+    """What every sampler remembers between steps, and what a run writes down of it.
+
+    - `walkers`: configurations in Bohr, (walkers, electrons, 3).
+    - `acceptance`: accepted share of the moves of the last step, without exchanges and
+        hops.
+    - `exchanged`: accepted share of the exchanges of a spin-up and a spin-down
+        electron; 0 if the sampler makes none.
+    - `hopped`: accepted share of the hops of an electron between nuclei; 0 if the
+        sampler makes none.
+    - `replaced`: walkers that the last step replaced.
+    """
 
     walkers: eqx.AbstractVar[Walkers]
     acceptance: eqx.AbstractVar[Float[Array, ""]]
+    exchanged: eqx.AbstractVar[Float[Array, ""]]
+    hopped: eqx.AbstractVar[Float[Array, ""]]
     replaced: eqx.AbstractVar[Int[Array, ""]]
 
 
@@ -70,26 +84,48 @@ class AbstractSampler(eqx.Module, Generic[State]):
 class MetropolisState(AbstractSamplerState):
     """State of [`eqsym.Metropolis`][].
 
+    Accepted shares are those of the last step with a move of that kind, and 0 before
+    the first one.
+
     - `walkers`: configurations in Bohr, wrapped into the supercell.
-    - `acceptance`: accepted share of the moves of the last step.
-    - `width`: standard deviation of the moves in Bohr.
+    - `acceptance`: accepted share of the normal moves.
+    - `exchanged`: accepted share of the exchanges.
+    - `hopped`: accepted share of the hops.
+    - `width`: standard deviation of the normal moves in Bohr.
     - `replaced`: walkers that the last step replaced.
     - `key`: for the moves to come.
     """
 
     walkers: Walkers
     acceptance: Float[Array, ""]
+    exchanged: Float[Array, ""]
+    hopped: Float[Array, ""]
     width: Float[Array, ""]
     replaced: Int[Array, ""]
     key: Key
 
 
 class Metropolis(AbstractSampler[MetropolisState]):
-    """Metropolis moves of all electrons at once, normal with a width that adapts.
+    r"""Metropolis moves of all electrons at once, normal with a width that adapts; and
+    now and then an exchange of spins or a hop to another nucleus.
+
+    Far apart atoms are islands: no normal move takes an electron from one to another,
+    and walkers would keep for ever the spins and charges of the atoms that they start
+    with. Two kinds of moves mix them. An exchange swaps the positions of a spin-up and
+    a spin-down electron, both chosen uniformly. A hop takes one electron, chosen
+    uniformly, from the nucleus I that is nearest to it to another nucleus J of the
+    supercell, chosen uniformly, and to the same place beside it: by $R_J - R_I$. It is
+    refused if the nearest nucleus then is not J, so that the way back is as likely.
+    The kind of every move is drawn for each walker, whatever its configuration is, and
+    all kinds are accepted with probability $\min(1, |\psi'/\psi|^2)$ (Metropolis et
+    al., J. Chem. Phys. 21, 1087, 1953). So walkers of $|\psi|^2$ stay walkers of it,
+    and a move costs one amplitude. If all electrons have one spin there is nothing to
+    exchange, and with a single nucleus in the supercell there is nowhere to hop: then
+    normal moves get the share.
 
     After every step the width is multiplied by `exp(acceptance - target)`, but stays
-    between 1e-4 Bohr and the cell. The acceptance is an average over all walkers and
-    moves, so that a single walker hardly feels what it did to the width.
+    between 1e-4 Bohr and the cell. The acceptance is an average over the normal moves
+    of all walkers, so that a single walker hardly feels what it did to the width.
 
     A walker on a node, or where the amplitude is NaN or infinite, takes the first move
     to a finite one. Where no move of a step led to one, the walker is replaced by a
@@ -99,28 +135,55 @@ class Metropolis(AbstractSampler[MetropolisState]):
     moves: int = eqx.field(static=True)
     width: float
     target: float
+    exchange: float
+    hop: float
 
-    def __init__(self, moves: int = 20, *, width: float = 0.3, target: float = 0.5):
+    def __init__(
+        self,
+        moves: Integer = 20,
+        *,
+        width: float = 0.3,
+        target: float = 0.5,
+        exchange: float = 0.1,
+        hop: float = 0.1,
+    ):
         """**Arguments:**
 
-        - `moves`: moves in one step.
-        - `width`: first standard deviation of the moves, per coordinate, in Bohr.
-        - `target`: the acceptance that the width adapts to.
+        - `moves`: moves in one step, of all kinds.
+        - `width`: first standard deviation of the normal moves, per coordinate, in
+            Bohr.
+        - `target`: the acceptance of normal moves that the width adapts to.
+        - `exchange`: share of the moves that are exchanges, on average.
+        - `hop`: share of the moves that are hops, on average.
 
-        **Raises:** `ValueError` for fewer than one move, a width that is not positive
-        or a target that is not between 0 and 1.
+        **Raises:** `ValueError` for fewer than one move, a width that is not positive,
+        a target that is not between 0 and 1, and shares that are negative or leave
+        nothing for normal moves.
         """
-        self.moves = moves
+        self.moves = whole_number("moves", moves, 1)
         self.width = width
         self.target = target
+        self.exchange = exchange
+        self.hop = hop
 
     def __check_init__(self):
-        if self.moves < 1:
-            raise ValueError(f"`moves` must be at least 1, got {self.moves}.")
-        if not self.width > 0:
-            raise ValueError(f"`width` must be positive (Bohr), got {self.width}.")
+        if not 0 < self.width < np.inf:
+            raise ValueError(
+                f"`width` must be a positive length in Bohr, got {self.width}."
+            )
         if not 0 < self.target < 1:
             raise ValueError(f"`target` must be between 0 and 1, got {self.target}.")
+        for name, share in (("exchange", self.exchange), ("hop", self.hop)):
+            if not 0 <= share < 1:
+                raise ValueError(
+                    f"`{name}` must be a share of the moves, at least 0 and less than "
+                    f"1, got {share}."
+                )
+        if not self.exchange + self.hop < 1:
+            raise ValueError(
+                "`exchange` and `hop` together must be less than 1, so that normal "
+                f"moves are left, got {self.exchange} and {self.hop}."
+            )
 
     def init(
         self, wavefunction: AbstractWavefunction, walkers: Walkers, *, key: Key
@@ -129,6 +192,8 @@ class Metropolis(AbstractSampler[MetropolisState]):
         dtype = walkers.dtype
         return MetropolisState(
             _wrap(wavefunction.crystal, walkers),
+            jnp.zeros((), dtype),
+            jnp.zeros((), dtype),
             jnp.zeros((), dtype),
             jnp.asarray(self.width, dtype),
             jnp.zeros((), int),
@@ -139,43 +204,122 @@ class Metropolis(AbstractSampler[MetropolisState]):
     def step(
         self, wavefunction: AbstractWavefunction, state: MetropolisState
     ) -> MetropolisState:
-        dtype = state.walkers.dtype
+        dtype, crystal = state.walkers.dtype, wavefunction.crystal
         amplitudes = jax.vmap(lambda electrons: wavefunction(electrons).log)
         key, subkey = jax.random.split(state.key)
 
         def move(carry, key):
-            walkers, log, accepted = carry
-            normal, uniform = jax.random.split(key)
-            proposal = walkers + state.width * jax.random.normal(
-                normal, walkers.shape, dtype
+            walkers, log, counts = carry
+            draw, uniform = jax.random.split(key)
+            proposal, kind, possible = self._proposed(
+                crystal, walkers, state.width, draw
             )
             new = amplitudes(proposal)
             ratio = 2 * (new - log)
             threshold = jnp.log(jax.random.uniform(uniform, ratio.shape, dtype))
             # NaN and infinite amplitudes are never moved to, always moved away from.
             accept = ((ratio > threshold) | ~(log < jnp.inf)) & (new < jnp.inf)
+            accept &= possible
             walkers = jnp.where(accept[:, None, None], proposal, walkers)
             log = jnp.where(accept, new, log)
-            return (walkers, log, accepted + accept.astype(dtype)), None
+            made = kind[:, None] == jnp.arange(len(_KINDS))[None]
+            counted = jnp.stack([made, made & accept[:, None]], axis=1)
+            return (walkers, log, counts + counted.astype(int)), None
 
         log = amplitudes(state.walkers)
-        # Counted walker by walker and averaged at the end: walkers on different devices
+        # Counted walker by walker and summed at the end: walkers on different devices
         # need not meet before that.
-        start = (state.walkers, log, jnp.zeros_like(log))
+        none = jnp.zeros((len(log), 2, len(_KINDS)), int)
         keys = jax.random.split(subkey, self.moves)
-        (walkers, log, accepted), _ = jax.lax.scan(move, start, keys)
+        (walkers, log, counts), _ = jax.lax.scan(move, (state.walkers, log, none), keys)
         walkers, replaced = _replaced(walkers, log)
-        acceptance = jnp.mean(accepted) / self.moves
-        width = state.width * jnp.exp(acceptance - self.target)
+        made, accepted = jnp.sum(counts, axis=0)
+        shares = accepted.astype(dtype) / jnp.maximum(made, 1).astype(dtype)
+        before = jnp.stack([state.acceptance, state.exchanged, state.hopped])
+        shares = jnp.where(made > 0, shares, before)
+        change = jnp.where(made[_NORMAL] > 0, shares[_NORMAL] - self.target, 0)
         # Wider than the cell is uniform already.
-        largest = float(np.max(wavefunction.crystal.supercell.heights))
+        largest = float(np.max(crystal.supercell.heights))
         return MetropolisState(
-            _wrap(wavefunction.crystal, walkers),
-            acceptance,
-            jnp.clip(width, _NARROWEST, largest),
+            _wrap(crystal, walkers),
+            shares[_NORMAL],
+            shares[_EXCHANGE],
+            shares[_HOP],
+            jnp.clip(state.width * jnp.exp(change), _NARROWEST, largest),
             replaced,
             key,
         )
+
+    def _proposed(
+        self, crystal: Crystal, walkers: Walkers, width: Float[Array, ""], key: Key
+    ) -> tuple[Walkers, Int[Array, " walkers"], Bool[Array, " walkers"]]:
+        """Where walkers would move, the kinds of these moves, and which of them can be
+        accepted at all."""
+        dtype, shape = walkers.dtype, walkers.shape[:1]
+        normal, choice, swap, jump = jax.random.split(key, 4)
+        proposal = walkers + width * jax.random.normal(normal, walkers.shape, dtype)
+        uniform = jax.random.uniform(choice, shape, dtype)
+        kind, possible = jnp.full(shape, _NORMAL), jnp.ones(shape, bool)
+        if all(crystal.electrons):
+            chosen = uniform < self.exchange
+            exchanged = _exchanged(crystal, walkers, swap)
+            proposal = jnp.where(chosen[:, None, None], exchanged, proposal)
+            kind = jnp.where(chosen, _EXCHANGE, kind)
+        if len(crystal.supercell_positions) > 1:
+            chosen = uniform >= 1 - self.hop
+            hopped, arrived = _hopped(crystal, walkers, jump)
+            proposal = jnp.where(chosen[:, None, None], hopped, proposal)
+            kind = jnp.where(chosen, _HOP, kind)
+            possible = ~chosen | arrived
+        return proposal, kind, possible
+
+
+def _exchanged(crystal: Crystal, walkers: Walkers, key: Key) -> Walkers:
+    """With the positions of a spin-up and a spin-down electron swapped."""
+    up, down = jax.random.split(key)
+    n_up, n_down = crystal.electrons
+    first, one = _chosen(walkers, jax.random.randint(up, walkers.shape[:1], 0, n_up))
+    second, other = _chosen(
+        walkers, n_up + jax.random.randint(down, walkers.shape[:1], 0, n_down)
+    )
+    swapped = jnp.where(first, other[:, None], walkers)
+    return jnp.where(second, one[:, None], swapped)
+
+
+def _hopped(
+    crystal: Crystal, walkers: Walkers, key: Key
+) -> tuple[Walkers, Bool[Array, " walkers"]]:
+    """With one electron moved from its nucleus to another one, and whether the latter
+    is then the nearest."""
+    electron, nucleus = jax.random.split(key)
+    shape, n = walkers.shape[:1], walkers.shape[1]
+    positions = jnp.asarray(crystal.supercell_positions, walkers.dtype)
+    mask, place = _chosen(walkers, jax.random.randint(electron, shape, 0, n))
+    origin = _nearest_nucleus(crystal, place)
+    step = jax.random.randint(nucleus, shape, 1, len(positions))
+    target = (origin + step) % len(positions)
+    landed = place + positions[target] - positions[origin]
+    arrived = _nearest_nucleus(crystal, landed) == target
+    return jnp.where(mask, landed[:, None], walkers), arrived
+
+
+def _chosen(
+    walkers: Walkers, electron: Int[Array, " walkers"]
+) -> tuple[Bool[Array, "walkers electrons 1"], Float[Array, "walkers 3"]]:
+    """Which electron of each walker is meant, and its position. Without indexing, so
+    that walkers on different devices need not meet."""
+    mask = (electron[:, None] == jnp.arange(walkers.shape[1])[None])[:, :, None]
+    return mask, jnp.sum(jnp.where(mask, walkers, 0), axis=1)
+
+
+def _nearest_nucleus(
+    crystal: Crystal, places: Float[Array, "walkers 3"]
+) -> Int[Array, " walkers"]:
+    """The nucleus of the supercell that is nearest to each point."""
+    positions = jnp.asarray(crystal.supercell_positions, places.dtype)
+    apart = places[:, None] - positions[None]
+    apart = jax.vmap(lambda points: from_nearest(crystal.supercell, points))(apart)
+    return jnp.argmin(jnp.sum(apart**2, axis=-1), axis=1)
 
 
 def _replaced(
@@ -221,10 +365,16 @@ def check_walkers(crystal: Crystal, walkers: Walkers) -> None:
 
 
 def initial_walkers(
-    crystal: Crystal, count: int, *, key: Key, spread: float = 1.0
+    crystal: Crystal, count: Integer, *, key: Key, spread: float = 1.0
 ) -> Walkers:
-    """First configurations: every nucleus gets its electrons, spins alternating, in
-    normal clouds.
+    """First configurations: electrons in normal clouds around nuclei, with spins that
+    every walker draws for itself.
+
+    Every nucleus gets the electrons of its neutral atom. If the crystal is charged,
+    surplus electrons go to nuclei drawn at random, and missing ones are taken from
+    such, from each once before any twice. At a nucleus electrons are paired, up with
+    down; the spins of those left over are drawn. If there are more electrons of one
+    spin than this gives, pairs are broken, at random too.
 
     **Arguments:**
 
@@ -239,42 +389,38 @@ def initial_walkers(
 
     **Raises:** `ValueError` for fewer than one walker.
     """
-    if count < 1:
-        raise ValueError(f"`count` must be at least 1 walker, got {count}.")
-    sites = _sites(crystal)
-    shuffle, cloud = jax.random.split(key)
-    centres = jnp.asarray(crystal.supercell_positions)[sites]
-    n_up = crystal.electrons[0]
-
-    def permuted(key):
-        up, down = jax.random.split(key)
-        return jnp.concatenate(
-            [
-                jax.random.permutation(up, centres[:n_up]),
-                jax.random.permutation(down, centres[n_up:]),
-            ]
-        )
-
-    placed = jax.vmap(permuted)(jax.random.split(shuffle, count))
+    count = whole_number("count", count, 1, of="walker")
+    assignment, cloud = jax.random.split(key)
+    sites = _sites(crystal, count, assignment)
+    placed = jnp.asarray(crystal.supercell_positions)[sites]
     return placed + spread * jax.random.normal(cloud, placed.shape)
 
 
-def _sites(crystal: Crystal) -> np.ndarray:
-    """The nucleus of every electron, spin-up electrons first."""
+def _sites(
+    crystal: Crystal, count: int, key: Key
+) -> Int[np.ndarray, "walkers electrons"]:
+    """The nucleus of every electron of every walker, spin-up electrons first."""
     charges = crystal.supercell_charges
-    n_up, n_down = crystal.electrons
-    # Missing electrons are taken from one nucleus after another, surplus ones given.
-    counts = charges.copy()
-    step = 1 if sum(crystal.electrons) > counts.sum() else -1
-    nucleus = 0
-    while counts.sum() != sum(crystal.electrons):
-        if counts[nucleus % len(counts)] + step >= 0:
-            counts[nucleus % len(counts)] += step
-        nucleus += 1
-    electrons = np.repeat(np.arange(len(counts)), counts)
-    up, down = list(electrons[0::2]), list(electrons[1::2])
-    while len(up) > n_up:
-        down.append(up.pop())
-    while len(down) > n_down:
-        up.append(down.pop())
-    return np.array(up + down, dtype=int)
+    n_up, n = crystal.electrons[0], sum(crystal.electrons)
+    # Places for electrons, numbered at each nucleus; n of them are taken.
+    surplus = max(0, n - int(charges.sum()))
+    room = charges + -(-surplus // len(charges))
+    nucleus = np.repeat(np.arange(len(charges)), room)
+    number = np.concatenate([np.arange(places) for places in room])
+    chance = jax.random.uniform(key, (3, count, len(nucleus)))
+    fill, spin, order = np.asarray(chance, np.float64)
+    taken = _ranks(number - charges[nucleus] + fill) < n
+    at_nucleus = taken.astype(int) @ np.eye(len(charges), dtype=int)[nucleus]
+    paired = (number ^ 1) < at_nucleus[:, nucleus]
+    # First of a pair, single, second of a pair: the first n_up in this order are up.
+    rank = np.where(paired, 2 * (number % 2), 1)
+    up = _ranks(np.where(taken, rank + spin, np.inf)) < n_up
+    # Electrons of one spin in random order, and last the places that are free.
+    group = np.where(up, 0, np.where(taken, 1, 2))
+    return nucleus[np.argsort(group + order, axis=1)[:, :n]]
+
+
+def _ranks(
+    values: Float[np.ndarray, "walkers places"],
+) -> Int[np.ndarray, "walkers places"]:
+    return np.argsort(np.argsort(values, axis=1), axis=1)

@@ -5,12 +5,21 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Inexact, PyTree
 
-from ._ansatz import AbstractWavefunction, Linear
+from ._ansatz import AbstractWavefunction
+from ._ansatz.linear import Linear
 from ._math import chunked_sum, chunked_vmap, full_precision
+from ._processes import on_host
 from ._sharding import devices_in_use, IMAGES, spread, WALKERS
-from ._types import combine, Electrons, partition, Walkers
+from ._types import combine, Electrons, Integer, partition, Walkers
+
+
+_USE_ANOTHER = (
+    "Use `equinox.nn.Linear` for layers that are applied more often, or under "
+    "`jax.vmap`."
+)
 
 
 class _Tap(eqx.Module):
@@ -34,7 +43,7 @@ def _tapped_forward(x, weight, tap):
 
 def _tapped_backward(residual, cotangent):
     x, weight = residual
-    return cotangent @ weight, jnp.zeros_like(weight), _Tap(x, cotangent)
+    return cotangent @ weight, cotangent.T @ x, _Tap(x, cotangent)
 
 
 _tapped.defvjp(_tapped_forward, _tapped_backward)
@@ -46,7 +55,13 @@ class _TappedLinear(eqx.Module):
     linear: Linear
     tap: _Tap
 
-    def __call__(self, x: Float[Array, "rows in"]) -> Float[Array, "rows out"]:
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "rows out"]:
+        expected = self.tap.rows.shape
+        if x.shape != expected:
+            raise ValueError(
+                "A linear layer must be applied to the matrix of one configuration, "
+                f"of shape {expected}, got {x.shape}. {_USE_ANOTHER}"
+            )
         y = _tapped(x, self.linear.weight.astype(x.dtype), self.tap)
         bias = self.linear.bias
         return y if bias is None else y + bias[None].astype(x.dtype)
@@ -93,7 +108,7 @@ class Scores(eqx.Module):
 
     @full_precision()
     def transpose(
-        self, residual: Inexact[Array, " walkers"], chunk: int | None = None
+        self, residual: Inexact[Array, " walkers"], chunk: Integer | None = None
     ) -> PyTree:
         """$O^T \\epsilon$: one reverse-mode pass over the batch.
 
@@ -123,7 +138,7 @@ class Scores(eqx.Module):
         return chunked_sum(contribution, (self.walkers, rows), chunk)
 
     @full_precision()
-    def factored(self, chunk: int | None = None) -> "FactoredScores":
+    def factored(self, chunk: Integer | None = None) -> "FactoredScores":
         """Differentiates every walker once, for all products with $O$ to come.
 
         Weights of wide linear layers are never differentiated walker by walker: the
@@ -324,24 +339,80 @@ def _from_rows(rows: Float[Array, "walkers components"]) -> Inexact[Array, " wal
     return jax.lax.complex(rows[:, 0], rows[:, 1])
 
 
+def check_factors(wavefunction: AbstractWavefunction, walkers: Walkers) -> None:
+    """Whether the derivative by every weight is what its tap says it is: not if a layer
+    is applied twice to a configuration, or under `jax.vmap`. Costs one compilation of
+    the derivative, and nothing for a wave function without such layers.
+
+    **Arguments:**
+
+    - `wavefunction`: to differentiate.
+    - `walkers`: where, in Bohr; one is enough.
+
+    **Raises:** `ValueError` with the largest difference.
+    """
+    if not _split_linears(wavefunction, None, 1)[0]:
+        return
+    found = _factor_errors(wavefunction, on_host(walkers))
+    difference, size = (float(on_host(value)) for value in found)
+    # Sums of the same products, in another order.
+    if difference > 1e3 * float(jnp.finfo(walkers.dtype).eps) * size:
+        raise ValueError(
+            f"`wavefunction` ({type(wavefunction).__name__}) must apply its linear "
+            "layers once to each configuration: derivatives by their weights that are "
+            f"put together from factors differ by {difference:.3g} from plain ones, of "
+            f"size {size:.3g}. {_USE_ANOTHER}"
+        )
+
+
+@eqx.filter_jit
+@full_precision()
+def _factor_errors(
+    wavefunction: AbstractWavefunction,
+    walkers: Float[Array | np.ndarray, "walkers electrons 3"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The largest difference, and the largest derivative."""
+    layers, narrow, rest = _split_linears(wavefunction, None, 1)
+
+    def one(electrons: Electrons):
+        taps = [_empty_tap(linear, electrons.dtype) for linear in layers]
+
+        def value(args):
+            layers, taps = args
+            return _merge(layers, taps, narrow, rest)(electrons).log
+
+        return jax.grad(value)((layers, taps))
+
+    plain, taps = jax.vmap(one)(jnp.asarray(walkers))
+    errors, sizes = [], []
+    for linear, tap in zip(plain, taps, strict=True):
+        found = jnp.einsum("wro,wri->woi", tap.cotangents, tap.rows)
+        errors.append(jnp.max(jnp.abs(found - linear.weight)))
+        sizes.append(jnp.max(jnp.abs(linear.weight)))
+    return jnp.max(jnp.stack(errors)), jnp.max(jnp.stack(sizes))
+
+
 def _split_linears(
-    wavefunction: PyTree, walkers: int, components: int
+    wavefunction: PyTree, walkers: int | None, components: int
 ) -> tuple[list[Linear], PyTree, PyTree]:
     """The linear layers whose inner products are cheaper from taps than from gradients,
-    the other parameters, and the rest, a tree with `_Slot` in place of those layers.
-    Of a wave function or a tree like its parameters."""
+    all for `None` walkers, the other parameters, and the rest, a tree with `_Slot` in
+    place of those layers. Of a wave function or a tree like its parameters."""
     wide: list[Linear] = []
 
-    def take(node):
-        if not _is_linear(node):
-            return node
+    def cheaper(node: Linear) -> bool:
+        if walkers is None:
+            return True
         outputs, inputs = node.weight.shape
         rows, weights = walkers * components, outputs * inputs
         by_gradients = rows * weights * (node.rows + rows)
         by_taps = (walkers * node.rows) ** 2 * inputs + (
             rows * node.rows
         ) ** 2 * outputs
-        if by_gradients <= by_taps:
+        return by_taps < by_gradients
+
+    def take(node):
+        if not _is_linear(node) or not cheaper(node):
             return node
         wide.append(node)
         return _Slot(len(wide) - 1)

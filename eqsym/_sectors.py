@@ -1,5 +1,6 @@
 """A wave function taken apart by the irreducible representations of a group."""
 
+import os
 from typing import Any
 
 import equinox as eqx
@@ -8,15 +9,17 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._ansatz import AbstractWavefunction
-from ._chains import Chains, sampled
-from ._estimate import aligned, Estimate, jackknife
+from ._chains import Chains
+from ._energies import sampled
+from ._estimate import aligned, Estimate, is_present, jackknife
 from ._group import SpaceGroup
 from ._hamiltonian import AbstractHamiltonian
 from ._irreps import character_table
+from ._mixing import Mixing
 from ._momentum import check_projection
 from ._orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
 from ._sampler import AbstractSampler
-from ._types import Key, Walkers
+from ._types import Integer, Key, Walkers
 
 
 class Sector(eqx.Module):
@@ -44,13 +47,16 @@ class Sectors(eqx.Module):
     - `sectors`: one for each irrep, in the order of [`eqsym.irreps`][].
     - `energy`: of the whole wave function.
     - `samples`: number of configurations.
-    - `invalid`: those left out, because an energy was not finite.
+    - `invalid`: those left out, because an energy was not finite, see
+        [`eqsym.Evaluation`][].
+    - `mixing`: whether the chains have mixed.
     """
 
     sectors: tuple[Sector, ...]
     energy: Estimate
     samples: int
     invalid: int
+    mixing: Mixing
 
     def __getitem__(self, label: str) -> Sector:
         for sector in self.sectors:
@@ -74,29 +80,36 @@ class Sectors(eqx.Module):
             "energy": vars(self.energy),
             "samples": self.samples,
             "invalid": self.invalid,
+            "mixing": vars(self.mixing),
         }
 
     def __str__(self) -> str:
-        head = ["", "d", "weight", "energy [Ha]", "minus OG [Ha]"]
-        lines = [head, ["OG", "", "1", str(self.energy), ""]]
+        head = ["", "d", "weight", "energy [Ha]", "minus OG [Ha]", "R-hat"]
+        lines = [head, ["OG", "", "1", str(self.energy), "", str(self.mixing)]]
         for sector in self.sectors:
             values = (sector.weight, sector.energy, sector.difference)
             shown = ["-" if value is None else str(value) for value in values]
-            lines.append([sector.label, str(sector.dimension), *shown])
+            lines.append([sector.label, str(sector.dimension), *shown, ""])
         return aligned(lines)
-
-
-# Standard errors by which a weight must be positive for its sector to have an energy.
-_PRESENT = 3
 
 
 class _Sample(AbstractOrbitEstimate):
     orbit: OrbitSampler
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return "energy", "symmetry"
+
     def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
         above = orbit.kinetic + orbit.potential
         plain = (orbit.plain @ above)[None]
         return jnp.concatenate([plain, orbit.projected @ above, orbit.shares])
+
+    def compared(
+        self, moments: Inexact[np.ndarray, "walkers moments"]
+    ) -> list[Inexact[np.ndarray, " walkers"]]:
+        shares = moments[:, 1 + len(self.orbit.characters) :]
+        return [moments[:, 0], np.sum(np.real(shares) ** 2, axis=1)]
 
 
 def sectors(
@@ -106,13 +119,14 @@ def sectors(
     *,
     walkers: Walkers,
     key: Key,
-    steps: int = 100,
-    burn_in: int = 20,
-    images: int = 2,
-    amplitudes: int | None = None,
+    steps: Integer = 100,
+    burn_in: Integer = 20,
+    images: Integer = 2,
+    amplitudes: Integer | None = None,
     sampler: AbstractSampler | None = None,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
     progress: bool | None = None,
+    path: str | os.PathLike | None = None,
 ) -> Sectors:
     r"""Weights and energies of the parts of a wave function in all irreducible
     representations of a group, in one pass over walkers of the wave function itself.
@@ -154,10 +168,10 @@ def sectors(
             amplitudes=amplitudes,
         )
     )
-    chains = Chains(walkers, key, steps, burn_in, sampler, chunk, progress)
+    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
+    samples = sampled(sample, wavefunction, hamiltonian, chains)
 
-    moments, reference, counts = sampled(sample, wavefunction, hamiltonian, chains)
-
+    reference = samples.reference
     cells, count = wavefunction.crystal.cells, len(table.irreps)
     zero = float(reference.kinetic + reference.potential) / cells
 
@@ -170,14 +184,12 @@ def sectors(
             [plain + zero, shares, energies + zero, energies - plain], axis=-1
         )
 
-    energy, *found = jackknife(moments, results)
+    energy, *found = jackknife(samples.moments, results)
     shares, energies, differences = (found[i * count :][:count] for i in range(3))
     parts = []
     for irrep, share, *rest in zip(
         table.irreps, shares, energies, differences, strict=True
     ):
-        present = share.mean > _PRESENT * share.error and share.mean > 1e-12
-        values = rest if present else [None, None]
+        values = rest if is_present(share) else [None, None]
         parts.append(Sector(irrep.label, irrep.dimension, share, *values))
-    invalid = steps * len(counts) - int(counts.sum())
-    return Sectors(tuple(parts), energy, int(counts.sum()), invalid)
+    return Sectors(tuple(parts), energy, samples.valid, samples.invalid, samples.mixing)

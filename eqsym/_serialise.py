@@ -27,6 +27,7 @@ Value: TypeAlias = str | int | float
 Flat: TypeAlias = dict[str, Value]
 
 _LIBRARY = "eqsym"
+_CRYSTAL = "eqsym.Crystal"
 # Paths of settings that change memory and rounding but not what is computed: fields,
 # and arguments of `functools.partial`.
 _FREE = (".chunk", "['chunk']")
@@ -109,6 +110,13 @@ def differences(saved: Flat, here: Flat) -> list[str]:
     return lines
 
 
+def compare(saved: Json, here: Any, path: str) -> list[str]:
+    """The lines of `differences` between a stored description and a tree that is here.
+    Crystals are compared as [`eqsym.Crystal.matches`][] does."""
+    node = json.loads(dumps(encode(here)))
+    return differences(flatten(_matched(saved, node), path), flatten(node, path))
+
+
 def opaque(node: Json, path: str) -> list[str]:
     """Paths of the fields that cannot be compared but for their names."""
     found = []
@@ -148,6 +156,24 @@ def pretty(value: Json, indent: str = "") -> str:
     body = f",\n{inner}".join(parts)
     first, last = text[0], text[-1]
     return f"{first}\n{inner}{body}\n{indent}{last}"
+
+
+def _matched(saved: Json, here: Json) -> Json:
+    """What is saved, but with the crystals that are here in the places of those that
+    are the same."""
+    if isinstance(saved, dict) and isinstance(here, dict):
+        if saved.get("class") == here.get("class") == _CRYSTAL:
+            try:
+                same = decode(saved, {}).matches(decode(here, {}))
+            except ValueError:
+                # Of another version; the fields tell.
+                same = False
+            return here if same else saved
+        return {key: _matched(value, here.get(key)) for key, value in saved.items()}
+    if isinstance(saved, list) and isinstance(here, list) and len(saved) == len(here):
+        pairs = zip(saved, here, strict=True)
+        return [_matched(one, other) for one, other in pairs]
+    return saved
 
 
 def _same(one: Value, other: Value) -> bool:

@@ -9,14 +9,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
 from ._processes import put
-from ._types import Walkers
+from ._types import Integer, Walkers, whole_number
 
 
 WALKERS, IMAGES = "walkers", "images"
 _AUTO = jax.sharding.AxisType.Auto
 
 
-def device_mesh(*, images: int = 1, devices: int | None = None) -> Mesh:
+def device_mesh(*, images: Integer = 1, devices: Integer | None = None) -> Mesh:
     """A mesh of devices with the axes `walkers` and `images`.
 
     Walkers are spread over the first axis. Images of a configuration, in symmetrized
@@ -35,7 +35,8 @@ def device_mesh(*, images: int = 1, devices: int | None = None) -> Mesh:
     divide them.
     """
     available = jax.devices()
-    count = len(available) if devices is None else devices
+    images = whole_number("images", images)
+    count = len(available) if devices is None else whole_number("devices", devices)
     if not 1 <= count <= len(available):
         raise ValueError(
             f"`devices` must be from 1 to the {len(available)} of `jax.devices()`, got "

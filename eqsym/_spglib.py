@@ -1,8 +1,6 @@
-"""What is read from spglib: operations of crystals, tables of groups, names."""
+"""What is read from the tables of spglib: operations and names of groups."""
 
 import functools
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,8 @@ from jaxtyping import Int
 
 from ._crystal import Crystal, Lattice
 from ._operations import Operations, Rotations, to_unit_cell, Translations
+from ._standard import quiet
+from ._types import Integer, whole_number
 from ._vacuum import keeps_plane
 
 
@@ -52,35 +52,8 @@ _PLANE_GROUPS = {
 _GENERIC = np.array([[0.137, 0.291, 0.071], [0.411, 0.059, 0.113], [0.23, 0.53, 0.029]])
 
 
-def find_operations(crystal: Crystal, symprec: float) -> tuple[Any, Any]:
-    """Rotations and translations of the primitive crystal.
-
-    **Raises:** `ValueError` where spglib finds no group within `symprec` (Bohr).
-    """
-    frac = crystal.lattice.to_fractional(crystal.positions)
-    cell = (
-        crystal.lattice.vectors.tolist(),
-        frac.tolist(),
-        crystal.atomic_numbers.tolist(),
-    )
-    try:
-        dataset = quiet(spglib.get_symmetry_dataset, cell, symprec=symprec)
-        cause = None
-    except spglib.error.SpglibError as error:
-        dataset, cause = None, error
-    if dataset is None:
-        raise ValueError(
-            f"`symprec` {symprec} Bohr: spglib finds no space group of the crystal "
-            "to this precision. Try another one, smaller than the distances "
-            "between nuclei."
-        ) from cause
-    rotations = np.asarray(dataset.rotations, dtype=int)
-    translations = np.asarray(dataset.translations, dtype=np.float64)
-    return rotations, to_unit_cell(translations)
-
-
 def tabulated_operations(
-    hall_number: int, axes: Any, frac_origin: Any
+    hall_number: Integer, axes: Any, frac_origin: Any
 ) -> tuple[Rotations, Translations, tuple[int, ...]]:
     """Rotations and translations from the tables, in fractions of lattice vectors of
     which conventional `axes` and `frac_origin` are given (`SpaceGroup.from_hall_number`
@@ -88,6 +61,7 @@ def tabulated_operations(
 
     **Raises:** `ValueError` where there is no such setting, or `axes` do not fit it.
     """
+    hall_number = whole_number("hall_number", hall_number)
     if not (
         1 <= hall_number <= _SPACE_SETTINGS or 1 <= -hall_number <= _LAYER_SETTINGS
     ):
@@ -127,11 +101,12 @@ def tabulated_operations(
     return rotations, to_unit_cell(translations), vacuum
 
 
-def space_group_setting(number: int) -> int:
+def space_group_setting(number: Integer) -> int:
     """Hall number of the first setting of a space group.
 
     **Raises:** `ValueError` where there is no such group.
     """
+    number = whole_number("number", number)
     if not 1 <= number <= _SPACE_GROUPS:
         raise ValueError(
             f"`number` must be that of a space group, 1 to {_SPACE_GROUPS}, got "
@@ -140,11 +115,12 @@ def space_group_setting(number: int) -> int:
     return _first_settings()[number]
 
 
-def layer_group_setting(number: int) -> int:
+def layer_group_setting(number: Integer) -> int:
     """Hall number, negative, of the first setting of a layer group.
 
     **Raises:** `ValueError` where there is no such group.
     """
+    number = whole_number("number", number)
     if not 1 <= number <= len(_LAYER_GROUPS):
         raise ValueError(
             f"`number` must be that of a layer group, 1 to {len(_LAYER_GROUPS)}, got "
@@ -153,7 +129,7 @@ def layer_group_setting(number: int) -> int:
     return -_LAYER_GROUPS[number - 1]
 
 
-def plane_group_setting(group: int | str) -> int:
+def plane_group_setting(group: Integer | str) -> int:
     """Hall number, negative, of the layer group that is a plane group.
 
     **Raises:** `ValueError` where there is no such group.
@@ -161,8 +137,10 @@ def plane_group_setting(group: int | str) -> int:
     names = list(_PLANE_GROUPS)
     if isinstance(group, str) and group in names:
         return layer_group_setting(_PLANE_GROUPS[group])
-    if not isinstance(group, str) and 1 <= group <= len(names):
-        return layer_group_setting(_PLANE_GROUPS[names[group - 1]])
+    if not isinstance(group, str):
+        group = whole_number("group", group)
+        if 1 <= group <= len(names):
+            return layer_group_setting(_PLANE_GROUPS[names[group - 1]])
     raise ValueError(
         f"`group` must be a plane group, 1 to {len(names)} or one of "
         f"{', '.join(names)}, got {group!r}."
@@ -260,14 +238,6 @@ def _first_settings() -> dict[int, int]:
         found = quiet(spglib.get_spacegroup_type, hall_number)
         settings.setdefault(found.number, hall_number)
     return settings
-
-
-def quiet(call: Callable, *args: Any, **kwargs: Any) -> Any:
-    """A call of spglib without its warnings."""
-    with warnings.catch_warnings():
-        # spglib 2 announces another way to report errors; both are handled.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return call(*args, **kwargs)
 
 
 def _conventional(axes: Any) -> Int[np.ndarray, "3 3"]:

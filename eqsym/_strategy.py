@@ -1,6 +1,7 @@
 """What training does about symmetry: the function it samples, and the batch it uses."""
 
 import abc
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
+from ._ansatz.base import amplitude
 from ._averages import (
     check_subset,
     draw_operations,
@@ -27,7 +29,7 @@ from ._symmetrize import (
     IrrepProjection,
     Symmetrized,
 )
-from ._types import Electrons, Key, Walkers
+from ._types import Electrons, Integer, Key, Walkers, whole_number
 
 
 State = TypeVar("State")
@@ -277,11 +279,11 @@ class Augment(_AbstractDraws):
     def __init__(
         self,
         group: SpaceGroup,
-        copies: int = 1,
+        copies: Integer = 1,
         *,
         replace: bool = False,
         weighted: bool = True,
-        chunk: int | None = None,
+        chunk: Integer | None = None,
     ):
         """**Arguments:**
 
@@ -295,14 +297,13 @@ class Augment(_AbstractDraws):
         none may repeat, and for a `chunk` that is not positive.
         """
         self.group = group
-        self.copies = copies
+        self.copies = whole_number("copies", copies, 1)
         self.replace = replace
         self.weighted = weighted
-        self.chunk = chunk
+        self.chunk = check_chunk(chunk)
 
     def __check_init__(self):
         check_subset("copies", self.copies, self.replace, self.group)
-        check_chunk(self.chunk)
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnKey:
         self.group.check_crystal(wavefunction.crystal)
@@ -324,7 +325,8 @@ class Augment(_AbstractDraws):
             args: tuple[Electrons, Int[Array, " copies"]],
         ) -> Float[Array, " copies"]:
             electrons, chosen = args
-            log = 2 * jax.vmap(wavefunction)(self.group.apply(electrons)).log
+            psi = jax.vmap(functools.partial(amplitude, wavefunction))
+            log = 2 * psi(self.group.apply(electrons)).log
             mean = jax.nn.logsumexp(log) - jnp.log(jnp.asarray(len(log), log.dtype))
             return jnp.exp(log[chosen] - mean)
 
@@ -377,9 +379,9 @@ class Project(_AbstractDraws):
         projection: GroupAverage | IrrepProjection,
         *,
         share: float = 0.5,
-        images: int = 2,
-        amplitudes: int | None = None,
-        chunk: int | None = None,
+        images: Integer = 2,
+        amplitudes: Integer | None = None,
+        chunk: Integer | None = None,
     ):
         """**Arguments:**
 
@@ -396,9 +398,10 @@ class Project(_AbstractDraws):
         """
         self.projection = projection
         self.share = share
-        self.images = images
-        self.amplitudes = images if amplitudes is None else amplitudes
-        self.chunk = chunk
+        points = images if amplitudes is None else amplitudes
+        self.images = whole_number("images", images)
+        self.amplitudes = whole_number("amplitudes", points)
+        self.chunk = check_chunk(chunk)
 
     def __check_init__(self):
         if not isinstance(self.projection, (GroupAverage, IrrepProjection)):
@@ -420,7 +423,6 @@ class Project(_AbstractDraws):
                 f"`amplitudes` must be at least the {self.images} `images` and at most "
                 f"the {order} operations of the group, got {self.amplitudes}."
             )
-        check_chunk(self.chunk)
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnKey:
         group = self.projection.group
@@ -437,7 +439,7 @@ class Project(_AbstractDraws):
             group = self.projection.group
             operations = draw_with_identity(subset, group, self.amplitudes)
             points = group.apply_inverse(electrons, operations)
-            psi = jax.vmap(wavefunction)(points)
+            psi = jax.vmap(functools.partial(amplitude, wavefunction))(points)
             # Over the root of p, each at most the root of k.
             count = jnp.asarray(self.amplitudes, psi.log.dtype)
             density = jax.nn.logsumexp(2 * psi.log) - jnp.log(count)
@@ -505,7 +507,7 @@ class Schedule(eqx.Module):
     starts: tuple[int, ...] = eqx.field(static=True)
     strategies: tuple[AbstractStrategy, ...]
 
-    def __init__(self, stages: Sequence[tuple[int, AbstractStrategy]]):
+    def __init__(self, stages: Sequence[tuple[Integer, AbstractStrategy]]):
         """**Arguments:**
 
         - `stages`: `(start, strategy)`, the strategy in use from the step on that is
@@ -513,7 +515,7 @@ class Schedule(eqx.Module):
 
         **Raises:** `ValueError` for starts that do not increase from 0.
         """
-        self.starts = tuple(int(start) for start, _ in stages)
+        self.starts = tuple(whole_number("stages", start) for start, _ in stages)
         self.strategies = tuple(strategy for _, strategy in stages)
 
     def __check_init__(self):

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Int
 
-from ._ansatz.base import AbstractWavefunction
+from ._ansatz.base import AbstractWavefunction, amplitude
 from ._crystal import Crystal
 from ._group import SpaceGroup
 from ._irreps import character_table, Irrep
 from ._math import log_sum, rescaled, scaled_sum
 from ._momentum import check_projection, keeps_momentum, lacks_translations
 from ._sharding import IMAGES, spread
-from ._types import AbstractFixed, Electrons, Key, LogPsi
+from ._types import AbstractFixed, Electrons, Integer, Key, LogPsi, whole_number
 
 
 class Orbit(eqx.Module):
@@ -130,7 +130,9 @@ class IrrepProjection(AbstractSymmetrizer):
     irrep: Irrep
     row: int | None = eqx.field(static=True)
 
-    def __init__(self, group: SpaceGroup, irrep: str | Irrep, row: int | None = None):
+    def __init__(
+        self, group: SpaceGroup, irrep: str | Irrep, row: Integer | None = None
+    ):
         """**Arguments:**
 
         - `group`: the group.
@@ -143,7 +145,7 @@ class IrrepProjection(AbstractSymmetrizer):
         """
         label = irrep if isinstance(irrep, str) else irrep.label
         self.irrep = character_table(group)[label]
-        self.row = row
+        self.row = None if row is None else whole_number("row", row)
         if not isinstance(irrep, str) and irrep != self.irrep:
             raise ValueError(
                 f"`irrep` {label} must be one of `group`, got that of another group. "
@@ -192,7 +194,7 @@ class Symmetrized(AbstractWavefunction):
         self,
         wavefunction: AbstractWavefunction,
         symmetrizer: AbstractSymmetrizer,
-        chunk: int | None = None,
+        chunk: Integer | None = None,
     ):
         r"""**Arguments:**
 
@@ -217,7 +219,7 @@ class Symmetrized(AbstractWavefunction):
         """
         self.wavefunction = wavefunction
         self.symmetrizer = symmetrizer
-        self.chunk = chunk
+        self.chunk = None if chunk is None else whole_number("chunk", chunk)
 
     def __check_init__(self):
         if self.chunk is not None and self.chunk < 1:
@@ -264,7 +266,7 @@ def symmetry_ratio(
     symmetrizer: AbstractSymmetrizer,
     electrons: Electrons,
     *,
-    chunk: int | None = None,
+    chunk: Integer | None = None,
 ) -> Inexact[Array, ""]:
     r"""$r(x) = (P f)(x) / f(x)$ at one configuration.
 
@@ -285,8 +287,8 @@ def symmetry_ratio(
 
     **Raises:** `ValueError` as [`eqsym.Symmetrized`][] does.
     """
-    symmetrized = Symmetrized(wavefunction, symmetrizer, chunk)(electrons)
-    bare = wavefunction(electrons)
+    symmetrized = amplitude(Symmetrized(wavefunction, symmetrizer, chunk), electrons)
+    bare = amplitude(wavefunction, electrons)
     phase = symmetrized.sign * jnp.conj(bare.sign).astype(symmetrized.sign.dtype)
     return phase * jnp.exp(symmetrized.log - bare.log).astype(phase.dtype)
 
@@ -295,7 +297,7 @@ def _terms(
     wavefunction: AbstractWavefunction, orbit: Orbit
 ) -> tuple[LogPsi, Inexact[Array, " images"]]:
     """Amplitudes of the images, and the weights in the dtype of their signs."""
-    terms = jax.vmap(wavefunction)(orbit.images)
+    terms = jax.vmap(functools.partial(amplitude, wavefunction))(orbit.images)
     if jnp.issubdtype(orbit.weights.dtype, jnp.complexfloating):
         return LogPsi(terms.sign.astype(orbit.weights.dtype), terms.log), orbit.weights
     return terms, orbit.weights.astype(terms.sign.dtype)

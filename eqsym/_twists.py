@@ -8,11 +8,12 @@ import numpy as np
 import spglib
 from jaxtyping import Float
 
-from ._crystal import Crystal
+from ._crystal import Crystal, with_changes
 from ._estimate import aligned, Estimate, Evaluation, QUANTITIES, table
 from ._group import SpaceGroup
+from ._mixing import worst
 from ._operations import supercell_rotations
-from ._spglib import quiet
+from ._standard import quiet, SYMPREC
 
 
 class Twists(eqx.Module):
@@ -37,7 +38,12 @@ class Twists(eqx.Module):
 
 
 def irreducible_twists(
-    crystal: Crystal, mesh: Any, *, shift: Any = (0, 0, 0)
+    crystal: Crystal,
+    mesh: Any,
+    *,
+    shift: Any = (0, 0, 0),
+    symprec: float = SYMPREC,
+    vacuum: Sequence[int] = (),
 ) -> Twists:
     r"""The inequivalent twists of a Monkhorst-Pack mesh, with their weights.
 
@@ -57,15 +63,20 @@ def irreducible_twists(
     - `shift`: the three s, each 0 or 1/2. With 0 the mesh contains the twist 0; the
         mesh of Monkhorst and Pack is the one with 1/2 where m is even. Where not all
         operations map the mesh to itself, fewer twists are equivalent.
+    - `symprec`, `vacuum`: as for [`eqsym.SpaceGroup.of`][], which finds the operations.
+        It warns if nuclei are so rounded that some are missing; then more twists are
+        kept than there need be.
 
     **Returns:**
 
     The twists, each as a crystal of its own, and their weights.
 
-    **Raises:** `ValueError` for another `mesh` or `shift`.
+    **Raises:** `ValueError` for another `mesh` or `shift`, and as
+    [`eqsym.SpaceGroup.of`][] does.
     """
     divisions = np.asarray(mesh)
-    if divisions.shape != (3,) or np.any(divisions != np.round(divisions)):
+    numbers = divisions.shape == (3,) and divisions.dtype.kind in "iuf"
+    if not numbers or np.any(divisions != np.round(divisions)):
         raise ValueError(f"`mesh` must be three integers, got {mesh!r}.")
     divisions = divisions.astype(int)
     if np.any(divisions < 1):
@@ -76,7 +87,9 @@ def irreducible_twists(
             "`shift` must be three numbers, each 0 or 1/2 of a step of the mesh, got "
             f"{shift!r}. The symmetry of a crystal maps no other mesh to itself."
         )
-    group = SpaceGroup.of(_twisted(crystal, (0, 0, 0)))
+    group = SpaceGroup.of(
+        with_changes(crystal, twist=(0, 0, 0)), symprec=symprec, vacuum=vacuum
+    )
     rotations = np.round(supercell_rotations(crystal, group.rotations))
     found = quiet(
         spglib.get_stabilized_reciprocal_mesh,
@@ -91,14 +104,16 @@ def irreducible_twists(
     chosen, counts = np.unique(mapping, return_counts=True)
     twists = (addresses[chosen] + offset) / divisions
     return Twists(
-        tuple(_twisted(crystal, twist) for twist in twists), counts / np.sum(counts)
+        tuple(with_changes(crystal, twist=twist) for twist in twists),
+        counts / np.sum(counts),
     )
 
 
 class TwistAverage(eqx.Module):
     """The mean of evaluations at several twists; see [`eqsym.twist_average`][].
 
-    - `mean`: of all quantities. `samples` and `invalid` are sums.
+    - `mean`: of all quantities. `samples` and `invalid` are sums; `mixing` is the one
+        of the evaluation whose chains have mixed least.
     - `evaluations`: those averaged.
     - `weights`: theirs.
     """
@@ -181,19 +196,6 @@ def twist_average(
         **quantities,
         samples=sum(one.samples for one in evaluations),
         invalid=sum(one.invalid for one in evaluations),
+        mixing=worst([one.mixing for one in evaluations if one.mixing is not None]),
     )
     return TwistAverage(whole, evaluations, weights)
-
-
-def _twisted(crystal: Crystal, twist: Any) -> Crystal:
-    up, down = crystal.electrons
-    return Crystal(
-        crystal.lattice.vectors,
-        crystal.species,
-        positions=crystal.positions,
-        unit="bohr",
-        supercell=crystal.matrix,
-        charge=crystal.charge,
-        spin=up - down,
-        twist=twist,
-    )

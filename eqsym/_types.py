@@ -1,16 +1,58 @@
-"""Array types, the amplitude of a wave function, the split of parameters and data."""
+"""Types of arguments, the amplitude of a wave function, the split of parameters and
+data."""
 
-from typing import TypeAlias
+import operator
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact, Key as KeyArray, PyTree
 
 
 Electrons: TypeAlias = Float[Array, "electrons 3"]
 Walkers: TypeAlias = Float[Array, "walkers electrons 3"]
 Key: TypeAlias = KeyArray[Array, ""]
+# What arguments that are counts may be; kept as `int`.
+Integer: TypeAlias = int | np.integer
+
+
+def whole_number(
+    name: str,
+    value: Any,
+    least: int | None = None,
+    *,
+    of: str = "",
+    floats: bool = False,
+) -> int:
+    """An argument that must be an integer, of Python, numpy or JAX, as one of Python:
+    static data is compared, and written to JSON.
+
+    **Arguments:**
+
+    - `name`: of the argument.
+    - `value`: what was given.
+    - `least`: the smallest integer that is allowed.
+    - `of`: what it is a number of, for the message.
+    - `floats`: whether floating-point numbers with an integer value are, too.
+
+    **Raises:** `ValueError` that names the argument for anything else. `True` is not a
+    number of anything.
+    """
+    given = value
+    if floats and isinstance(value, (float, np.floating)) and float(value).is_integer():
+        given = int(value)
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(given)
+    except TypeError:
+        raise ValueError(f"`{name}` must be an integer, got {value!r}.") from None
+    if least is not None and number < least:
+        at_least = f"be at least {least} {of}".strip() if least else "not be negative"
+        raise ValueError(f"`{name}` must {at_least}, got {number}.")
+    return number
 
 
 class LogPsi(eqx.Module):
@@ -42,7 +84,8 @@ class LogPsi(eqx.Module):
 
 class AbstractFixed(eqx.Module):
     """Marks modules whose arrays are data (a lattice, a mean field, a group), not
-    parameters: [`eqsym.partition`][] never counts them as trainable."""
+    parameters: [`eqsym.partition`][] never counts them as trainable. Derive a module
+    from it to hold the constants of a wave function of your own."""
 
 
 def _is_fixed(node) -> bool:
@@ -56,8 +99,11 @@ def _is_parameter(leaf) -> bool:
 def partition(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Splits a module into its trainable parameters and everything else.
 
-    Parameters are the floating-point arrays outside of crystals, mean fields and
-    groups. The inverse is [`eqsym.combine`][].
+    Parameters are the floating-point arrays outside of crystals, mean fields, groups
+    and other modules derived from [`eqsym.AbstractFixed`][]. Those of numpy too: JAX
+    makes arrays of its own of them when it compiles. As few of them are meant to be
+    trained, [`eqsym.check_wavefunction`][] refuses them. The inverse is
+    [`eqsym.combine`][].
 
     **Arguments:**
 

@@ -8,14 +8,16 @@ from jaxtyping import Bool, Int
 
 from ._crystal import Crystal
 from ._operations import chunks, gaps_of, length_of, Rotations, Translations
+from ._structures import widest_gap
+from ._types import Integer, whole_number
 
 
-def vacuum_directions(vacuum: Sequence[int]) -> tuple[int, ...]:
+def vacuum_directions(vacuum: Sequence[Integer]) -> tuple[int, ...]:
     """In order.
 
     **Raises:** `ValueError` where they are not directions, or all of them.
     """
-    directions = tuple(sorted(set(vacuum)))
+    directions = tuple(sorted({whole_number("vacuum", i) for i in vacuum}))
     if len(directions) > 2 or not set(directions) <= {0, 1, 2}:
         raise ValueError(
             "`vacuum` must be at most two of the lattice directions 0, 1, 2, got "
@@ -96,9 +98,4 @@ def keeps_vacuum(
 def vacuum_gap(crystal: Crystal, direction: int) -> tuple[float, float]:
     """The widest layer without nuclei between planes of the two other lattice vectors:
     its width in Bohr, and the fraction in its middle."""
-    place = crystal.lattice.to_fractional(crystal.positions)[:, direction]
-    place = np.sort(place % 1.0)
-    widths = np.diff(place, append=place[0] + 1.0)
-    widest = int(np.argmax(widths))
-    middle = place[widest] + widths[widest] / 2
-    return float(widths[widest] * crystal.lattice.heights[direction]), float(middle)
+    return widest_gap(crystal.lattice.vectors, crystal.positions, direction)

@@ -7,17 +7,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from ._ansatz import AbstractWavefunction
+from ._check import check_wavefunction
 from ._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
 from ._math import check_chunk, chunked_vmap
 from ._optimizer import AbstractOptimizer, AbstractOptimizerState
 from ._sampler import AbstractSampler, AbstractSamplerState
-from ._scores import Scores
+from ._scores import check_factors, Scores
 from ._sharding import spread, WALKERS
 from ._strategy import AbstractStrategy, Coupling, NoSymmetry, Schedule
-from ._types import combine, Key, partition, Walkers
+from ._types import combine, Integer, Key, partition, Walkers
 
 
 class VMCState(eqx.Module):
@@ -28,6 +30,7 @@ class VMCState(eqx.Module):
     - `optimizer`: state of the optimizer.
     - `strategies`: states of the strategies of the schedule.
     - `step`: steps taken.
+    - `scale`: factor of the updates, 1 but in a run that diverged and went back.
     """
 
     wavefunction: AbstractWavefunction
@@ -35,6 +38,7 @@ class VMCState(eqx.Module):
     optimizer: AbstractOptimizerState
     strategies: tuple[Any, ...]
     step: Int[Array, ""]
+    scale: Float[Array, ""]
 
 
 class Statistics(eqx.Module):
@@ -47,7 +51,11 @@ class Statistics(eqx.Module):
     - `variance`: variance of the local energy per primitive cell, in Hartree squared.
     - `imaginary`: imaginary part of what `energy` is the real part of.
     - `kinetic`, `potential`: the two parts of `energy`.
-    - `acceptance`: accepted share of the moves.
+    - `acceptance`: accepted share of the moves, without exchanges and hops.
+    - `exchanged`: accepted share of the exchanges of a spin-up and a spin-down
+        electron, 0 if there were none.
+    - `hopped`: accepted share of the hops of an electron between nuclei, 0 if there
+        were none.
     - `clipped`: share of walkers whose local energy was clipped in the gradient.
     - `effective`: effective share of the walkers, $(\\sum w)^2 / (n \\sum w^2)$ with
         their importance weights w; 1 without.
@@ -71,6 +79,8 @@ class Statistics(eqx.Module):
     kinetic: Float[Array, ""]
     potential: Float[Array, ""]
     acceptance: Float[Array, ""]
+    exchanged: Float[Array, ""]
+    hopped: Float[Array, ""]
     clipped: Float[Array, ""]
     effective: Float[Array, ""]
     invalid: Int[Array, ""]
@@ -109,7 +119,7 @@ class VMC(eqx.Module):
         *,
         strategy: AbstractStrategy | Schedule | None = None,
         clip: float = 5.0,
-        chunk: int | None = None,
+        chunk: Integer | None = None,
     ):
         """**Arguments:**
 
@@ -131,12 +141,11 @@ class VMC(eqx.Module):
         else:
             self.schedule = Schedule([(0, strategy or NoSymmetry())])
         self.clip = clip
-        self.chunk = chunk
+        self.chunk = check_chunk(chunk)
 
     def __check_init__(self):
         if not self.clip > 0:
             raise ValueError(f"`clip` must be positive, got {self.clip}.")
-        check_chunk(self.chunk)
 
     def init(
         self, wavefunction: AbstractWavefunction, walkers: Walkers, *, key: Key
@@ -153,7 +162,8 @@ class VMC(eqx.Module):
 
         **Raises:** `ValueError` for walkers of the wrong shape, and for a wave function
         without parameters, of another crystal than the Hamiltonian's, or that a
-        strategy does not fit.
+        strategy does not fit; and, unless it is traced, for one that does not keep what
+        wave functions promise, see [`eqsym.check_wavefunction`][].
         """
         check_crystals(wavefunction, self.hamiltonian)
         parameters = partition(wavefunction)[0]
@@ -168,13 +178,19 @@ class VMC(eqx.Module):
             for i, strategy in enumerate(self.schedule.strategies)
         )
         view = self.schedule.strategies[0].view(wavefunction, strategies[0])
-        return VMCState(
+        state = VMCState(
             wavefunction,
             self.sampler.init(view, walkers, key=chain),
             self.optimizer.init(parameters),
             strategies,
             jnp.zeros((), int),
+            jnp.ones(()),
         )
+        if not any(isinstance(x, Tracer) for x in jax.tree.leaves(state)):
+            tried = jax.random.fold_in(draws, len(strategies))
+            check_wavefunction(wavefunction, key=tried, walkers=walkers)
+            check_factors(wavefunction, walkers[:2])
+        return state
 
     def step(self, state: VMCState) -> tuple[VMCState, Statistics]:
         """One training step.
@@ -257,6 +273,7 @@ class VMC(eqx.Module):
             None if view is wavefunction else lambda f: strategy.view(f, drawn),
         )
         update, optimizer = self.optimizer.step(scores, residual, state.optimizer)
+        update = jax.tree.map(lambda x: state.scale.astype(x.dtype) * x, update)
         retries = optimizer.retries
         parameters, rest = partition(wavefunction)
         moved = eqx.apply_updates(parameters, update)
@@ -270,18 +287,19 @@ class VMC(eqx.Module):
             shares,
             coupling,
             self.hamiltonian.crystal.cells,
-            acceptance=sampler.acceptance,
+            sampler=sampler,
             clipped=clipped,
             invalid=jnp.sum(~_valid(energies.total, batch.weights)),
             dropped=batch.dropped,
-            replaced=sampler.replaced,
             retries=retries,
             rejected=(~good).astype(int),
         )
         strategies = tuple(
             drawn if i == stage else other for i, other in enumerate(state.strategies)
         )
-        following = VMCState(updated, sampler, optimizer, strategies, state.step + 1)
+        following = VMCState(
+            updated, sampler, optimizer, strategies, state.step + 1, state.scale
+        )
         return _spread(following), statistics
 
 
@@ -392,11 +410,10 @@ def _statistics(
     coupling: Coupling | None,
     cells: int,
     *,
-    acceptance: Float[Array, ""],
+    sampler: AbstractSamplerState,
     clipped: Float[Array, ""],
     invalid: Int[Array, ""],
     dropped: Int[Array, ""],
-    replaced: Int[Array, ""],
     retries: Int[Array, ""],
     rejected: Int[Array, ""],
 ) -> Statistics:
@@ -421,12 +438,14 @@ def _statistics(
         imaginary=mean(energy.imag),
         kinetic=mean(_mean(energies.kinetic / cells, parts).real),
         potential=mean(_mean(energies.potential / cells, parts).real),
-        acceptance=acceptance,
+        acceptance=sampler.acceptance,
+        exchanged=sampler.exchanged,
+        hopped=sampler.hopped,
         clipped=clipped,
         effective=jnp.where(square > 0, 1 / jnp.maximum(square, 1.0), 0.0),
         invalid=invalid,
         dropped=dropped,
-        replaced=replaced,
+        replaced=sampler.replaced,
         retries=retries,
         rejected=rejected,
     )

@@ -112,6 +112,11 @@ def main() -> None:
         steps=options.evaluation_steps,
         chunk=32,
     )
+    if found.averaged is None:
+        raise SystemExit(
+            "The average over the group is zero as far as these samples can tell: "
+            f"|Pf|^2/|f|^2 = {found.weight}."
+        )
     densities = {
         "OG, as trained": found.plain["density"],
         "OG, density averaged": found.symmetrized["density"],

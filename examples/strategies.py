@@ -141,14 +141,15 @@ def main() -> None:
                 chunk=16,
                 **settings,
             )
-        print(f"{name}: {rows[name].energy} Ha, {seconds[name]:.0f} s", flush=True)
+        energy = "-" if rows[name] is None else f"{rows[name].energy} Ha"
+        print(f"{name}: {energy}, {seconds[name]:.0f} s", flush=True)
 
     print(f"\nLiH, {options.steps} steps each; energies per primitive cell:")
     print(eqs.table(rows))
     print("\nPer walker and step: amplitudes, local energies, gradients; training [s]")
     for name, price in prices.items():
         print(f"{name:>15}  {tuple(price)}  {seconds[name]:.0f}")
-    report = {name: row.to_dict() for name, row in rows.items()}
+    report = {name: row and row.to_dict() for name, row in rows.items()}
     report["seconds"] = seconds
     (options.path / "strategies.json").write_text(json.dumps(report, indent=1))
 

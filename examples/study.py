@@ -381,7 +381,9 @@ def evaluate(study: Study, name: str, f: Any, last: bool) -> dict[str, Any]:
         if name in ("OG", "DA"):
             rows[name] = 1, found.plain
         averaged = f"PA of {name}" if name in ("OG", "DA") else name
-        rows[averaged] = group.order, found.averaged
+        # No row if the average is zero as far as the samples can tell.
+        if found.averaged is not None:
+            rows[averaged] = group.order, found.averaged
     if name == "SC" or (name == "OG" and last):
         found = eqs.evaluate(
             eqs.Symmetrized(f, canonical),

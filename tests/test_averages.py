@@ -128,7 +128,7 @@ def test_trains():
 def test_errors():
     network = _network()
     other = eqs.SpaceGroup.of(eqs.Crystal.bcc("H", a=5.0, unit="bohr"))
-    with pytest.raises(ValueError, match="another lattice"):
+    with pytest.raises(ValueError, match="of `lattice` differs by"):
         eqs.SymmetrizedOrbitals(network, eqs.GroupAverage(other))
 
 

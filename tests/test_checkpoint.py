@@ -72,6 +72,28 @@ def test_latest(tmp_path):
     assert kept == ["12", "3"]
 
 
+def test_lower_step_is_refused(tmp_path):
+    """Nothing is written or removed: neither what would have been deleted at once, nor
+    what would have been resumed from. Damaged ones of higher numbers do no harm."""
+    for step in (3, 12):
+        eqs.save_checkpoint(tmp_path, step, _state(step))
+    with pytest.raises(ValueError, match="`step` must be at least 12, .* got 5") as one:
+        eqs.save_checkpoint(tmp_path, 5, _state(5))
+    assert "remove what is newer than step 5, or save to another" in str(one.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["12", "3"]
+    (tmp_path / "12" / "arrays.npz").unlink()
+    for step in (5, 6, 7):
+        eqs.save_checkpoint(tmp_path, step, _state(step))
+        assert eqs.latest_checkpoint(tmp_path) == step
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["12", "6", "7"]
+
+
+def test_kept_checkpoints(tmp_path):
+    for step in (0, 1, 2, 3):
+        eqs.save_checkpoint(tmp_path, step, _state(step), keep=(1, 9))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "3"]
+
+
 def test_unfinished_checkpoint_is_none(tmp_path):
     """As a kill while writing leaves it: a folder with a temporary name."""
     eqs.save_checkpoint(tmp_path, 1, _state(1))
@@ -248,6 +270,17 @@ def test_history_keeps_every_bit(tmp_path):
 
 def test_history_of_nothing():
     assert _history(None, 0).columns()["energy"].shape == (0,)
+
+
+def test_history_cut_back(tmp_path):
+    path = tmp_path / "history.csv"
+    history = _history(path, 0)
+    for step in (1, 2, 3):
+        history.append({"step": step, "energy": step / 2})
+    history.cut(1)
+    np.testing.assert_array_equal(history.columns()["energy"], [0.5])
+    history.append({"step": 2, "energy": 4.0})
+    assert path.read_text() == "step,energy\n1,0.5\n2,4.0\n"
 
 
 @pytest.mark.parametrize("cut", ["3,-0.", "3", "3,-0.25"])

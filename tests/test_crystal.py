@@ -290,7 +290,8 @@ def test_from_pyscf():
 def test_from_pyscf_takes_charge_and_spin():
     cell = pyscf_cell(charge=1, spin=1)
     assert Crystal.from_pyscf(cell).electrons == (2, 1)
-    assert Crystal.from_pyscf(cell, supercell=(1, 1, 2)).electrons == (4, 2)
+    # Both counted over all k-points, as PySCF does.
+    assert Crystal.from_pyscf(cell, supercell=(1, 1, 2)).electrons == (4, 3)
     assert Crystal.from_pyscf(cell, charge=0, spin=0).electrons == (2, 2)
 
 

@@ -143,7 +143,7 @@ _SETTINGS = dict(burn_in=15, sampler=eqs.Metropolis(10, width=1.0), progress=Fal
 
 
 @pytest.mark.parametrize("name", sorted(_CASES))
-def test_evaluate(name):
+def test_evaluate(name, caplog):
     wavefunction, hamiltonian, group = _case(name)
     (norm, energy, variance), (p_norm, _, _) = _exact(name)
     found = eqs.evaluate(
@@ -166,6 +166,10 @@ def test_evaluate(name):
     )
     assert abs(found.imaginary.mean) <= 3 * found.imaginary.error
     assert (found.samples, found.invalid) == (6000, 0)
+    # Whatever the start was, 15 steps are enough, and the chains mix: no false alarm.
+    assert found.mixing.mixed and found.mixing.burn_in == 15
+    assert 1 <= found.mixing.energy_rhat < 1.05 and found.mixing.symmetry_rhat < 1.1
+    assert caplog.messages == []
 
 
 class Holed(Lattice):
@@ -205,8 +209,162 @@ def test_samples_without_energy_are_counted():
 
 
 def test_no_energy_at_all():
-    with pytest.raises(FloatingPointError, match="40 of 40 walkers"):
+    """Found out after 10 of 20 steps."""
+    with pytest.raises(FloatingPointError, match="40 of 40 walkers .* of 10 steps"):
         _holed(5.0, np.inf)
+
+
+class Conveyor(eqs.AbstractSampler):
+    """Takes all walkers along x by so many Bohr a step."""
+
+    speed: float
+
+    def init(self, wavefunction, walkers, *, key):
+        return eqs.Metropolis().init(wavefunction, walkers, key=key)
+
+    def step(self, wavefunction, state):
+        step = self.speed * jnp.asarray([[[1.0, 0.0, 0.0]]])
+        return eqx.tree_at(lambda s: s.walkers, state, state.walkers + step)
+
+
+def _still(bad):
+    """Walkers that do not move, so many of them where there is no energy."""
+    wavefunction, _, _ = _case("real")
+    places = walkers(wavefunction.crystal, 40).at[:, :, 0].set(2.0)
+    return eqs.evaluate(
+        wavefunction,
+        Holed(wavefunction.crystal, end=jnp.asarray(1.0), value=jnp.asarray(jnp.nan)),
+        walkers=places.at[:bad, :, 0].set(0.5),
+        key=jax.random.key(0),
+        steps=20,
+        burn_in=0,
+        sampler=Conveyor(0.0),
+        progress=False,
+    )
+
+
+def test_walkers_without_energy_are_left_out(caplog):
+    """The others are as if they were alone; so many are counted. It takes more than
+    half of them to stop."""
+    found = _still(20)
+    assert (found.samples, found.invalid) == (400, 400)
+    assert "20 of 40 walkers never had a finite local energy" in caplog.text
+    wavefunction, hamiltonian, _ = _case("real")
+    places = walkers(wavefunction.crystal, 40).at[:, :, 0].set(2.0)[20:]
+    energies = jax.vmap(lambda x: hamiltonian.local_energy(wavefunction, x).total)(
+        places
+    )
+    np.testing.assert_allclose(found.energy.mean, np.mean(energies), rtol=1e-10)
+    spread = np.std(energies, ddof=1) / np.sqrt(20)
+    np.testing.assert_allclose(found.energy.error, spread, rtol=1e-10)
+    with pytest.raises(FloatingPointError, match="21 of 40 walkers .* of 10 steps"):
+        _still(21)
+
+
+class Wells(eqs.AbstractWavefunction):
+    """Places along every edge of the cell, which no normal move connects."""
+
+    crystal: eqs.Crystal
+
+    @property
+    def crystal_momentum(self):
+        return np.zeros(3)
+
+    def __call__(self, electrons):
+        w = electrons @ jnp.asarray(self.crystal.lattice.reciprocal.T)
+        return eqs.LogPsi(jnp.ones(()), 12 * jnp.sum(jnp.cos(2 * w)))
+
+
+def _in_wells(share):
+    crystal = hydrogen()
+    count = round(40 * share)
+    return eqs.evaluate(
+        Wells(crystal),
+        Lattice(crystal, depth=100.0),
+        walkers=jnp.zeros((40, 1, 3)).at[:count, :, 0].set(2.0),
+        key=jax.random.key(0),
+        steps=20,
+        burn_in=10,
+        sampler=eqs.Metropolis(10, width=0.2),
+        progress=False,
+    )
+
+
+def test_walkers_in_two_wells_have_not_mixed(caplog):
+    """The mean is what the start makes it, and the error bar is as small as ever."""
+    alone, half = _in_wells(0.0), _in_wells(0.5)
+    assert alone.mixing.mixed
+    (message,) = caplog.messages
+    assert "Split R-hat is" in message and "for the energy" in message
+    assert half.mixing.energy_rhat > half.mixing.bound + 0.1
+    gap = f"energy {half.mixing.energy_rhat:.2f} > {half.mixing.bound:.2f}"
+    assert gap in str(half)
+    assert not half.mixing.drifts and half.mixing.burn_in == 10
+    assert abs(half.energy.mean - alone.energy.mean) > 4 * half.energy.error
+    assert half.to_dict()["mixing"]["energy_rhat"] == half.mixing.energy_rhat
+
+
+@functools.cache
+def _short_moves(start, burn_in, steps):
+    """What `evaluate` says, and logs, from walkers in a plane of the cell, where the
+    wave function is small, or from walkers of |psi|^2."""
+    wavefunction, hamiltonian, _ = _case("real")
+    places = walkers(wavefunction.crystal, 400)
+    if start == "plane":
+        places = places.at[:, :, 0].set(2.0)
+    else:
+        sampler = eqs.Metropolis(20, width=1.0)
+        state = sampler.init(wavefunction, places, key=jax.random.key(3))
+        for _ in range(20):
+            state = eqx.filter_jit(sampler.step)(wavefunction, state)
+        places = state.walkers
+    return eqs.evaluate(
+        wavefunction,
+        hamiltonian,
+        walkers=places,
+        key=jax.random.key(0),
+        steps=steps,
+        burn_in=burn_in,
+        sampler=eqs.Metropolis(2, width=0.3, target=0.9),
+        progress=False,
+    )
+
+
+def test_burn_in_is_extended_until_the_walkers_are_in_equilibrium(caplog):
+    caplog.set_level("INFO", "eqsym")
+    found = _short_moves("plane", 6, 20)
+    assert 6 < found.mixing.burn_in < 60 and found.mixing.burn_in % 6 == 0
+    assert f"took {found.mixing.burn_in} steps instead of 6" in caplog.text
+    assert not found.mixing.drifts
+    caplog.clear()
+    # With walkers that are in equilibrium it is as long as it was asked to be, and with
+    # one step nothing can be told.
+    assert _short_moves("equilibrium", 6, 20).mixing.burn_in == 6
+    assert "instead of" not in caplog.text
+    assert _short_moves("plane", 1, 20).mixing.burn_in == 1
+
+
+def test_walkers_that_drift_are_reported(caplog):
+    found = _short_moves("plane", 0, 20)
+    assert found.mixing.drifts and found.mixing.burn_in == 0
+    assert "the walkers were not in equilibrium" in caplog.text
+    assert "drifts" in str(found)
+
+
+def test_burn_in_ends_at_its_limit(caplog):
+    wavefunction, hamiltonian, _ = _case("real")
+    found = eqs.evaluate(
+        wavefunction,
+        hamiltonian,
+        walkers=walkers(wavefunction.crystal, 40).at[:, :, 0].set(2.0),
+        key=jax.random.key(0),
+        steps=20,
+        burn_in=2,
+        sampler=Conveyor(0.02),
+        progress=False,
+    )
+    assert found.mixing.burn_in == 20
+    assert "still drifts after 20 steps, 10 times `burn_in`" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(("burn_in", "where"), [(1, "burn-in"), (0, "sampling")])

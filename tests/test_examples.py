@@ -15,8 +15,10 @@ from toys import QUICK
 
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+# So many steps of pretraining that something of the network is symmetric, and an
+# average is not zero as far as a few walkers can tell.
 TOY = (
-    "--steps 6 --pretraining-steps 4 --walkers 16 --evaluation-steps 2 --path run"
+    "--steps 6 --pretraining-steps 40 --walkers 16 --evaluation-steps 2 --path run"
 ).split()
 
 
@@ -63,7 +65,7 @@ def test_example_writes_its_table_and_its_run_folder(tmp_path, name):
 
 
 STUDY = (
-    "--path run --steps 4 --checkpoints 1 --pretraining-steps 2 --repeats 3 "
+    "--path run --steps 4 --checkpoints 1 --pretraining-steps 40 --repeats 3 "
     "--evaluations 48 --walkers 4 --canonical-walkers 2 --evaluation-steps 1 --points 3"
 ).split()
 
@@ -82,7 +84,9 @@ def test_example_draws_densities(tmp_path):
 
 @pytest.mark.slow
 def test_example_compares_strategies(tmp_path):
-    command = "--steps 2 --pretraining-steps 2 --evaluation-steps 1 --burn-in 1".split()
+    command = (
+        "--steps 2 --pretraining-steps 40 --evaluation-steps 1 --burn-in 1".split()
+    )
     command += ["--evaluations", "8", "--path", "run", "--only", "DA"]
     printed = _python(tmp_path, "strategies.py", *command)
     report = json.loads((tmp_path / "run" / "strategies.json").read_text())

@@ -93,7 +93,7 @@ def messages(caplog):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Eight steps without a fault, and their folder, with checkpoints of 6 and 8."""
+    """Eight steps without a fault, and their folder, with checkpoints of 0, 6 and 8."""
     path = tmp_path_factory.mktemp("whole") / "run"
     return _run(path), path
 
@@ -305,19 +305,19 @@ def test_damaged_checkpoint(tmp_path, whole, messages, how):
     (message,) = messages()
     assert f"The checkpoint {place} is damaged" in message
     names = sorted(p.name for p in place.parent.iterdir())
-    assert names == ["6", "8", "8.damaged"]
+    assert names == ["0", "6", "8", "8.damaged"]
 
 
 def test_all_checkpoints_damaged(tmp_path, whole):
     shutil.copytree(whole[1], tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
-    for step in ("6", "8"):
+    for step in ("0", "6", "8"):
         _flip(checkpoints / step / "description.json")
     before = (tmp_path / "run" / "history.csv").read_text()
     with pytest.raises(ValueError, match="8 is truncated or damaged") as caught:
         _run(tmp_path / "run")
     assert "checksum of description.json" in str(caught.value)
-    assert sorted(p.name for p in checkpoints.iterdir()) == ["6", "8"]
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["0", "6", "8"]
     assert (tmp_path / "run" / "history.csv").read_text() == before
 
 
@@ -325,10 +325,10 @@ def _on_full_disk(monkeypatch, full_disk, steps):
     """Saving fails at these steps, for a reason of the operating system."""
     save = faults_module.save_checkpoint
 
-    def saving(folder, step, state, settings):
+    def saving(folder, step, state, settings, **kwargs):
         full_disk(1000 if step in steps else -1)
         try:
-            save(folder, step, state, settings)
+            save(folder, step, state, settings, **kwargs)
         finally:
             full_disk(-1)
 

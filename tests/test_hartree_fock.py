@@ -95,16 +95,28 @@ _CRYSTALS = {
         supercell=(1, 2, 1),
         spin=-2,
     ),
+    # Different orbitals for the two spins, though as many electrons.
+    "antiferromagnetic": eqs.Crystal.hydrogen_chain(
+        spacing=4.0, vacuum=10.0, atoms=2, unit="bohr"
+    ),
 }
 
 
 @pytest.mark.parametrize(
     ("name", "steps", "error"),
-    [("twisted", 60, 4e-3), ("checkerboard", 40, 1e-2), ("one spin", 60, 4e-3)],
+    [
+        ("twisted", 60, 4e-3),
+        ("checkerboard", 40, 1e-2),
+        ("one spin", 60, 4e-3),
+        pytest.param("antiferromagnetic", 60, 1e-2, marks=pytest.mark.slow),
+    ],
 )
 def test_small_crystals(name, steps, error):
     crystal = _CRYSTALS[name]
-    mean_field = eqs.MeanField.solve(crystal, basis="sto-3g")
+    # Walkers start with a spin-up electron on the first atom.
+    spins = {"unrestricted": True, "moments": (1, -1)}
+    options = spins if name == "antiferromagnetic" else {}
+    mean_field = eqs.MeanField.solve(crystal, basis="sto-3g", **options)
     electrons = jnp.zeros((sum(crystal.electrons), 3))
     psi = jax.eval_shape(eqs.HartreeFock(mean_field), electrons)
     assert psi.is_real == (name != "twisted")

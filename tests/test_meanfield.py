@@ -1,3 +1,5 @@
+import functools
+import json
 import logging
 import os
 import subprocess
@@ -289,13 +291,41 @@ def test_solve_is_silent_and_tidy(tmp_path):
 
 
 def test_solve_keeps_its_result(tmp_path):
-    """In a folder that it makes, and reads it again without a look at the basis."""
+    """In a folder that it makes, and reads it again if settings and crystal agree."""
     path = tmp_path / "new" / "mean_field.npz"
     crystal = _hydrogen(supercell=_CHECKERBOARD)
-    solved = MeanField.solve(crystal, basis="sto-3g", path=path)
-    _same(MeanField.solve(crystal, basis="nonsense", path=path), solved)
+    solve = functools.partial(MeanField.solve, path=path)
+    solved = solve(crystal, basis="sto-3g")
+    _same(solve(crystal, basis={"H": "STO3G", "He": "cc-pvdz"}), solved)
+    for other, named in [
+        ({"basis": "nonsense"}, "`basis` 'sto-3g', asked for 'nonsense'"),
+        ({}, "`basis` 'sto-3g', asked for 'cc-pvdz'"),
+        (
+            {"basis": "sto-3g", "exp_to_discard": None},
+            "`exp_to_discard` 0.1, asked for None",
+        ),
+        (
+            {"basis": "sto-3g", "unrestricted": True, "moments": [0.5]},
+            "`unrestricted` False, asked for True; `moments` None, asked for .0.5,.",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=named):
+            solve(crystal, **other)
     with pytest.raises(ValueError, match="Name another file"):
-        MeanField.solve(_hydrogen(), basis="sto-3g", path=path)
+        solve(_hydrogen(), basis="sto-3g")
+
+
+def test_files_of_other_versions(twisted, tmp_path):
+    path = tmp_path / "a.npz"
+    twisted.save(path)
+    with np.load(path) as archive:
+        stored = dict(archive)
+    header = json.loads(str(stored["header"]))
+    header["format"] = "eqsym mean field, version 1"
+    stored["header"] = np.array(json.dumps(header))
+    np.savez(path, **stored)
+    with pytest.raises(ValueError, match="version 1'.*Solve again"):
+        MeanField.load(path)
 
 
 def test_damaged_files(twisted, tmp_path):
@@ -321,20 +351,128 @@ def test_damaged_files(twisted, tmp_path):
         MeanField.load(tmp_path / "nothing.npz")
 
 
-def test_degenerate_levels(caplog):
-    # Four k-points on a ring, two orbitals: k = 1/4 and -1/4 are degenerate.
-    crystal = eqs.Crystal.hydrogen_chain(
-        spacing=2.0, vacuum=8.0, atoms=1, unit="bohr", supercell=[4, 1, 1]
+def _chain(atoms, length, spacing, **kwargs):
+    """A supercell of `length` atoms, in cells of `atoms`."""
+    return eqs.Crystal.hydrogen_chain(
+        spacing=spacing,
+        vacuum=10.0,
+        atoms=atoms,
+        unit="bohr",
+        supercell=(length // atoms, 1, 1),
+        **kwargs,
     )
-    with caplog.at_level(logging.WARNING, logger="eqsym"):
-        MeanField.solve(crystal, basis="sto-3g")
-    assert "degenerate" in caplog.text
 
 
-def test_closed_shell_does_not_warn(caplog):
+def _solved(crystal, caplog, **kwargs):
+    """With the warnings, as one text."""
+    caplog.clear()
     with caplog.at_level(logging.WARNING, logger="eqsym"):
-        MeanField.solve(_hydrogen(supercell=_CHECKERBOARD), basis="sto-3g")
-    assert not caplog.records
+        mean_field = MeanField.solve(crystal, basis="sto-3g", **kwargs)
+    return mean_field, caplog.text
+
+
+@pytest.mark.parametrize("atoms", [1, 2, 4])
+def test_open_shell_warns_in_every_description(atoms, caplog):
+    """Four k-points on a ring, two orbitals: k = 1/4 and -1/4 are degenerate, whether
+    they are k-points, at the border of the zone, or folded to its center."""
+    assert "degenerate" in _solved(_chain(atoms, 4, 1.8), caplog)[1]
+
+
+def test_closed_shell_is_the_same_in_every_description(caplog):
+    energies = []
+    for atoms in (1, 2, 6):
+        mean_field, warned = _solved(_chain(atoms, 6, 1.8), caplog)
+        assert not warned
+        energies.append(mean_field.energy / atoms)
+    np.testing.assert_allclose(energies, energies[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("atoms", [1, 2, 6])
+def test_warns_of_a_lower_unrestricted_determinant(atoms, caplog):
+    """Even if its order does not fit the primitive cell."""
+    warned = _solved(_chain(atoms, 6, 4.0), caplog)[1]
+    assert "different orbitals for the spins" in warned
+    assert "`unrestricted=True`" in warned
+    assert ("several times as large" in warned) == (atoms == 1)
+
+
+def _antiferromagnet(cells):
+    """By plain PySCF, which is right about diagonal supercells: energies per cell of
+    two atoms, restricted and not."""
+    gto = pytest.importorskip("pyscf.pbc.gto")
+    from pyscf.pbc import scf
+
+    cell = gto.Cell()
+    cell.a, cell.unit, cell.verbose = np.diag([8.0, 10.0, 10.0]), "B", 0
+    cell.atom = [("H", (0, 0, 0)), ("H", (4, 0, 0))]
+    cell.basis, cell.exp_to_discard = "sto-3g", 0.1
+    cell.build(False, False)
+    density = np.zeros((2, cells, 2, 2))
+    density[0, :, 0, 0] = density[1, :, 1, 1] = 1
+    kpoints = cell.make_kpts([cells, 1, 1])
+    energies = []
+    for solver, start in ((scf.KRHF, density.sum(axis=0)), (scf.KUHF, density)):
+        fitted = solver(cell, kpoints, exxdiv="ewald").rs_density_fit()
+        fitted.kernel(start)
+        energies.append(float(fitted.e_tot))
+    return energies
+
+
+@pytest.mark.parametrize(
+    "cells, gain, moments",
+    [
+        (1, 0.034, (1, -1)),
+        pytest.param(3, 0.086, None, marks=pytest.mark.slow),
+    ],
+)
+def test_unrestricted_energy(cells, gain, moments, caplog):
+    """With moments, and without: an order is found."""
+    restricted, expected = _antiferromagnet(cells)
+    assert gain < (restricted - expected) / 2 < gain + 0.001
+    crystal = _chain(2, 2 * cells, 4.0)
+    assert abs(_solved(crystal, caplog)[0].energy - restricted) < 1e-6
+    found, warned = _solved(crystal, caplog, unrestricted=True, moments=moments)
+    assert not warned
+    assert abs(found.energy - expected) < 1e-6
+
+
+def test_says_if_it_cannot_check(caplog, monkeypatch):
+    monkeypatch.setattr("eqsym._stability._LARGEST", 1)
+    assert "too many orbitals to check" in _solved(_chain(2, 2, 4.0), caplog)[1]
+
+
+def test_moments_choose_the_order():
+    """Of two solutions that are mirror images, the one that is asked for."""
+    at_nuclei = []
+    for sign in (1, -1):
+        mean_field = MeanField.solve(
+            _chain(2, 2, 4.0),
+            basis="sto-3g",
+            unrestricted=True,
+            moments=(sign, -sign),
+        )
+        up, down = _orbitals_at(mean_field, mean_field.crystal.positions)
+        at_nuclei.append((np.abs(up) ** 2 - np.abs(down) ** 2)[:, 0])
+    one, other = at_nuclei
+    assert one[0] > 0.1
+    np.testing.assert_allclose(one, -one[::-1], atol=1e-6)
+    np.testing.assert_allclose(one, -other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"moments": (1, -1)}, "`moments` need .*`unrestricted=True`"),
+        ({"unrestricted": True, "moments": (1,)}, "`moments` must be one .* 2 atoms"),
+        ({"unrestricted": True, "moments": (np.nan, 0)}, "`moments` must be finite"),
+        ({"unrestricted": True, "moments": (2, -2)}, "nuclear charges .1, 1."),
+        ({"unrestricted": True, "moments": (1, 1)}, "add up to 2 .* `spin` .* 0"),
+        ({"exp_to_discard": -1.0}, "`exp_to_discard` must be .* got -1.0"),
+    ],
+)
+def test_bad_settings(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        MeanField.solve(_chain(2, 2, 4.0), **kwargs)
 
 
 @pytest.mark.parametrize(

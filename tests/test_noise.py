@@ -18,6 +18,8 @@ from toys import grid, hydrogen, Lattice, waves
 class _State(eqs.AbstractSamplerState):
     walkers: Float[Array, "walkers electrons 3"]
     acceptance: Float[Array, ""]
+    exchanged: Float[Array, ""]
+    hopped: Float[Array, ""]
     replaced: Int[Array, ""]
     key: jax.Array
 
@@ -29,13 +31,16 @@ class Independent(eqs.AbstractSampler[_State]):
     places: Float[Array, "points electrons 3"]
 
     def init(self, wavefunction, walkers, *, key):
-        return _State(walkers, jnp.ones(()), jnp.zeros((), int), key)
+        none = jnp.zeros(())
+        return _State(walkers, jnp.ones(()), none, none, jnp.zeros((), int), key)
 
     def step(self, wavefunction, state):
         key, subkey = jax.random.split(state.key)
         log = 2 * jax.vmap(lambda x: wavefunction(x).log)(self.places)
         chosen = jax.random.categorical(subkey, log, shape=state.walkers.shape[:1])
-        return _State(self.places[chosen], state.acceptance, state.replaced, key)
+        return eqx.tree_at(
+            lambda s: (s.walkers, s.key), state, (self.places[chosen], key)
+        )
 
 
 CRYSTAL = hydrogen()

@@ -312,7 +312,7 @@ def test_error_bars(sizes):
         return np.stack([x, x / y, x**2], axis=1)
 
     replicates = _replicates(totals.reshape(len(sizes), -1), valid, result)
-    found = _jackknife(replicates, sums)
+    found = _jackknife(replicates, sums, None)
     assert (found.samples, found.invalid) == (sum(sizes), 0)
     for means, errors, truth in zip(found.mean, found.error, (1, 0.25, 1), strict=True):
         scatter = np.std(means)
@@ -327,9 +327,8 @@ class _Still(eqs.AbstractSampler):
     """Leaves walkers where they are."""
 
     def init(self, wavefunction, walkers, *, key):
-        return eqs.MetropolisState(
-            walkers, jnp.ones(()), jnp.ones(()), jnp.zeros((), int), key
-        )
+        ones = [jnp.ones(())] * 4
+        return eqs.MetropolisState(walkers, *ones, jnp.zeros((), int), key)
 
     def step(self, wavefunction, state):
         return state

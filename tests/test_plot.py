@@ -18,6 +18,8 @@ HISTORY = {
     "energy": -8.0 - 0.5 * (1 - np.exp(-np.arange(40) / 10)),
     "variance": np.exp(-np.arange(40) / 10),
     "acceptance": np.full(40, 0.5),
+    "exchanged": np.full(40, 0.2),
+    "hopped": np.zeros(40),
 }
 
 
@@ -161,3 +163,11 @@ def test_training_figure_draws_the_moving_average():
     average = energy_axis.get_lines()[1].get_ydata()
     np.testing.assert_allclose(average[0], np.mean(HISTORY["energy"][:5]))
     np.testing.assert_allclose(average[-1], np.mean(HISTORY["energy"][-5:]))
+
+
+def test_acceptance_is_drawn_of_the_kinds_of_moves_that_were_made():
+    axis = eqs.plot_training(HISTORY).axes[2]
+    labels = [line.get_label() for line in axis.lines]
+    assert labels == ["moves", "exchanges of spins"]
+    for line, column in zip(axis.lines, ("acceptance", "exchanged"), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), HISTORY[column])

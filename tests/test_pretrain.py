@@ -1,5 +1,7 @@
 """Networks fitted to mean fields."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -114,6 +116,35 @@ def test_errors(real, twisted):
         eqs.Pretraining(twisted, 1)(
             _network(real), _walkers(real.crystal), key=jax.random.key(0)
         )
+
+
+def test_mean_fields_serve_all_descriptions_of_their_crystal(real, tmp_path):
+    def crystal(stretched):
+        lattice = np.array(_LATTICE) + np.diag([stretched, 0, 0])
+        # The nucleus in another cell.
+        return eqs.Crystal(
+            lattice, ["H"], frac_positions=[[0, 2, 0]], unit="bohr", supercell=(2, 1, 1)
+        )
+
+    def fit(crystal):
+        network = eqs.SolidNet(crystal, real.occupation, key=jax.random.key(0))
+        start = _walkers(crystal)
+        eqs.Pretraining(real, 0)(network, start, key=jax.random.key(0))
+        return network
+
+    path = tmp_path / "real.npz"
+    real.save(path)
+    solve = functools.partial(eqs.MeanField.solve, basis="sto-3g", path=path)
+    assert crystal(1e-9) != real.crystal
+    assert solve(crystal(1e-9)).energy == real.energy
+    assert fit(crystal(1e-9)).real
+    different = "vector 0 of `lattice` differs by 0.001 Bohr"
+    with pytest.raises(ValueError, match=f"another crystal: .* {different}"):
+        solve(crystal(1e-3))
+    with pytest.raises(
+        ValueError, match=f"crystal of the mean field, but .* {different}"
+    ):
+        fit(crystal(1e-3))
 
 
 def test_divergence_is_reported(real):

@@ -33,10 +33,10 @@ from test_processes import crystal, estimates, trained
 if number == "0":
     write = checkpoint_module._write
 
-    def full(folder, step, arrays, description):
+    def full(folder, step, *others):
         if step == 2:
             raise OSError("There is no room.")
-        write(folder, step, arrays, description)
+        write(folder, step, *others)
 
     checkpoint_module._write = full
 mesh = eqs.device_mesh(images=2)
@@ -60,6 +60,47 @@ with open(found, "w") as file:
 """
 
 
+_ENDING = """
+import sys
+number, port, folder, _, found = sys.argv[1:]
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"localhost:{port}", 2, int(number))
+import eqsym as eqs
+from eqsym._interrupts import Interrupts
+from test_processes import crystal, hamiltonian, trained
+from toys import waves
+check, calls = Interrupts.check, 0
+def counted(self, **kwargs):
+    global calls
+    calls += 1
+    open(f"{found}.{phase}", "w").write(str(calls))
+    check(self, **kwargs)
+Interrupts.check = counted
+mesh = eqs.device_mesh()
+walkers = eqs.initial_walkers(crystal(), 8, key=jax.random.key(0))
+def evaluate():
+    eqs.evaluate(
+        waves(crystal()),
+        hamiltonian(),
+        walkers=eqs.shard_walkers(walkers, mesh),
+        key=jax.random.key(1),
+        steps=10**7,
+    )
+for phase, work in (
+    ("evaluation", evaluate),
+    ("burn-in", lambda: trained(folder, 1, mesh, burn_in=10**7)),
+    ("end", evaluate),
+):
+    calls = 0
+    try:
+        work()
+    except KeyboardInterrupt:
+        open(f"{found}.{phase}.ended", "w").write(str(calls))
+"""
+
+
 def crystal():
     return hydrogen(supercell=(2, 1, 1))
 
@@ -68,7 +109,7 @@ def hamiltonian():
     return Lattice(crystal())
 
 
-def trained(folder, steps, mesh=None):
+def trained(folder, steps, mesh=None, **kwargs):
     vmc = eqs.VMC(hamiltonian(), eqs.Metropolis(3), eqs.Spring(), chunk=4)
     return eqs.run(
         vmc,
@@ -80,6 +121,7 @@ def trained(folder, steps, mesh=None):
         path=folder,
         checkpoint_every=2,
         progress=False,
+        **kwargs,
     )
 
 
@@ -109,7 +151,7 @@ def start():
         process.wait()
 
 
-def _start(folder, steps):
+def _start(folder, steps, script=_SCRIPT):
     """Both processes, and the files where they write what they found. What they print
     goes to files too: the threads of the collectives print into it."""
     here = os.path.dirname(os.path.abspath(__file__))
@@ -124,7 +166,7 @@ def _start(folder, steps):
         with open(found.with_suffix(".log"), "w") as log:
             arguments = [number, port, folder, steps, found]
             process = subprocess.Popen(
-                [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
+                [sys.executable, "-c", script, *map(str, arguments)],
                 env=os.environ | environment,
                 stdout=log,
                 stderr=log,
@@ -196,3 +238,44 @@ def test_one_is_terminated(tmp_path, start):
     steps = read_history(history)["step"]
     assert eqs.latest_checkpoint(folder / "checkpoints") == steps[-1] == len(steps)
     assert eqs.load_run(folder, waves(crystal(), b=(0, 0, 0))).step == len(steps)
+
+
+def test_every_loop_ends_together(tmp_path, start):
+    """SIGINT to one of them ends estimators and burn-in in both, after the same step,
+    and so does SIGTERM, with the exit code that says so."""
+    started = start(tmp_path / "run", 0, _ENDING)
+    founds = [found for _, found in started]
+    for phase, number, which in (
+        ("evaluation", signal.SIGINT, 1),
+        ("burn-in", signal.SIGINT, 0),
+        ("end", signal.SIGTERM, 1),
+    ):
+        files = [found.with_name(f"{found.name}.{phase}") for found in founds]
+        # Both are in the middle of it.
+        _until(started, lambda f=files: all(p.exists() and p.read_text() for p in f))
+        before = [int(p.read_text() or 0) for p in files]
+        _until(started, lambda f=files, b=before: _more(f, b))
+        started[which][0].send_signal(number)
+        if number == signal.SIGINT:
+            ended = [found.with_name(f"{found.name}.{phase}.ended") for found in founds]
+            _until(
+                started, lambda e=ended: all(p.exists() and p.read_text() for p in e)
+            )
+            one, other = (p.read_text() for p in ended)
+            assert one == other
+        if phase == "burn-in":
+            place = tmp_path / "run" / "checkpoints" / "burn-in"
+            assert eqs.latest_checkpoint(place) == int(one)
+    _wait(started, code=128 + signal.SIGTERM)
+
+
+def _until(started, condition):
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process, _ in started)
+        time.sleep(0.1)
+
+
+def _more(files, before):
+    return all(int(p.read_text() or 0) > b for p, b in zip(files, before, strict=True))

@@ -13,7 +13,8 @@ import pytest
 import eqsym as eqs
 import eqsym._faults as faults_module
 import eqsym._run as run_module
-from toys import Counting, hydrogen, Lattice, walkers, waves
+from eqsym._faults import Checkpoints
+from toys import Counting, hydrogen, Lattice, small_network, walkers, waves
 
 
 _CRYSTAL = hydrogen()
@@ -116,8 +117,9 @@ class _Interrupt:
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     ("where", "call"),
-    # The fifth row of the history; the checkpoint at the start and that of step 3.
-    [("append", 5), ("save_checkpoint", 1), ("save_checkpoint", 2)],
+    # The fifth row of the history; the checkpoints after burn-in, at the start of
+    # training and of step 3.
+    [("append", 5), *(("save_checkpoint", call) for call in (1, 2, 3))],
 )
 def test_interrupted_run_goes_on(tmp_path, whole, monkeypatch, where, call, after):
     with monkeypatch.context() as patch:
@@ -150,6 +152,84 @@ def test_terminated_run_saves(tmp_path, whole, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert eqs.latest_checkpoint(tmp_path / "checkpoints") in (4, 5)
     _same(_run(tmp_path, 8), whole[0])
+
+
+def _signal_at(patch, phase, step, number, *, killed=False):
+    """A signal in a step of a phase, or an end after which nothing is saved."""
+    keep = Checkpoints.keep
+
+    def signalled(self, state):
+        if self._phase == phase and int(state.step) == step:
+            os.kill(os.getpid(), number)
+        keep(self, state)
+
+    patch.setattr(Checkpoints, "keep", signalled)
+    if killed:
+        patch.setattr(Checkpoints, "_save_last", lambda self, state: None)
+
+
+def _interrupted(run, path, monkeypatch, caplog, *cases):
+    """Runs that end in a phase, at a step, by a signal or by a kill, and leave a
+    checkpoint of a step."""
+    for phase, step, number, killed, left in cases:
+        kind = KeyboardInterrupt if number == signal.SIGINT else SystemExit
+        with monkeypatch.context() as patch, pytest.raises(kind):
+            _signal_at(patch, phase, step, number, killed=killed)
+            run(path)
+        place = path / "checkpoints" / phase
+        assert eqs.latest_checkpoint(place) == left
+        if not killed:
+            assert caplog.messages[-1] == (
+                f"The {phase} was interrupted. Saved step {left} in {place}; run again "
+                "to go on."
+            )
+        with pytest.raises(FileNotFoundError, match=f"at step {left} of its {phase}"):
+            eqs.load_run(path)
+
+
+def test_burn_in_saves_and_goes_on(tmp_path, monkeypatch, caplog):
+    """Bit for bit: interrupted, and killed."""
+
+    def run(path):
+        return _run(path, 2, burn_in=6, checkpoint_every=2)
+
+    _interrupted(
+        run,
+        tmp_path,
+        monkeypatch,
+        caplog,
+        ("burn-in", 1, signal.SIGINT, False, 1),
+        ("burn-in", 5, signal.SIGINT, True, 4),
+        ("burn-in", 5, signal.SIGTERM, False, 5),
+    )
+    _same(run(tmp_path), run(None))
+    # Of the phases that are over nothing is left.
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0", "2"]
+
+
+@pytest.mark.slow
+def test_pretraining_saves_and_goes_on(tmp_path, monkeypatch, caplog):
+    """Bit for bit: interrupted, and killed, in pretraining and after it."""
+    mean_field = eqs.MeanField.solve(_CRYSTAL, basis="sto-3g")
+    network = small_network(_CRYSTAL, np.zeros((1, 3)), np.zeros((0, 3)))
+    pretraining = eqs.Pretraining(mean_field, 4, sampler=eqs.Metropolis(1))
+    settings = dict(wavefunction=network, pretraining=pretraining)
+
+    def run(path):
+        return _run(path, 2, checkpoint_every=2, **settings)
+
+    _interrupted(
+        run,
+        tmp_path,
+        monkeypatch,
+        caplog,
+        ("pretraining", 1, signal.SIGTERM, False, 1),
+        ("pretraining", 3, signal.SIGINT, True, 2),
+        ("pretraining", 3, signal.SIGINT, False, 3),
+        ("burn-in", 1, signal.SIGINT, False, 1),
+    )
+    _same(run(tmp_path), run(None))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["0", "2"]
 
 
 def test_killed_run_goes_on(tmp_path, whole):

@@ -16,7 +16,7 @@ import pytest
 import eqsym as eqs
 import eqsym._run_folder as run_folder_module
 from eqsym._checkpoint import read_description
-from eqsym._run_folder import locked
+from eqsym._folder import locked
 from toys import hydrogen, Lattice, seal, waves
 
 
@@ -252,7 +252,7 @@ def test_wave_function_of_the_users_own(plain):
     assert ".wavefunction.c" in str(other.value)
 
 
-def test_settings_that_cannot_be_built(tmp_path):
+def test_settings_that_cannot_be_built(tmp_path, caplog):
     """Symmetry by a function of the user's own, and an optax optimizer. The group can,
     and is not that of the crystal."""
 
@@ -269,6 +269,9 @@ def test_settings_that_cannot_be_built(tmp_path):
     found = eqs.load_run(tmp_path, waves())
     assert eqx.tree_equal(found.wavefunction, result.wavefunction)
     assert found.trained is None
+    (message,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert f"`trained` of the run {tmp_path} is `None`" in message
+    assert "cannot be made from a file" in message and "form" in message
     assert found.group == _group() != eqs.SpaceGroup.of(_CRYSTAL)
 
 
@@ -282,7 +285,7 @@ def test_history_opens_in_pandas(plain):
     assert all(table[name].dtype == np.int64 for name in counts)
 
 
-def test_functions_in_a_folder_are_not_called(tmp_path, trained):
+def test_functions_in_a_folder_are_not_called(tmp_path, trained, caplog):
     """Whoever can write a description cannot choose what loading it calls."""
 
     def change(description):
@@ -297,6 +300,8 @@ def test_functions_in_a_folder_are_not_called(tmp_path, trained):
 
     path = _rewritten(trained[1], tmp_path, change)
     assert eqs.load_run(path).trained is None
+    (message,) = caplog.messages
+    assert "is `None`" in message and "eqsym.save_checkpoint" in message
     assert not (tmp_path / "victim").exists()
 
 
@@ -333,6 +338,31 @@ def test_not_a_run(tmp_path, trained):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(FileNotFoundError, match="`path` must be the folder of a"):
             eqs.load_run(path)
+
+
+def test_run_that_ended_before_its_first_checkpoint(tmp_path, plain):
+    """`load_run` says so, in which phase, and how to go on."""
+    path = tmp_path / "run"
+    shutil.copytree(plain[1], path)
+    place = path / "checkpoints"
+    start = place / "burn-in"
+    (place / "2").rename(tmp_path / "2")
+    shutil.rmtree(place)
+    (path / "history.csv").unlink()
+    again = json.loads((path / "run.json").read_text())["resume"]
+    with pytest.raises(FileNotFoundError) as caught:
+        eqs.load_run(path)
+    message = str(caught.value)
+    assert "ended before its first checkpoint of training, at its start" in message
+    assert message.endswith(f"To go on: {again}")
+    start.mkdir(parents=True)
+    (tmp_path / "2").rename(start / "2")
+    with pytest.raises(FileNotFoundError, match="at step 2 of its burn-in, or has not"):
+        eqs.load_run(path)
+    # Damage is another matter.
+    (start / "2").rename(place / "2.damaged")
+    with pytest.raises(FileNotFoundError, match="no whole checkpoint in checkpoints/"):
+        eqs.load_run(path)
 
 
 def _rewritten(path, tmp_path, change):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import eqsym as eqs
-from eqsym._scores import _split_linears
+from eqsym._ansatz.linear import Linear
+from eqsym._scores import _split_linears, check_factors
 
 
 _WALKERS = 6
@@ -185,9 +186,9 @@ def test_both_kinds_of_layers_are_tested(name):
     kept = [
         node
         for node in jax.tree.leaves(
-            narrow, is_leaf=lambda node: isinstance(node, eqs.Linear)
+            narrow, is_leaf=lambda node: isinstance(node, Linear)
         )
-        if isinstance(node, eqs.Linear) and node.weight is not None
+        if isinstance(node, Linear) and node.weight is not None
     ]
     assert any(linear.bias is not None for linear in wide)
     assert any(linear.bias is None for linear in wide)
@@ -205,3 +206,50 @@ def test_single_precision():
     assert found.dtype == jnp.float32
     expected = dense @ dense.T
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.max(expected))
+
+
+class Applied(eqs.AbstractWavefunction):
+    """A layer of the library, applied in one way or another."""
+
+    crystal: eqs.Crystal
+    layer: Linear
+    inner: eqs.AbstractWavefunction
+    way: str = eqx.field(static=True)
+
+    @property
+    def crystal_momentum(self):
+        return self.inner.crystal_momentum
+
+    def __call__(self, electrons):
+        w = electrons @ jnp.asarray(self.crystal.supercell.reciprocal).T
+        h = jnp.concatenate([jnp.cos(w), jnp.sin(w)], axis=1)
+        if self.way == "twice":
+            h = self.layer(jnp.tanh(self.layer(h)))
+        elif self.way == "vmap":
+            h = jax.vmap(self.layer)(jnp.stack([h, 2 * h**2]))[0]
+        elif self.way == "row by row":
+            h = jax.vmap(self.layer)(h)
+        else:
+            h = self.layer(h)
+        psi = self.inner(electrons)
+        return eqs.LogPsi(psi.sign, psi.log + jnp.sum(jnp.tanh(h) ** 2))
+
+
+@pytest.mark.parametrize("way", ["once", "twice", "vmap", "row by row"])
+def test_layers_of_the_library_are_applied_once(way):
+    """Otherwise products by factors are wrong by their own size, and nothing else
+    shows it."""
+    inner = _case("one spin").wavefunction
+    crystal = inner.crystal
+    layer = Linear(6, 6, rows=2, scale=0.4, use_bias=True, key=jax.random.key(1))
+    walkers = _case("one spin").walkers
+    wavefunction = Applied(crystal, layer, inner, way)
+    if way == "once":
+        check_factors(wavefunction, walkers[:2])
+        # Nothing is factored of a network inside of another function.
+        check_factors(_case("symmetrized").wavefunction, walkers[:2])
+        return
+    message = "must apply its linear layers once|of one configuration, of shape"
+    with pytest.raises(ValueError, match=message) as caught:
+        check_factors(wavefunction, walkers[:2])
+    assert "equinox.nn.Linear" in str(caught.value)

@@ -182,5 +182,5 @@ def test_errors():
     with pytest.raises(ValueError, match="`images` must be at least 1, got 0"):
         eqs.sectors(wavefunction, hamiltonian, group, walkers=x, key=key, images=0)
     other = eqs.SpaceGroup.of(eqs.Crystal.bcc("H", a=5.0, unit="bohr"))
-    with pytest.raises(ValueError, match="another lattice"):
+    with pytest.raises(ValueError, match="of `lattice` differs by"):
         eqs.sectors(wavefunction, hamiltonian, other, walkers=x, key=key)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import eqsym as eqs
+from eqsym._ansatz import solidnet
 from eqsym._ansatz.solidnet import Layer
 
 
@@ -431,6 +432,88 @@ def test_single_precision_on_both_sides_of_a_layer(height):
 def test_errors(change, message):
     with pytest.raises(ValueError, match=message):
         _network(_crystal(), **change)
+
+
+def test_does_not_depend_on_the_description():
+    """Other lattice vectors, k-points that differ by reciprocal vectors, nuclei that
+    differ by lattice vectors: amplitudes are the same."""
+    twist, supercell = (0.1, 0.0, 0.25), np.array([[2, 0, 0], [0, 1, 0], [0, 1, 1]])
+    usual = eqs.Crystal.rock_salt(
+        "Li", "H", a=7.6, unit="bohr", supercell=supercell, twist=twist, charge=4
+    )
+    turn = np.array([[1, 0, 0], [0, 1, 0], [3, 2, 1]])
+    vectors = turn @ usual.lattice.vectors
+    other = eqs.Crystal(
+        vectors,
+        usual.species,
+        positions=usual.positions + np.array([[0], [1]]) * vectors[2],
+        supercell=np.round(supercell @ np.linalg.inv(turn)).astype(int),
+        twist=twist,
+        charge=4,
+        unit="bohr",
+    )
+    np.testing.assert_allclose(other.supercell.vectors, usual.supercell.vectors)
+    k = _occupation(usual).kpoints
+    rng = np.random.default_rng(0)
+    moved = [x + rng.integers(-2, 3, x.shape) @ usual.lattice.reciprocal for x in k]
+    occupations = (
+        (usual, eqs.Occupation(tuple(k))),
+        (other, eqs.Occupation(tuple(moved))),
+    )
+    electrons = _electrons(usual, 1)
+    one, two = (
+        eqx.filter_jit(
+            eqs.SolidNet(*both, widths=((6, 4),), determinants=1, key=jax.random.key(0))
+        )(electrons)
+        for both in occupations
+    )
+    np.testing.assert_allclose(one.log, two.log, rtol=1e-10)
+    np.testing.assert_allclose(one.sign, two.sign, atol=1e-10)
+
+
+_NARROW = {
+    "at one k-point": (dict(supercell=(4, 1, 1)), 1, {}, 4),
+    "two determinants": (
+        dict(supercell=(4, 1, 1)),
+        1,
+        dict(full_determinant=False),
+        4,
+    ),
+    "real parts of phases": (dict(supercell=(4, 1, 1)), 2, {}, 2),
+    "complex": (dict(supercell=(4, 1, 1)), 2, dict(real=False), 2),
+    "more up than down": (dict(supercell=(4, 1, 1), spin=2), 1, {}, 5),
+}
+
+
+@pytest.mark.parametrize("name", sorted(_NARROW))
+def test_refuses_a_last_layer_that_is_too_narrow(name, monkeypatch):
+    """Where, and only where, the orbitals at the start are linearly dependent."""
+    where, points, how, needed = _NARROW[name]
+    crystal = _crystal(**where)
+    steps = np.arange(max(crystal.electrons)) % points
+    k = steps[:, None] * crystal.lattice.reciprocal[0] / 2
+    occupation = eqs.Occupation(tuple(k[:n] for n in crystal.electrons))
+
+    def rank(width):
+        network = eqs.SolidNet(
+            crystal,
+            occupation,
+            widths=((8, 4), (width, 4)),
+            determinants=1,
+            key=jax.random.key(0),
+            **how,
+        )
+        up, down = eqx.filter_jit(network.orbitals)(_electrons(crystal, 2))
+        if network.full_determinant:
+            return np.linalg.matrix_rank(jnp.concatenate([up, down], 1)[0], rtol=1e-11)
+        return sum(np.linalg.matrix_rank(x[0], rtol=1e-11) for x in (up, down))
+
+    assert rank(needed) == sum(crystal.electrons)
+    message = f"`widths` must end with at least {needed} features per electron"
+    with pytest.raises(ValueError, match=message):
+        rank(needed - 1)
+    monkeypatch.setattr(solidnet, "_check_width", lambda *args: None)
+    assert rank(needed - 1) < sum(crystal.electrons)
 
 
 def test_refuses_the_occupation_of_another_crystal():

@@ -366,7 +366,7 @@ def test_errors(build, message):
 def test_a_group_of_another_crystal_is_refused(strategy):
     other = eqs.Crystal.bcc("H", a=5.0, unit="bohr")
     vmc = _vmc(strategy(eqs.SpaceGroup.of(other)))
-    with pytest.raises(ValueError, match="another lattice"):
+    with pytest.raises(ValueError, match="of `lattice` differs by"):
         _state(vmc)
 
 

@@ -408,9 +408,9 @@ def test_crystal_is_that_of_the_wave_function():
 def test_refuses_a_group_of_another_crystal():
     wavefunction, _ = _wavefunction("diamond")
     other = SpaceGroup.of(Crystal.diamond("C", a=6.8, unit="bohr"))
-    with pytest.raises(ValueError, match="`symmetrizer` does not fit .* lattice"):
+    with pytest.raises(ValueError, match="`symmetrizer` does not fit .*`lattice`"):
         Symmetrized(wavefunction, GroupAverage(other))
-    with pytest.raises(ValueError, match="`symmetrizer` does not fit .* lattice"):
+    with pytest.raises(ValueError, match="`symmetrizer` does not fit .*`lattice`"):
         symmetry_ratio(
             wavefunction,
             GroupAverage(other),

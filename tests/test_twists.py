@@ -115,6 +115,24 @@ def test_known_meshes():
     np.testing.assert_array_equal(found.twists[0], 0)
 
 
+def test_rounded_coordinates_need_not_cost_twists(caplog):
+    exact = _graphene()
+    frac = np.round(exact.lattice.to_fractional(exact.positions), 4)
+    rough = eqs.Crystal(
+        exact.lattice.vectors, exact.species, frac_positions=frac, unit="bohr"
+    )
+    expected = eqs.irreducible_twists(exact, (6, 6, 1), vacuum=(2,))
+    assert not caplog.messages
+    more = eqs.irreducible_twists(rough, (6, 6, 1))
+    assert (len(expected.crystals), len(more.crystals)) == (7, 13)
+    (message,) = caplog.messages
+    assert "with 0.001: 24 (P6/mmm)" in message
+    found = eqs.irreducible_twists(rough, (6, 6, 1), symprec=1e-3)
+    np.testing.assert_array_equal(found.twists, expected.twists)
+    np.testing.assert_array_equal(found.weights, expected.weights)
+    assert found.crystals[0].lattice == rough.lattice
+
+
 def test_only_the_twist_of_the_crystal_changes():
     crystal = _salt(supercell=(1, 1, 2), charge=1, spin=3, twist=(0.1, 0.2, 0.3))
     for one in eqs.irreducible_twists(crystal, (1, 1, 2)).crystals:

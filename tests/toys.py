@@ -27,7 +27,8 @@ def hydrogen(**kwargs) -> eqs.Crystal:
 class Waves(eqs.AbstractWavefunction):
     r"""$\exp \sum_{il} (a_l \cos w_{il} + c_l \sin w_{il} + i b_l \sin w_{il})$ with
     $w_{il} = b_l \cdot r_i$ for the reciprocal vectors of the primitive cell. Electrons
-    are independent, and so are fractional coordinates. Real without b."""
+    are independent, and so are fractional coordinates. Real without b. In a crystal
+    with a twist times its phase."""
 
     crystal: eqs.Crystal
     a: Float[Array, "3"]
@@ -36,17 +37,20 @@ class Waves(eqs.AbstractWavefunction):
 
     @property
     def crystal_momentum(self):
-        return np.zeros(3)
+        return sum(self.crystal.electrons) * self.crystal.cart_twist
 
     def __call__(self, electrons):
         reciprocal = jnp.asarray(self.crystal.lattice.reciprocal, electrons.dtype)
         w = electrons @ reciprocal.T
+        twist = self.crystal.cart_twist
         log = jnp.sum(jnp.cos(w) @ self.a.astype(w.dtype))
         if self.c is not None:
             log += jnp.sum(jnp.sin(w) @ self.c.astype(w.dtype))
-        if self.b is None:
+        if self.b is None and not np.any(twist):
             return eqs.LogPsi(jnp.ones((), w.dtype), log)
-        phase = jnp.sum(jnp.sin(w) @ self.b.astype(w.dtype))
+        phase = jnp.sum(electrons @ jnp.asarray(twist, w.dtype))
+        if self.b is not None:
+            phase += jnp.sum(jnp.sin(w) @ self.b.astype(w.dtype))
         return eqs.LogPsi(jax.lax.complex(jnp.cos(phase), jnp.sin(phase)), log)
 
 

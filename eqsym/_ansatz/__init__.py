@@ -6,5 +6,4 @@ from .features import (
     TriFeatures as TriFeatures,
 )
 from .hartree_fock import HartreeFock as HartreeFock
-from .linear import Linear as Linear
 from .solidnet import SolidNet as SolidNet

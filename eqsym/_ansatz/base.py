@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._crystal import Crystal
+from .._math import full_precision
 from .._types import Electrons, LogPsi
 
 
@@ -15,7 +16,8 @@ class AbstractWavefunction(eqx.Module):
 
     Electrons are ordered by spin: first `crystal.electrons[0]` up, then
     `crystal.electrons[1]` down. A wave function is antisymmetric under exchange of two
-    electrons of the same spin and obeys the twisted boundary condition of its crystal.
+    electrons of the same spin and obeys the twisted boundary condition of its crystal:
+    [`eqsym.check_wavefunction`][] tries whether it does.
     """
 
     crystal: eqx.AbstractVar[Crystal]
@@ -45,3 +47,10 @@ class AbstractWavefunction(eqx.Module):
 
         The sign (or phase) and logarithm of psi, [`eqsym.LogPsi`][].
         """
+
+
+@full_precision()
+def amplitude(wavefunction: AbstractWavefunction, electrons: Electrons) -> LogPsi:
+    """The amplitude at one configuration, with the matrix products of any network in
+    full precision: weights and ratios are of the same function that is sampled."""
+    return wavefunction(electrons)

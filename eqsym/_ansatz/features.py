@@ -28,6 +28,9 @@ class AbstractFeatures(eqx.Module):
 
     With `w_l = b_l . r` and `a_l = A_l / 2 pi` for lattice vectors `A_l` and reciprocal
     vectors `b_l`: periodic under the lattice, and `distance ~ |r|` for small r.
+    [`eqsym.SolidNet`][] gives them the shortest lattice vectors that there are, and the
+    same ones however the crystal is described: features of long vectors are far from
+    distances, and fit nothing.
     """
 
     size: eqx.AbstractClassVar[int]

@@ -12,8 +12,9 @@ class Linear(eqx.Module):
     """`x -> x W^T + b`, applied once per configuration to a matrix of `rows` rows.
 
     That it is applied once, and to how many rows, is what [`eqsym.Scores`][] relies on
-    to find inner products of weight gradients without forming them: use a layer of your
-    own for weights that are applied more often.
+    to find inner products of weight gradients without forming them. So it is for the
+    networks of this library only; `check_factors` in `_scores` tells if it was
+    applied twice, or under `jax.vmap`.
     """
 
     weight: Float[Array, "out in"]

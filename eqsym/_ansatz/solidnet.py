@@ -17,8 +17,9 @@ from .._math import (
 )
 from .._meanfield import Occupation
 from .._operations import SAME_TWIST
-from .._types import Electrons, Key, LogPsi
+from .._types import Electrons, Integer, Key, LogPsi, whole_number
 from .base import AbstractWavefunction
+from .compact import compact, shortest_kpoints
 from .features import AbstractFeatures, TriFeatures
 from .linear import Linear
 
@@ -184,7 +185,9 @@ class SolidNet(AbstractWavefunction):
     every $k_j$ are time-reversal invariant, the Hamiltonian is real: the real part of
     every orbital is taken and the wave function is real. A simultaneous translation of
     all electrons by a primitive lattice vector t multiplies it by $e^{i K \cdot t}$,
-    $K = \sum_j k_j$.
+    $K = \sum_j k_j$. Features are of the shortest vectors of lattice and supercell, and
+    phases of the shortest k-points, so that the function is the same for every
+    description of a crystal.
 
     Li, Li, Chen, Nat. Commun. 13, 7895 (2022); Pfau et al., Phys. Rev. Research 2,
     033429 (2020).
@@ -203,8 +206,8 @@ class SolidNet(AbstractWavefunction):
         crystal: Crystal,
         occupation: Occupation,
         *,
-        widths: Sequence[tuple[int, int]] = ((64, 16),) * 3,
-        determinants: int = 4,
+        widths: Sequence[tuple[Integer, Integer]] = ((64, 16),) * 3,
+        determinants: Integer = 4,
         full_determinant: bool = True,
         features: AbstractFeatures | None = None,
         real: bool | None = None,
@@ -226,7 +229,9 @@ class SolidNet(AbstractWavefunction):
 
         **Raises:** `ValueError` where the occupation does not fit the crystal's
         electrons, supercell or twist, no layer or determinant is asked for, or a real
-        wave function at a twist that does not have one.
+        wave function at a twist that does not have one; and for a last layer with too
+        few features per electron: orbitals at one k-point are combinations of these, so
+        that the determinants of more electrons would be zero to rounding.
         """
         for spin, (count, k) in enumerate(
             zip(crystal.electrons, occupation.kpoints, strict=True)
@@ -245,10 +250,13 @@ class SolidNet(AbstractWavefunction):
                     f"supercell, got {k[wrong][0].tolist()} in inverse Bohr. It is "
                     "of another crystal."
                 )
-        if determinants < 1:
-            raise ValueError(f"`determinants` must be at least 1, got {determinants}.")
+        determinants = whole_number("determinants", determinants, 1)
         if len(widths) < 1:
             raise ValueError("`widths` must name at least one layer, got none.")
+        sizes = [
+            (whole_number("widths", one, 1), whole_number("widths", pair, 1))
+            for one, pair in widths
+        ]
         can_be_real = _time_reversal_invariant(crystal, occupation)
         if real and not can_be_real:
             raise ValueError(
@@ -261,14 +269,15 @@ class SolidNet(AbstractWavefunction):
         self.full_determinant = full_determinant
         self.real = can_be_real if real is None else real
 
+        _check_width(crystal, occupation, sizes[-1][0], full_determinant, self.real)
+
         nuclei = len(crystal.species)
-        *keys, up_key, down_key = jax.random.split(key, len(widths) + 2)
+        *keys, up_key, down_key = jax.random.split(key, len(sizes) + 2)
         size = 1 + self.features.size
         inputs = (nuclei * size, size)
         layers = []
-        for i, (width, layer_key) in enumerate(zip(widths, keys, strict=True)):
-            last = i == len(widths) - 1
-            width = (width[0], width[1])
+        for i, (width, layer_key) in enumerate(zip(sizes, keys, strict=True)):
+            last = i == len(sizes) - 1
             layers.append(
                 Layer(crystal.electrons, inputs, width, last=last, key=layer_key)
             )
@@ -330,8 +339,8 @@ class SolidNet(AbstractWavefunction):
         channels = (slice(0, n_up), slice(n_up, n))
         spins = tuple(s for s in channels if s.start < s.stop)
         dtype = electrons.dtype
-        lattice = self.crystal.lattice
-        supercell = self.crystal.supercell
+        lattice = compact(self.crystal.lattice)
+        supercell = compact(self.crystal.supercell)
         nuclei, rest = in_two(self.crystal.positions)
         to_nuclei = nearest_displacement(
             electrons[:, None],
@@ -383,16 +392,54 @@ class SolidNet(AbstractWavefunction):
 
     def _kpoints(self, dtype) -> tuple[Float[Array, "_ 3"], Float[Array, "_ 3"]]:
         """The k-points of the columns, for spin-up and for spin-down rows."""
-        up, down = (jnp.asarray(k).astype(dtype) for k in self.occupation.kpoints)
+        up, down = (
+            jnp.asarray(shortest_kpoints(self.crystal.lattice, k), dtype)
+            for k in self.occupation.kpoints
+        )
         if self.full_determinant:
             both = jnp.concatenate([up, down])
             return both, both
         return up, down
 
 
+def _check_width(
+    crystal: Crystal,
+    occupation: Occupation,
+    width: int,
+    full_determinant: bool,
+    real: bool,
+) -> None:
+    """Raises `ValueError` where determinants are zero to rounding: where envelopes are
+    alike, as at the start, rows of electrons are a product with a matrix of features,
+    whose rank is at most its width at each k-point, and twice that where the real part
+    of a phase is taken."""
+    columns = [shortest_kpoints(crystal.lattice, k) for k in occupation.kpoints]
+    blocks = [(count, k) for count, k in zip(crystal.electrons, columns, strict=True)]
+    if full_determinant:
+        both = np.concatenate(columns)
+        blocks = [(count, both) for count in crystal.electrons]
+        blocks.append((sum(crystal.electrons), both))
+    for i, (rows, kpoints) in enumerate(blocks):
+        k, counts = np.unique(np.round(kpoints, 6), axis=0, return_counts=True)
+        ranks = np.where(real & np.any(k != 0, axis=1), 2, 1) * (1 + (i == 2))
+        if rows > np.sum(np.minimum(counts, ranks * width)):
+            needed = next(
+                w
+                for w in range(width, rows + 1)
+                if rows <= np.sum(np.minimum(counts, ranks * w))
+            )
+            raise ValueError(
+                f"`widths` must end with at least {needed} features per electron, got "
+                f"{width}: orbitals at one k-point are combinations of these, and "
+                f"determinants of {crystal.electrons[0]} spin-up and "
+                f"{crystal.electrons[1]} spin-down electrons of less are zero to "
+                "rounding."
+            )
+
+
 def _time_reversal_invariant(crystal: Crystal, occupation: Occupation) -> bool:
     twice = 2 * crystal.twist
-    if not np.allclose(twice, np.round(twice), atol=1e-9):
+    if not np.allclose(twice, np.round(twice), rtol=0, atol=SAME_TWIST):
         return False
     k = np.concatenate(occupation.kpoints) @ crystal.lattice.vectors.T / np.pi
     return np.allclose(k, np.round(k), rtol=0, atol=SAME_TWIST)
