@@ -13,6 +13,8 @@ from jaxtyping import Complex, Float, Int
 _NEGATIVE = -1e-4
 # Bound on the memory for integrals between orbitals, in numbers of 16 bytes.
 _LARGEST = 1e8
+# How many rotations to name for one change of crystal momentum.
+_NAMED = 3
 
 
 @dataclasses.dataclass
@@ -27,15 +29,15 @@ class Determinant:
 
 @dataclasses.dataclass
 class Instability:
-    """A rotation of occupied into empty orbitals that lowers the energy."""
+    """Rotations of occupied into empty orbitals that lower the energy."""
 
-    curvature: float  # Hartree
-    # Crystal momentum that the rotation adds, in fractions of reciprocal vectors.
+    curvature: float  # Hartree, the lowest
+    # Crystal momentum that they add, in fractions of reciprocal vectors.
     frac_shift: np.ndarray  # (3,)
-    # Whether it is opposite in the two spins, which then occupy different orbitals.
+    # Whether they are opposite in the two spins, which then occupy different orbitals.
     opposite: bool
-    # The rotation, spin by spin and k by k, if it keeps crystal momentum.
-    rotation: list[list[np.ndarray]] | None  # (empty, occupied)
+    # The lowest few, spin by spin and k by k, if they keep crystal momentum.
+    rotations: list[list[list[np.ndarray]]]  # (empty, occupied)
 
 
 def too_large(found: Determinant, auxiliary: int) -> bool:
@@ -96,14 +98,14 @@ def instabilities(
                 continue
             except np.linalg.LinAlgError:
                 pass
-            value, vector = _lowest(matrix, there.count if shift == 0 else 0)
+            value, vectors = _lowest(matrix, there.count if shift == 0 else 0)
             if value < _NEGATIVE:
                 result.append(
                     Instability(
                         value,
                         found.frac_kpoints[q[0]] - found.frac_kpoints[0],
                         opposite,
-                        there.split(vector) if shift == 0 else None,
+                        [there.split(x) for x in vectors] if shift == 0 else [],
                     )
                 )
     return result
@@ -209,15 +211,24 @@ def _direct(rotations: _Rotations) -> Complex[np.ndarray, "rotations rotations"]
     return matrix
 
 
-def _lowest(matrix: np.ndarray, count: int) -> tuple[float, np.ndarray]:
-    """The lowest eigenvalue, and the first `count` components of its vector (u, v), as
-    a rotation X = u + v*. Real rotations come first if there are any."""
+def _lowest(matrix: np.ndarray, count: int) -> tuple[float, list[np.ndarray]]:
+    """The lowest eigenvalue; and of the lowest few that are negative, the first `count`
+    components of the vectors (u, v), as rotations X = u + v*. Real rotations come first
+    if there are any."""
     if count and np.max(np.abs(np.imag(matrix))) < 1e-6:
         real = np.real(matrix[:count, :count] + matrix[:count, count:])
-        value, vector = scipy.linalg.eigh(real, subset_by_index=[0, 0])
-        if value[0] < _NEGATIVE:
-            return float(value[0]), vector[:, 0]
-    value, vector = scipy.linalg.eigh(matrix, subset_by_index=[0, 0])
-    u, v = vector[:count, 0], vector[count:, 0][:count].conj()
-    rotation = u + v if np.linalg.norm(u + v) > 0.1 else 1j * (u - v)
-    return float(value[0]), rotation / max(float(np.linalg.norm(rotation)), 1e-12)
+        values, vectors = _lowest_few(real)
+        if values[0] < _NEGATIVE:
+            return float(values[0]), list(vectors.T[values < _NEGATIVE])
+    values, vectors = _lowest_few(matrix)
+    rotations = []
+    for vector in vectors.T[values < _NEGATIVE]:
+        u, v = vector[:count], vector[count:][:count].conj()
+        rotation = u + v if np.linalg.norm(u + v) > 0.1 else 1j * (u - v)
+        rotations.append(rotation / max(float(np.linalg.norm(rotation)), 1e-12))
+    return float(values[0]), rotations
+
+
+def _lowest_few(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    last = min(_NAMED, len(matrix)) - 1
+    return scipy.linalg.eigh(matrix, subset_by_index=[0, last])
