@@ -14,7 +14,13 @@ from ._gaussians import expand, Gaussians, Shell, shells_of
 from ._mean_field_guess import superposed_atoms
 from ._mean_field_settings import Settings
 from ._progress import progress_bar
-from ._stability import Determinant, instabilities, Instability, too_large
+from ._stability import (
+    Determinant,
+    instabilities,
+    Instability,
+    too_large,
+    warn_of_instabilities,
+)
 
 
 _logger = logging.getLogger("eqsym")
@@ -66,7 +72,12 @@ def hartree_fock(
             "supercell, spin or twist for a closed shell.",
             *crystal.electrons,
         )
-    _warn_of_instabilities(found.instabilities, settings, len(crystal.species))
+    warn_of_instabilities(
+        found.instabilities,
+        settings.unrestricted,
+        settings.moments is not None,
+        len(crystal.species),
+    )
     sets = [_occupied(found, spin) for spin in range(2)]
     if all(_is_real(crystal, k) for k, _ in sets):
         real = [_realified(found, orbitals) for orbitals in sets]
@@ -77,50 +88,6 @@ def hartree_fock(
         Orbitals(k, expand(crystal.lattice, found.shells, k, mo)) for k, mo in sets
     )
     return Solution(found.energy, up, down)
-
-
-def _warn_of_instabilities(
-    found: list[Instability] | None, settings: Settings, atoms: int
-) -> None:
-    """One warning for each kind, of the largest curvature."""
-    if found is None:
-        _logger.warning(
-            "Mean field: too many orbitals to check whether the determinant is a "
-            "minimum of the energy; another one can be lower."
-        )
-    for opposite in (True, False):
-        of_kind = [i for i in found or () if i.opposite == opposite]
-        if not of_kind:
-            continue
-        lowest = min(of_kind, key=lambda i: i.curvature)
-        same_cell = not np.any(lowest.frac_shift)
-        missed = settings.unrestricted and any(i.rotations for i in of_kind)
-        if opposite:
-            what = "an unrestricted determinant, with different orbitals for the spins,"
-        else:
-            what = "another determinant near the one found, which is a saddle point,"
-        advice = []
-        if opposite and not settings.unrestricted:
-            advice.append("`unrestricted=True`")
-        if not same_cell:
-            shift = np.round(lowest.frac_shift, 4).tolist()
-            advice.append(
-                "a primitive cell several times as large (and a smaller supercell), "
-                f"because crystal momentum changes by {shift} reciprocal vectors"
-            )
-        solve = " and ".join(advice)
-        if not advice:
-            solve = "another supercell, spin or twist"
-        if missed and atoms > 1:
-            other = "other `moments`" if settings.moments else "`moments`"
-            solve = f"{other}, of alternating signs on the atoms, or else {solve}"
-        _logger.warning(
-            "Mean field: %s has a lower energy (curvature %.1e Ha)%s. Solve with %s.",
-            what,
-            lowest.curvature,
-            ", which rotating the orbitals did not reach" if missed else "",
-            solve,
-        )
 
 
 @dataclasses.dataclass

@@ -1,12 +1,15 @@
 """Whether a Hartree-Fock determinant is a minimum of the energy."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.linalg
 from jaxtyping import Complex, Float, Int
 
+
+_logger = logging.getLogger("eqsym")
 
 # Curvatures (Hartree) above this are those of a minimum, or of a direction along which
 # the energy is constant, to the accuracy of the integrals.
@@ -109,6 +112,50 @@ def instabilities(
                     )
                 )
     return result
+
+
+def warn_of_instabilities(
+    found: list[Instability] | None, unrestricted: bool, moments: bool, atoms: int
+) -> None:
+    """One warning for each kind, of the largest curvature."""
+    if found is None:
+        _logger.warning(
+            "Mean field: too many orbitals to check whether the determinant is a "
+            "minimum of the energy; another one can be lower."
+        )
+    for opposite in (True, False):
+        of_kind = [i for i in found or () if i.opposite == opposite]
+        if not of_kind:
+            continue
+        lowest = min(of_kind, key=lambda i: i.curvature)
+        same_cell = not np.any(lowest.frac_shift)
+        missed = unrestricted and any(i.rotations for i in of_kind)
+        if opposite:
+            what = "an unrestricted determinant, with different orbitals for the spins,"
+        else:
+            what = "another determinant near the one found, which is a saddle point,"
+        advice = []
+        if opposite and not unrestricted:
+            advice.append("`unrestricted=True`")
+        if not same_cell:
+            shift = np.round(lowest.frac_shift, 4).tolist()
+            advice.append(
+                "a primitive cell several times as large (and a smaller supercell), "
+                f"because crystal momentum changes by {shift} reciprocal vectors"
+            )
+        solve = " and ".join(advice)
+        if not advice:
+            solve = "another supercell, spin or twist"
+        if missed and atoms > 1:
+            other = "other `moments`" if moments else "`moments`"
+            solve = f"{other}, of alternating signs on the atoms, or else {solve}"
+        _logger.warning(
+            "Mean field: %s has a lower energy (curvature %.1e Ha)%s. Solve with %s.",
+            what,
+            lowest.curvature,
+            ", which rotating the orbitals did not reach" if missed else "",
+            solve,
+        )
 
 
 def _shift_table(frac: Float[np.ndarray, "k 3"]) -> Int[np.ndarray, "k k"]:
