@@ -165,7 +165,8 @@ class MeanField(AbstractFixed):
             orbitals, as in magnets, and wherever bonds are stretched. They do anyway if
             there are more of one than of the other. The solution follows rotations
             that lower its energy: spins find an order even without `moments`, but
-            which one of several with the same energy is then left to rounding.
+            which one of several with the same energy is then left to rounding. A
+            warning says if they could not be followed down.
         - `moments`: spin moments to start from, one for each atom of the primitive
             cell: spin-up minus spin-down electrons. An antiferromagnetic order needs a
             primitive cell that holds it: of a chain of atoms the one with two, with

@@ -14,7 +14,13 @@ from ._gaussians import expand, Gaussians, Shell, shells_of
 from ._mean_field_guess import superposed_atoms
 from ._mean_field_settings import Settings
 from ._progress import progress_bar
-from ._stability import Determinant, instabilities, Instability, too_large
+from ._stability import (
+    Determinant,
+    instabilities,
+    Instability,
+    too_large,
+    warn_of_instabilities,
+)
 
 
 _logger = logging.getLogger("eqsym")
@@ -26,6 +32,8 @@ _SMALLEST_OVERLAP = 1e-6
 _DEGENERATE = 1e-5
 # How often an unrestricted determinant that can be lowered is lowered.
 _FOLLOWED = 5
+# Iterations without extrapolation after a rotation if extrapolation leads back.
+_PLAIN = 8
 # By how much (Hartree per primitive cell) to count as lowered.
 _LOWERED = 1e-7
 _STATE = ("e_tot", "mo_energy", "mo_coeff", "mo_occ")
@@ -64,7 +72,12 @@ def hartree_fock(
             "supercell, spin or twist for a closed shell.",
             *crystal.electrons,
         )
-    _warn_of_instabilities(found.instabilities, settings.unrestricted)
+    warn_of_instabilities(
+        found.instabilities,
+        settings.unrestricted,
+        settings.moments is not None,
+        len(crystal.species),
+    )
     sets = [_occupied(found, spin) for spin in range(2)]
     if all(_is_real(crystal, k) for k, _ in sets):
         real = [_realified(found, orbitals) for orbitals in sets]
@@ -75,40 +88,6 @@ def hartree_fock(
         Orbitals(k, expand(crystal.lattice, found.shells, k, mo)) for k, mo in sets
     )
     return Solution(found.energy, up, down)
-
-
-def _warn_of_instabilities(found: list[Instability] | None, unrestricted: bool) -> None:
-    """One warning for each kind, of the largest curvature."""
-    if found is None:
-        _logger.warning(
-            "Mean field: too many orbitals to check whether the determinant is a "
-            "minimum of the energy; another one can be lower."
-        )
-    for opposite in (True, False):
-        of_kind = [i for i in found or () if i.opposite == opposite]
-        if not of_kind:
-            continue
-        lowest = min(of_kind, key=lambda i: i.curvature)
-        same_cell = not np.any(lowest.frac_shift)
-        if opposite:
-            what = "an unrestricted determinant, with different orbitals for the spins,"
-        else:
-            what = "another determinant near the one found, which is a saddle point,"
-        advice = [] if unrestricted or not opposite else ["`unrestricted=True`"]
-        if not same_cell:
-            shift = np.round(lowest.frac_shift, 4).tolist()
-            advice.append(
-                "a primitive cell several times as large (and a smaller supercell), "
-                f"because crystal momentum changes by {shift} reciprocal vectors"
-            )
-        if not advice:
-            advice = ["another supercell, spin or twist"]
-        _logger.warning(
-            "Mean field: %s has a lower energy (curvature %.1e Ha). Solve with %s.",
-            what,
-            lowest.curvature,
-            " and ".join(advice),
-        )
 
 
 @dataclasses.dataclass
@@ -329,23 +308,55 @@ def _converged(
         iterate(density())
     elif not scf.converged or not np.isfinite(scf.e_tot):
         raise _NotConverged
-    found = _instabilities(scf, crystal, image)
-    for _ in range(_FOLLOWED if settings.unrestricted or degenerate else 0):
-        lowering = [i for i in found or () if _can_follow(i, settings)]
-        if not lowering:
-            break
-        scf.whole = True
+
+    def lowers(rotation) -> bool:
+        """Follows it; if in vain, leaves all as it was."""
         before = {name: getattr(scf, name) for name in _STATE}
-        try:
-            iterate(density(_rotated(scf, lowering[0], settings.unrestricted)))
-            lowered = scf.e_tot < before["e_tot"] - _LOWERED
-        except _NotConverged:
-            lowered = False
-        if not lowered:
+        spread = np.sqrt(crystal.cells)
+        angles = {a * b for a in (0.5, 1.0, -0.5, -1.0) for b in (1.0, spread)}
+        rotated = [
+            density(_rotated(scf, rotation, angle, settings.unrestricted))
+            for angle in sorted(angles, reverse=True)
+        ]
+        # Rounding must not choose between mirror images.
+        rotated.sort(key=lambda start: round(scf.energy_tot(start), 6))
+        at_once = scf.diis_start_cycle
+        for start, extrapolated in (
+            (rotated[0], at_once),
+            (rotated[0], _PLAIN),
+            (rotated[1], _PLAIN),
+        ):
+            scf.diis_start_cycle = extrapolated
+            try:
+                iterate(start)
+                if scf.e_tot < before["e_tot"] - _LOWERED:
+                    return True
+            except _NotConverged:
+                pass
+            finally:
+                scf.diis_start_cycle = at_once
             for name, value in before.items():
                 setattr(scf, name, value)
+        return False
+
+    found = _instabilities(scf, crystal, image)
+    followed = False
+    for _ in range(_FOLLOWED if settings.unrestricted or degenerate else 0):
+        # Opposite rotations lead restricted determinants to unrestricted ones.
+        rotations = [
+            rotation
+            for i in found or ()
+            if settings.unrestricted or not i.opposite
+            for rotation in i.rotations
+        ]
+        scf.whole = scf.whole or bool(rotations)
+        if not any(lowers(rotation) for rotation in rotations):
             break
+        followed = True
         found = _instabilities(scf, crystal, image)
+    if settings.unrestricted and followed and found == [] and _has_gap(scf):
+        # The spins have found an order, which has no open shell.
+        degenerate = False
     return found, degenerate
 
 
@@ -375,26 +386,31 @@ def _instabilities(
     return instabilities(determinant, integrals, image)
 
 
-def _can_follow(found: Instability, settings: Settings) -> bool:
-    """Whether it leads to a determinant of the same kind and cell."""
-    same_kind = settings.unrestricted or not found.opposite
-    return found.rotation is not None and same_kind
+def _has_gap(scf: Any) -> bool:
+    """Whether the occupied levels of each spin are below the empty ones."""
+    filled = np.asarray(scf.mo_occ) > 0
+    return all(
+        np.all(occupied) or np.min(e[~occupied]) > np.max(e[occupied]) + _DEGENERATE
+        for e, occupied in zip(np.asarray(scf.mo_energy), filled, strict=True)
+        if np.any(occupied)
+    )
 
 
-def _rotated(scf: Any, along: Instability, unrestricted: bool) -> np.ndarray:
-    """Coefficients after a rotation by half a radian in all."""
+def _rotated(
+    scf: Any, rotation: list[list[np.ndarray]], angle: float, unrestricted: bool
+) -> np.ndarray:
+    """Coefficients after a rotation, times an angle."""
     coefficients = np.array(scf.mo_coeff, dtype=np.complex128)
     occupied = np.asarray(scf.mo_occ) > 0
     spins = zip(coefficients, occupied, strict=True)
     if not unrestricted:
         spins = [(coefficients, occupied)]
-    assert along.rotation is not None
-    for (mo, filled), blocks in zip(spins, along.rotation, strict=True):
+    for (mo, filled), blocks in zip(spins, rotation, strict=True):
         for k, block in enumerate(blocks):
             o, v = np.flatnonzero(filled[k]), np.flatnonzero(~filled[k])
             generator = np.zeros((filled.shape[1],) * 2, dtype=np.complex128)
-            generator[np.ix_(v, o)] = block / 2
-            generator[np.ix_(o, v)] = -block.conj().T / 2
+            generator[np.ix_(v, o)] = angle * block
+            generator[np.ix_(o, v)] = -angle * block.conj().T
             mo[k] = mo[k] @ scipy.linalg.expm(generator)
     return coefficients
 

@@ -1,6 +1,7 @@
 """Whether a Hartree-Fock determinant is a minimum of the energy."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -8,11 +9,15 @@ import scipy.linalg
 from jaxtyping import Complex, Float, Int
 
 
+_logger = logging.getLogger("eqsym")
+
 # Curvatures (Hartree) above this are those of a minimum, or of a direction along which
 # the energy is constant, to the accuracy of the integrals.
 _NEGATIVE = -1e-4
 # Bound on the memory for integrals between orbitals, in numbers of 16 bytes.
 _LARGEST = 1e8
+# How many rotations to name for one change of crystal momentum.
+_NAMED = 3
 
 
 @dataclasses.dataclass
@@ -27,15 +32,15 @@ class Determinant:
 
 @dataclasses.dataclass
 class Instability:
-    """A rotation of occupied into empty orbitals that lowers the energy."""
+    """Rotations of occupied into empty orbitals that lower the energy."""
 
-    curvature: float  # Hartree
-    # Crystal momentum that the rotation adds, in fractions of reciprocal vectors.
+    curvature: float  # Hartree, the lowest
+    # Crystal momentum that they add, in fractions of reciprocal vectors.
     frac_shift: np.ndarray  # (3,)
-    # Whether it is opposite in the two spins, which then occupy different orbitals.
+    # Whether they are opposite in the two spins, which then occupy different orbitals.
     opposite: bool
-    # The rotation, spin by spin and k by k, if it keeps crystal momentum.
-    rotation: list[list[np.ndarray]] | None  # (empty, occupied)
+    # The lowest few, spin by spin and k by k, if they keep crystal momentum.
+    rotations: list[list[list[np.ndarray]]]  # (empty, occupied)
 
 
 def too_large(found: Determinant, auxiliary: int) -> bool:
@@ -96,17 +101,61 @@ def instabilities(
                 continue
             except np.linalg.LinAlgError:
                 pass
-            value, vector = _lowest(matrix, there.count if shift == 0 else 0)
+            value, vectors = _lowest(matrix, there.count if shift == 0 else 0)
             if value < _NEGATIVE:
                 result.append(
                     Instability(
                         value,
                         found.frac_kpoints[q[0]] - found.frac_kpoints[0],
                         opposite,
-                        there.split(vector) if shift == 0 else None,
+                        [there.split(x) for x in vectors] if shift == 0 else [],
                     )
                 )
     return result
+
+
+def warn_of_instabilities(
+    found: list[Instability] | None, unrestricted: bool, moments: bool, atoms: int
+) -> None:
+    """One warning for each kind, of the largest curvature."""
+    if found is None:
+        _logger.warning(
+            "Mean field: too many orbitals to check whether the determinant is a "
+            "minimum of the energy; another one can be lower."
+        )
+    for opposite in (True, False):
+        of_kind = [i for i in found or () if i.opposite == opposite]
+        if not of_kind:
+            continue
+        lowest = min(of_kind, key=lambda i: i.curvature)
+        same_cell = not np.any(lowest.frac_shift)
+        missed = unrestricted and any(i.rotations for i in of_kind)
+        if opposite:
+            what = "an unrestricted determinant, with different orbitals for the spins,"
+        else:
+            what = "another determinant near the one found, which is a saddle point,"
+        advice = []
+        if opposite and not unrestricted:
+            advice.append("`unrestricted=True`")
+        if not same_cell:
+            shift = np.round(lowest.frac_shift, 4).tolist()
+            advice.append(
+                "a primitive cell several times as large (and a smaller supercell), "
+                f"because crystal momentum changes by {shift} reciprocal vectors"
+            )
+        solve = " and ".join(advice)
+        if not advice:
+            solve = "another supercell, spin or twist"
+        if missed and atoms > 1:
+            other = "other `moments`" if moments else "`moments`"
+            solve = f"{other}, of alternating signs on the atoms, or else {solve}"
+        _logger.warning(
+            "Mean field: %s has a lower energy (curvature %.1e Ha)%s. Solve with %s.",
+            what,
+            lowest.curvature,
+            ", which rotating the orbitals did not reach" if missed else "",
+            solve,
+        )
 
 
 def _shift_table(frac: Float[np.ndarray, "k 3"]) -> Int[np.ndarray, "k k"]:
@@ -209,15 +258,24 @@ def _direct(rotations: _Rotations) -> Complex[np.ndarray, "rotations rotations"]
     return matrix
 
 
-def _lowest(matrix: np.ndarray, count: int) -> tuple[float, np.ndarray]:
-    """The lowest eigenvalue, and the first `count` components of its vector (u, v), as
-    a rotation X = u + v*. Real rotations come first if there are any."""
+def _lowest(matrix: np.ndarray, count: int) -> tuple[float, list[np.ndarray]]:
+    """The lowest eigenvalue; and of the lowest few that are negative, the first `count`
+    components of the vectors (u, v), as rotations X = u + v*. Real rotations come first
+    if there are any."""
     if count and np.max(np.abs(np.imag(matrix))) < 1e-6:
         real = np.real(matrix[:count, :count] + matrix[:count, count:])
-        value, vector = scipy.linalg.eigh(real, subset_by_index=[0, 0])
-        if value[0] < _NEGATIVE:
-            return float(value[0]), vector[:, 0]
-    value, vector = scipy.linalg.eigh(matrix, subset_by_index=[0, 0])
-    u, v = vector[:count, 0], vector[count:, 0][:count].conj()
-    rotation = u + v if np.linalg.norm(u + v) > 0.1 else 1j * (u - v)
-    return float(value[0]), rotation / max(float(np.linalg.norm(rotation)), 1e-12)
+        values, vectors = _lowest_few(real)
+        if values[0] < _NEGATIVE:
+            return float(values[0]), list(vectors.T[values < _NEGATIVE])
+    values, vectors = _lowest_few(matrix)
+    rotations = []
+    for vector in vectors.T[values < _NEGATIVE]:
+        u, v = vector[:count], vector[count:][:count].conj()
+        rotation = u + v if np.linalg.norm(u + v) > 0.1 else 1j * (u - v)
+        rotations.append(rotation / max(float(np.linalg.norm(rotation)), 1e-12))
+    return float(values[0]), rotations
+
+
+def _lowest_few(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    last = min(_NAMED, len(matrix)) - 1
+    return scipy.linalg.eigh(matrix, subset_by_index=[0, last])

@@ -436,6 +436,37 @@ def test_unrestricted_energy(cells, gain, moments, caplog):
     assert abs(found.energy - expected) < 1e-6
 
 
+def test_an_order_has_no_open_shell(caplog):
+    """Without order the shell is open; the order found is the one of the moments. At
+    one atom per cell there is none."""
+    crystal = _chain(4, 4, 1.8)
+    kwargs = {"unrestricted": True}
+    found, warned = _solved(crystal, caplog, **kwargs)
+    ordered, _ = _solved(crystal, caplog, moments=(1, -1, 1, -1), **kwargs)
+    assert not warned
+    assert abs(found.energy - ordered.energy) < 1e-6
+    assert "degenerate" in _solved(_chain(1, 4, 1.8), caplog, **kwargs)[1]
+
+
+@pytest.mark.slow
+def test_finds_an_order_far_away(caplog):
+    """Extrapolation leads a small rotation back to the saddle point, at -74.42061. The
+    energy is the one with `moments`."""
+    crystal = eqs.Crystal.graphene(a=4.0, vacuum=7.0, unit="angstrom")
+    found, warned = _solved(crystal, caplog, unrestricted=True)
+    assert not warned
+    assert abs(found.energy - -74.426177) < 1e-5
+
+
+@pytest.mark.parametrize("moments, advised", [(None, "`moments`"), ((0, 0), "other")])
+def test_says_if_it_stays_on_a_saddle_point(moments, advised, caplog, monkeypatch):
+    monkeypatch.setattr("eqsym._pyscf._FOLLOWED", 0)
+    kwargs = {"unrestricted": True, "moments": moments}
+    warned = _solved(_chain(2, 2, 4.0), caplog, **kwargs)[1]
+    assert "has a lower energy" in warned and "did not reach" in warned
+    assert f"Solve with {advised}" in warned and "or else another supercell" in warned
+
+
 def test_says_if_it_cannot_check(caplog, monkeypatch):
     monkeypatch.setattr("eqsym._stability._LARGEST", 1)
     assert "too many orbitals to check" in _solved(_chain(2, 2, 4.0), caplog)[1]
