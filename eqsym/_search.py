@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ._crystal import cell_of, Crystal, with_cell
+from ._crystal import cell_of, Crystal, with_cell, with_changes
 from ._operations import (
     keeps_supercell,
     keeps_twist,
@@ -47,18 +47,32 @@ def admitted_operations(
     translations = to_unit_cell(translations)
     keep = _warned(crystal, rotations, translations, vacuum)
 
-    def admits(other: SymmetricCell) -> Bool[np.ndarray, " ops"]:
-        moved = with_cell(crystal, other.cell)
+    def admits(moved: Crystal, other: SymmetricCell) -> Bool[np.ndarray, " ops"]:
         found = _restrictions(moved, other.rotations, other.translations, vacuum)
         return np.all([good for good, _ in found], axis=0)
 
+    def exact(other: SymmetricCell) -> Crystal:
+        """With what is meant in place of what is rounded: nuclei, lattice, twist."""
+        moved = with_cell(crystal, other.cell)
+        found = _restrictions(moved, other.rotations, other.translations, vacuum)
+        others = np.all([good for good, _ in found[:-1]], axis=0)
+        kept = int(np.sum(admits(moved, other)))
+        better = _better_twist(moved, other.rotations[others], kept)
+        return moved if better is None else with_changes(moved, twist=better[0])
+
     kept = int(np.sum(keep))
     coarser = larger_group(
-        cell, symprec, len(keep), kept, lambda other: int(np.sum(admits(other)))
+        cell,
+        symprec,
+        len(keep),
+        kept,
+        lambda other: int(np.sum(admits(exact(other), other))),
     )
     if coarser is not None:
         level, other = coarser
-        _warn_of_rounding(crystal, symprec, kept, level, other, admits(other), vacuum)
+        meant = exact(other)
+        admitted = admits(meant, other)
+        _warn_of_rounding(crystal, symprec, kept, level, other, meant, admitted, vacuum)
     return rotations[keep], translations[keep]
 
 
@@ -115,7 +129,7 @@ def _warned(
             "instead of %d. If it is rounded, use that one.",
             crystal.twist.tolist(),
             away,
-            ", ".join(map(_written, twist.tolist())),
+            _listed(twist),
             kept,
             int(np.sum(keep)),
         )
@@ -151,6 +165,10 @@ def _better_twist(
     return best
 
 
+def _listed(twist: Float[np.ndarray, "3"]) -> str:
+    return ", ".join(map(_written, twist.tolist()))
+
+
 def _written(number: float) -> str:
     simple = Fraction(number).limit_denominator(_SIMPLE)
     return str(simple) if abs(float(simple) - number) < 1e-9 else f"{number:.8f}"
@@ -162,22 +180,31 @@ def _warn_of_rounding(
     kept: int,
     level: float,
     other: SymmetricCell,
+    meant: Crystal,
     admitted: Bool[np.ndarray, " ops"],
     vacuum: tuple[int, ...],
 ) -> None:
     more = int(np.sum(admitted))
+    away = np.max(np.abs(meant.twist - crystal.twist))
+    twist = (
+        f" and the twist ({_listed(meant.twist)}), {away:.1g} (in fractions) from that "
+        "of the crystal"
+        if away > 0
+        else ""
+    )
     operations = operations_of(
         crystal, other.rotations[admitted], other.translations[admitted], level
     )
-    symbol = group_symbol(with_cell(crystal, other.cell), operations, vacuum)
+    symbol = group_symbol(meant, operations, vacuum)
     _logger.warning(
-        "Symmetry operations found with `symprec` %g Bohr: %d; with %g: %d%s. If that "
-        "is rounding of the coordinates, use `crystal.symmetrized(%g)`, which moves "
-        "nuclei by up to %s Bohr and lattice vectors by up to %s; or pass "
+        "Symmetry operations found with `symprec` %g Bohr: %d; with %g%s: %d%s. If "
+        "that is rounding of the coordinates, use `crystal.symmetrized(%g)`, which "
+        "moves nuclei by up to %s Bohr and lattice vectors by up to %s; or pass "
         "`symprec=%g`, which takes these operations as they are.",
         symprec,
         kept,
         level,
+        twist,
         more,
         f" ({symbol})" if symbol else "",
         level,

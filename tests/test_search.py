@@ -1,11 +1,14 @@
 """What is said about operations that rounding of nuclei or of the twist hides."""
 
+import re
+
 import numpy as np
 import pytest
-from test_standard import ROUNDED, rounded_graphene, salt_cube
+from test_standard import ROUNDED, rounded_beryllium, rounded_graphene, salt_cube
 
 import eqsym as eqs
 from eqsym import _search, _standard
+from eqsym._crystal import with_changes
 
 
 @pytest.mark.parametrize("name", ROUNDED)
@@ -86,6 +89,29 @@ def test_good_crystals_are_searched_twice_and_nothing_is_said(caplog, monkeypatc
     monkeypatch.setattr(_search, "find_operations", counted)
     assert eqs.SpaceGroup.of(salt_cube()).order == 192
     assert len(asked) == 2 and not caplog.messages
+
+
+@pytest.mark.parametrize(
+    "build, twist, exact, few, many",
+    [
+        (rounded_graphene, (0.3333, 0.3333, 0), (1 / 3, 1 / 3, 0), 4, 12),
+        (rounded_beryllium, (0.3333, 0.3333, 0), (1 / 3, 1 / 3, 0), 2, 12),
+        (lambda **k: salt_cube(noise=1e-3, **k), (0.4999, 0, 0), (0.5, 0, 0), 1, 64),
+    ],
+    ids=["graphene", "beryllium", "lithium hydride"],
+)
+def test_a_rounded_twist_does_not_hide_rounded_coordinates(
+    build, twist, exact, few, many, caplog
+):
+    crystal = build(twist=twist)
+    assert eqs.SpaceGroup.of(crystal).order == few
+    (message,) = [m for m in caplog.messages if "rounding of the coordinates" in m]
+    assert f": {many} (" in message and "and the twist (1/" in message
+    level = float(re.search(r"symmetrized\((.*?)\)", message)[1])
+    caplog.clear()
+    moved = with_changes(crystal.symmetrized(level), twist=exact)
+    assert eqs.SpaceGroup.of(moved).order == many
+    assert "rounding" not in caplog.text
 
 
 def _twisted(twist, **kwargs):

@@ -38,11 +38,12 @@ def rounded_lattice_graphene():
     )
 
 
-def rounded_beryllium():
+def rounded_beryllium(**kwargs):
     """Hexagonal close packing, all numbers with four digits."""
     lattice = [[2.2858, 0, 0], [-1.1429, 1.9796, 0], [0, 0, 3.5843]]
     frac = [[0.3333, 0.6667, 0.25], [0.6667, 0.3333, 0.75]]
-    return eqs.Crystal(lattice, ["Be", "Be"], frac_positions=frac, unit="angstrom")
+    species = ["Be", "Be"]
+    return eqs.Crystal(lattice, species, frac_positions=frac, unit="angstrom", **kwargs)
 
 
 def salt_cube(*, noise=0.0, seed=0, repeat=(1, 1, 1), **kwargs):
