@@ -140,7 +140,7 @@ def test_against_quadrature(name):
         observables,
         group,
         walkers=walkers(wavefunction.crystal, 500),
-        key=jax.random.key(1),
+        key=jax.random.key(2),
         steps=30,
         chunk=None if name == "complex" else 50,
         **_SETTINGS,
