@@ -51,8 +51,8 @@ def test_lithium_hydride(lih):
 @pytest.mark.slow
 def test_lithium_hydride_precisely(lih):
     assert abs(lih.energy - -8.45740) < 1e-5
-    # Gaussians have no cusps, and local energies have heavy tails: one electron next to a
-    # nucleus can double the error bar, as happened with exchanges and hops.
+    # Gaussians have no cusps, and local energies have heavy tails: few samples can
+    # double the error bar, as happened with exchanges and hops.
     normal = {"exchange": 0.0, "hop": 0.0}
     found = _sampled(lih, walkers=1000, steps=450, seed=1, **normal)
     _check(lih, found, error=5e-3)
