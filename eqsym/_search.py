@@ -45,7 +45,7 @@ def admitted_operations(
     cell = cell_of(crystal)
     rotations, translations = find_operations(cell, symprec)
     translations = to_unit_cell(translations)
-    keep = _warned(crystal, rotations, translations, vacuum)
+    keep, enough = _warned(crystal, rotations, translations, vacuum)
 
     def admits(moved: Crystal, other: SymmetricCell) -> Bool[np.ndarray, " ops"]:
         found = _restrictions(moved, other.rotations, other.translations, vacuum)
@@ -65,7 +65,7 @@ def admitted_operations(
         cell,
         symprec,
         len(keep),
-        kept,
+        enough,
         lambda other: int(np.sum(admits(exact(other), other))),
     )
     if coarser is not None:
@@ -105,7 +105,8 @@ def _warned(
     rotations: Rotations,
     translations: Translations,
     vacuum: tuple[int, ...],
-) -> Bool[np.ndarray, " ops"]:
+) -> tuple[Bool[np.ndarray, " ops"], int]:
+    """Which operations are admitted, and how many would be with the best twist."""
     restrictions = _restrictions(crystal, rotations, translations, vacuum)
     keep = np.ones(len(rotations), dtype=bool)
     for good, reason in restrictions:
@@ -120,9 +121,10 @@ def _warned(
         keep &= good
     # The twist is the last of them.
     others = np.all([good for good, _ in restrictions[:-1]], axis=0)
-    better = _better_twist(crystal, rotations[others], int(np.sum(keep)))
+    enough = int(np.sum(keep))
+    better = _better_twist(crystal, rotations[others], enough)
     if better is not None:
-        twist, kept = better
+        twist, enough = better
         away = np.max(np.abs(twist - crystal.twist))
         _logger.warning(
             "The twist %s is %.1g (in fractions) from (%s), which keeps %d operations "
@@ -130,10 +132,10 @@ def _warned(
             crystal.twist.tolist(),
             away,
             _listed(twist),
-            kept,
+            enough,
             int(np.sum(keep)),
         )
-    return keep
+    return keep, enough
 
 
 def _better_twist(
@@ -186,19 +188,20 @@ def _warn_of_rounding(
 ) -> None:
     more = int(np.sum(admitted))
     away = np.max(np.abs(meant.twist - crystal.twist))
-    twist = (
-        f" and the twist ({_listed(meant.twist)}), {away:.1g} (in fractions) from that "
-        "of the crystal"
-        if away > 0
-        else ""
-    )
+    twist, also = "", ","
+    if away > 0:
+        twist = (
+            f" and the twist ({_listed(meant.twist)}), {away:.1g} (in fractions) from "
+            "the given one"
+        )
+        also = " and of the twist, give the crystal that twist and"
     operations = operations_of(
         crystal, other.rotations[admitted], other.translations[admitted], level
     )
     symbol = group_symbol(meant, operations, vacuum)
     _logger.warning(
         "Symmetry operations found with `symprec` %g Bohr: %d; with %g%s: %d%s. If "
-        "that is rounding of the coordinates, use `crystal.symmetrized(%g)`, which "
+        "that is rounding of the coordinates%s use `crystal.symmetrized(%g)`, which "
         "moves nuclei by up to %s Bohr and lattice vectors by up to %s; or pass "
         "`symprec=%g`, which takes these operations as they are.",
         symprec,
@@ -207,6 +210,7 @@ def _warn_of_rounding(
         twist,
         more,
         f" ({symbol})" if symbol else "",
+        also,
         level,
         in_bohr(other.shift),
         in_bohr(other.strain),

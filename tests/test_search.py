@@ -8,7 +8,6 @@ from test_standard import ROUNDED, rounded_beryllium, rounded_graphene, salt_cub
 
 import eqsym as eqs
 from eqsym import _search, _standard
-from eqsym._crystal import with_changes
 
 
 @pytest.mark.parametrize("name", ROUNDED)
@@ -107,11 +106,29 @@ def test_a_rounded_twist_does_not_hide_rounded_coordinates(
     assert eqs.SpaceGroup.of(crystal).order == few
     (message,) = [m for m in caplog.messages if "rounding of the coordinates" in m]
     assert f": {many} (" in message and "and the twist (1/" in message
+    assert "give the crystal that twist and use" in message
     level = float(re.search(r"symmetrized\((.*?)\)", message)[1])
+    # Both ways out give what was said, and there are no more hints.
     caplog.clear()
-    moved = with_changes(crystal.symmetrized(level), twist=exact)
-    assert eqs.SpaceGroup.of(moved).order == many
-    assert "rounding" not in caplog.text
+    crystal = build(twist=exact)
+    assert eqs.SpaceGroup.of(crystal.symmetrized(level)).order == many
+    assert eqs.SpaceGroup.of(crystal, symprec=level).order == many
+    assert "round" not in caplog.text
+
+
+def test_coordinates_are_left_alone_if_the_twist_is_enough(caplog):
+    # Turned triangles of a kagome net. Those that are not turned have 24 operations,
+    # but not more that keep the corner of the Brillouin zone.
+    x = 0.5001
+    crystal = eqs.Crystal(
+        [[4.65, 0, 0], [-2.325, 2.325 * 3**0.5, 0], [0, 0, 30]],
+        ["H", "H", "H"],
+        frac_positions=[[x, 0, 0], [0, x, 0], [-x, -x, 0]],
+        unit="bohr",
+        twist=(0.3333, 0.3333, 0),
+    )
+    assert eqs.SpaceGroup.of(crystal).order == 4
+    assert "which keeps 12 operations instead of 4" in caplog.messages[-1]
 
 
 def _twisted(twist, **kwargs):
