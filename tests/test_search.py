@@ -107,7 +107,7 @@ def test_a_rounded_twist_does_not_hide_rounded_coordinates(
     (message,) = [m for m in caplog.messages if "rounding of the coordinates" in m]
     assert f": {many} (" in message and "and the twist (1/" in message
     assert "give the crystal that twist and use" in message
-    level = float(re.search(r"symmetrized\((.*?)\)", message)[1])
+    level = float(*re.findall(r"symmetrized\((.*?)\)", message))
     # Both ways out give what was said, and there are no more hints.
     caplog.clear()
     crystal = build(twist=exact)
