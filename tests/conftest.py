@@ -3,6 +3,7 @@ jaxtyping hook sees it first."""
 
 import os
 import resource
+import signal
 
 import hypothesis
 import jax
@@ -21,6 +22,8 @@ def pytest_configure(config):
     quick = flags.quick()
     if config.getoption("markexpr") == "not slow":
         os.environ.setdefault("XLA_FLAGS", quick)
+    # Shells start what runs in the background without, and tests interrupt themselves.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
