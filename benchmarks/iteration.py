@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import eqsym as eqs
-from eqsym._math import chunked_vmap
+from eqsym._core.math import chunked_vmap
 
 
 CRYSTALS = {

@@ -31,7 +31,7 @@ import optax
 from iteration import CRYSTALS
 
 import eqsym as eqs
-from eqsym._math import chunked_vmap
+from eqsym._core.math import chunked_vmap
 
 
 PUBLISHED_MOVES = 30_000

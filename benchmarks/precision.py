@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 import eqsym as eqs
-from eqsym._math import chunked_vmap
+from eqsym._core.math import chunked_vmap
 
 
 class Setting(NamedTuple):

@@ -1,120 +1,99 @@
 """Neural wave functions for crystals, and what their symmetries are worth."""
 
-from ._ansatz import (
-    AbstractFeatures as AbstractFeatures,
-    AbstractWavefunction as AbstractWavefunction,
-    Displacement as Displacement,
-    HartreeFock as HartreeFock,
-    NuFeatures as NuFeatures,
-    SolidNet as SolidNet,
-    TriFeatures as TriFeatures,
-)
-from ._averages import (
-    RandomSubset as RandomSubset,
-    SubsetAverage as SubsetAverage,
-    SymmetrizedOrbitals as SymmetrizedOrbitals,
-)
-from ._canonicalize import (
-    AbstractSmoothing as AbstractSmoothing,
-    Canonicalization as Canonicalization,
-    RandomCanonicalization as RandomCanonicalization,
-    RandomImage as RandomImage,
-    SmoothStep as SmoothStep,
-    SplineStep as SplineStep,
-)
-from ._check import check_wavefunction as check_wavefunction
-from ._checkpoint import (
-    latest_checkpoint as latest_checkpoint,
-    restore_checkpoint as restore_checkpoint,
-    save_checkpoint as save_checkpoint,
+from . import checkpoint as checkpoint, plot as plot
+from ._core import (
+    AbstractFixed as AbstractFixed,
+    combine as combine,
+    device_mesh as device_mesh,
+    enlarge_pool as _enlarge_pool,
+    LogPsi as LogPsi,
+    partition as partition,
+    replicate as replicate,
+    shard_walkers as shard_walkers,
 )
 from ._crystal import Crystal as Crystal, Lattice as Lattice
-from ._domain import FundamentalDomain as FundamentalDomain
-from ._elements import (
+from ._estimator import (
+    AbstractObservable as AbstractObservable,
+    Density as Density,
+    Estimate as Estimate,
+    evaluate as evaluate,
+    Evaluation as Evaluation,
+    FourierDensity as FourierDensity,
+    gradient_noise as gradient_noise,
+    GradientNoise as GradientNoise,
+    irreducible_twists as irreducible_twists,
+    Mixing as Mixing,
+    observe as observe,
+    observe_post_hoc as observe_post_hoc,
+    Observed as Observed,
+    PairCorrelation as PairCorrelation,
+    Polarization as Polarization,
+    post_hoc as post_hoc,
+    PostHoc as PostHoc,
+    PostHocObserved as PostHocObserved,
+    Scatter as Scatter,
+    Sector as Sector,
+    Sectors as Sectors,
+    sectors as sectors,
+    StructureFactor as StructureFactor,
+    table as table,
+    translation_scan as translation_scan,
+    TranslationScan as TranslationScan,
+    twist_average as twist_average,
+    TwistAverage as TwistAverage,
+    Twists as Twists,
+)
+from ._group import (
+    character_table as character_table,
+    CharacterTable as CharacterTable,
+    FundamentalDomain as FundamentalDomain,
+    Irrep as Irrep,
+    irreps as irreps,
+    SpaceGroup as SpaceGroup,
     symmetry_elements as symmetry_elements,
     SymmetryAxis as SymmetryAxis,
     SymmetryElements as SymmetryElements,
     SymmetryPlane as SymmetryPlane,
 )
-from ._estimate import Estimate as Estimate, Evaluation as Evaluation, table as table
-from ._evaluate import evaluate as evaluate
-from ._ewald import Ewald as Ewald
-from ._group import SpaceGroup as SpaceGroup
 from ._hamiltonian import (
     AbstractHamiltonian as AbstractHamiltonian,
     AbstractKinetic as AbstractKinetic,
+    Ewald as Ewald,
     ForwardLaplacian as ForwardLaplacian,
     Hamiltonian as Hamiltonian,
     HessianLaplacian as HessianLaplacian,
     LocalEnergy as LocalEnergy,
 )
-from ._irreps import (
-    character_table as character_table,
-    CharacterTable as CharacterTable,
-    Irrep as Irrep,
-    irreps as irreps,
+from ._mean_field import MeanField as MeanField, Occupation as Occupation
+from ._run import (
+    load_run as load_run,
+    run as run,
+    RunResult as RunResult,
+    SavedRun as SavedRun,
 )
-from ._meanfield import MeanField as MeanField, Occupation as Occupation
-from ._mixing import Mixing as Mixing
-from ._noise import (
-    gradient_noise as gradient_noise,
-    GradientNoise as GradientNoise,
-    Scatter as Scatter,
+from ._symmetrizer import (
+    AbstractRandomSymmetrizer as AbstractRandomSymmetrizer,
+    AbstractSmoothing as AbstractSmoothing,
+    AbstractSymmetrizer as AbstractSymmetrizer,
+    Canonicalization as Canonicalization,
+    GroupAverage as GroupAverage,
+    IrrepProjection as IrrepProjection,
+    Orbit as Orbit,
+    RandomCanonicalization as RandomCanonicalization,
+    RandomImage as RandomImage,
+    RandomSubset as RandomSubset,
+    SmoothStep as SmoothStep,
+    SplineStep as SplineStep,
+    SubsetAverage as SubsetAverage,
+    Symmetrized as Symmetrized,
+    SymmetrizedOrbitals as SymmetrizedOrbitals,
+    symmetry_ratio as symmetry_ratio,
 )
-from ._observables import (
-    AbstractObservable as AbstractObservable,
-    Density as Density,
-    FourierDensity as FourierDensity,
-    PairCorrelation as PairCorrelation,
-    Polarization as Polarization,
-    StructureFactor as StructureFactor,
-)
-from ._observe import (
-    observe as observe,
-    observe_post_hoc as observe_post_hoc,
-    Observed as Observed,
-    PostHocObserved as PostHocObserved,
-)
-from ._optimizer import (
+from ._training import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractOptimizerState as AbstractOptimizerState,
-    MinSR as MinSR,
-    Optax as Optax,
-    OptaxState as OptaxState,
-    Spring as Spring,
-    SpringState as SpringState,
-)
-from ._plot import (
-    plot_scans as plot_scans,
-    plot_sectors as plot_sectors,
-    plot_training as plot_training,
-    translation_scan as translation_scan,
-    TranslationScan as TranslationScan,
-)
-from ._plot_density import plot_densities as plot_densities
-from ._plot_group import plot_group as plot_group
-from ._post_hoc import post_hoc as post_hoc, PostHoc as PostHoc
-from ._pretrain import (
-    Pretraining as Pretraining,
-    PretrainingState as PretrainingState,
-)
-from ._run import run as run, RunResult as RunResult
-from ._run_folder import load_run as load_run, SavedRun as SavedRun
-from ._sampler import (
     AbstractSampler as AbstractSampler,
     AbstractSamplerState as AbstractSamplerState,
-    initial_walkers as initial_walkers,
-    Metropolis as Metropolis,
-    MetropolisState as MetropolisState,
-)
-from ._scores import FactoredScores as FactoredScores, Scores as Scores
-from ._sectors import Sector as Sector, Sectors as Sectors, sectors as sectors
-from ._sharding import (
-    device_mesh as device_mesh,
-    replicate as replicate,
-    shard_walkers as shard_walkers,
-)
-from ._strategy import (
     AbstractStrategy as AbstractStrategy,
     Augment as Augment,
     Batch as Batch,
@@ -122,35 +101,37 @@ from ._strategy import (
     Coupling as Coupling,
     DrawnKey as DrawnKey,
     DrawnSymmetrizer as DrawnSymmetrizer,
+    FactoredScores as FactoredScores,
+    Metropolis as Metropolis,
+    MetropolisState as MetropolisState,
+    MinSR as MinSR,
     NoState as NoState,
     NoSymmetry as NoSymmetry,
+    Optax as Optax,
+    OptaxState as OptaxState,
+    Pretraining as Pretraining,
+    PretrainingState as PretrainingState,
     Project as Project,
     Schedule as Schedule,
+    Scores as Scores,
+    Spring as Spring,
+    SpringState as SpringState,
+    Statistics as Statistics,
     Symmetrize as Symmetrize,
+    VMC as VMC,
+    VMCState as VMCState,
 )
-from ._symmetrize import (
-    AbstractRandomSymmetrizer as AbstractRandomSymmetrizer,
-    AbstractSymmetrizer as AbstractSymmetrizer,
-    GroupAverage as GroupAverage,
-    IrrepProjection as IrrepProjection,
-    Orbit as Orbit,
-    Symmetrized as Symmetrized,
-    symmetry_ratio as symmetry_ratio,
+from ._wavefunction import (
+    AbstractFeatures as AbstractFeatures,
+    AbstractWavefunction as AbstractWavefunction,
+    check_wavefunction as check_wavefunction,
+    Displacement as Displacement,
+    HartreeFock as HartreeFock,
+    initial_walkers as initial_walkers,
+    NuFeatures as NuFeatures,
+    SolidNet as SolidNet,
+    TriFeatures as TriFeatures,
 )
-from ._threads import enlarge_pool as _enlarge_pool
-from ._twists import (
-    irreducible_twists as irreducible_twists,
-    twist_average as twist_average,
-    TwistAverage as TwistAverage,
-    Twists as Twists,
-)
-from ._types import (
-    AbstractFixed as AbstractFixed,
-    combine as combine,
-    LogPsi as LogPsi,
-    partition as partition,
-)
-from ._vmc import Statistics as Statistics, VMC as VMC, VMCState as VMCState
 
 
 __version__ = "0.1.0"

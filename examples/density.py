@@ -128,7 +128,7 @@ def main() -> None:
         number = np.mean(one.mean) * density.lattice.volume
         noise = np.mean(one.error) / np.mean(one.mean)
         print(f"{name:>26}: {number:.5f} electrons per cell, errors {noise:.1%}")
-    figure = eqs.plot_densities(density, densities, system.sides)
+    figure = eqs.plot.densities(density, densities, system.sides)
     figure.savefig(path / "density.png")
 
     lines = ["observable,r [Bohr] or q [1/Bohr],OG,error,PA,error"]

@@ -92,7 +92,7 @@ def main() -> None:
         ),
         path=path,
     )
-    training = eqs.plot_training(
+    training = eqs.plot.training(
         result.history, references={"Hartree-Fock": mean_field.energy}
     )
     training.savefig(path / "training.png")
@@ -122,7 +122,7 @@ def main() -> None:
         "OG, as trained": eqs.translation_scan(result.wavefunction, electrons, sides),
         "PA, averaged": eqs.translation_scan(averaged, electrons, sides),
     }
-    eqs.plot_scans(scans).savefig(path / "scan.png")
+    eqs.plot.scans(scans).savefig(path / "scan.png")
     print(f"\nWrote {path}")
 
 

@@ -37,7 +37,7 @@ def main() -> None:
             f"{file.stem:20}{group.symbol:16}{group.order:10}"
             f"{domain.volume * BOHR**3:21.3f}{len(domain.faces):7}"
         )
-        figure = eqs.plot_group(crystal, group=group, domain=domain)
+        figure = eqs.plot.group(crystal, group=group, domain=domain)
         figure.savefig(options.path / f"{file.stem}.png")
     print(f"Wrote {options.path}")
 

@@ -79,7 +79,7 @@ def main() -> None:
     (options.path / "post_hoc.json").write_text(report)
 
     references = {"Hartree-Fock": mean_field.energy, "FCI, cc-pVDZ": -8.4880}
-    training = eqs.plot_training(result.history, references=references)
+    training = eqs.plot.training(result.history, references=references)
     training.savefig(options.path / "training.png")
 
     # One spin-up and one spin-down electron on each nucleus: every operation of the
@@ -92,7 +92,7 @@ def main() -> None:
         "OG, as trained": eqs.translation_scan(result.wavefunction, electrons, sides),
         "PA, averaged": eqs.translation_scan(averaged, electrons, sides),
     }
-    eqs.plot_scans(scans).savefig(options.path / "scan.png")
+    eqs.plot.scans(scans).savefig(options.path / "scan.png")
     print(f"\nWrote {options.path} in {time.monotonic() - start:.0f} s")
 
 

@@ -271,11 +271,11 @@ def prepare(preset: Preset, path: Path, mean_field_file: Path | None) -> Study:
     count = max(preset.evaluations, preset.walkers)
     start = network, eqs.initial_walkers(crystal, count, key=keys["place"])
     folder = path / "start"
-    if eqs.latest_checkpoint(folder) is None:
+    if eqs.checkpoint.latest(folder) is None:
         pretraining = eqs.Pretraining(mean_field, preset.pretraining_steps)
         start = pretraining(*start, key=keys["fit"])
-        eqs.save_checkpoint(folder, 0, start)
-    network, walkers = eqs.restore_checkpoint(folder, 0, start)
+        eqs.checkpoint.save(folder, 0, start)
+    network, walkers = eqs.checkpoint.restore(folder, 0, start)
     group = eqs.SpaceGroup.of(crystal)
     return Study(
         preset,
@@ -464,7 +464,7 @@ def report(study: Study, measured: dict[str, Any]) -> None:
         "noise": draw.noise(measured),
         "smoothing": draw.smoothing(),
         "canonicalization": draw.canonicalization(),
-        "group": eqs.plot_group(preset.crystal, domain=study.domain),
+        "group": eqs.plot.group(preset.crystal, domain=study.domain),
     }
     if (path / "scan.json").exists():
         scans = {
@@ -472,7 +472,7 @@ def report(study: Study, measured: dict[str, Any]) -> None:
             for name, found in json.loads((path / "scan.json").read_text()).items()
         }
         domain = eqs.FundamentalDomain.of(in_plane(study.group))
-        figures["scan"] = eqs.plot_scans(scans, domain=domain, difference=True)
+        figures["scan"] = eqs.plot.scans(scans, domain=domain, difference=True)
     for name, figure in figures.items():
         # In few colours: small files.
         file = path / f"{name}.png"

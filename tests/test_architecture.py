@@ -3,6 +3,7 @@ nothing, and public names that are documented."""
 
 import ast
 import dataclasses
+import graphlib
 import importlib
 import inspect
 import os
@@ -26,40 +27,17 @@ _SOURCES = {
     for path in sorted(_PACKAGE.rglob("*.py"))
 }
 
-# A module imports only from levels above its own line. `_ansatz` counts as one module,
-# with an order of its own inside.
+# A package imports only from packages above its own line; files in one have no circle.
 _LEVELS = (
-    ("_threads", "_types", "_mixing", "_history", "_processes", "_serialise"),
-    ("_compare", "_divergence", "_interrupts", "_laplacian", "_progress", "_sharding"),
-    ("_estimate", "_folder", "_standard"),
-    ("_structures",),
-    ("_math", "_crystal", "_checkpoint"),
-    ("_operations", "_ewald", "_gaussians", "_stability"),
-    ("_estimate_folder", "_mean_field_guess", "_mean_field_settings"),
-    ("_pyscf",),
-    ("_vacuum",),
-    ("_spglib",),
-    ("_search",),
-    ("_group",),
-    ("_elements", "_domain", "_irreps", "_meanfield"),
-    ("_ansatz", "_nearest", "_plot_parts"),
-    ("_momentum", "_observables"),
-    ("_hamiltonian", "_symmetrize", "_sampler", "_scores", "_twists"),
-    ("_averages", "_canonicalize", "_chains", "_check", "_optimizer", "_pretrain"),
-    ("_energies", "_observe", "_strategy"),
-    ("_evaluate", "_orbit"),
-    ("_post_hoc", "_sectors"),
-    ("_plot", "_vmc"),
-    ("_plot_bulk", "_plot_density"),
-    ("_plot_group",),
-    ("_run_folder",),
-    ("_faults",),
-    ("_noise", "_run"),
-    ("__init__",),
-)
-_ANSATZ_LEVELS = (
-    ("base", "compact", "features", "linear"),
-    ("solidnet", "hartree_fock"),
+    ("_core",),
+    ("_storage", "_crystal"),
+    ("_group", "_mean_field"),
+    ("_wavefunction",),
+    ("_symmetrizer", "_hamiltonian"),
+    ("_training",),
+    ("_estimator", "_run"),
+    ("_plot",),
+    ("checkpoint", "plot"),
     ("__init__",),
 )
 
@@ -128,7 +106,7 @@ def test_fields_and_init_live_in_one_class():
 
 
 def _imported(path, tree):
-    """Modules of the package that a file imports, as paths relative to the package."""
+    """What a file imports from the package: modules, as paths relative to it."""
     folder = path.relative_to(_PACKAGE).parent.parts
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -139,25 +117,45 @@ def _imported(path, tree):
                 assert (node.module or "").split(".")[0] != "eqsym", path
                 continue
             base = folder[: len(folder) - node.level + 1]
-            assert node.module is not None, f"{path}: name the module to import from"
-            yield (*base, *node.module.split("."))
+            if node.module is None:
+                for alias in node.names:
+                    yield (*base, alias.name)
+            else:
+                yield (*base, *node.module.split("."))
 
 
 def test_imports_go_downwards():
+    """From other packages only what these offer, from files of the same one without
+    circles. Nobody but the public name of figures needs figures."""
     level = {name: i for i, names in enumerate(_LEVELS) for name in names}
-    inner = {name: i for i, names in enumerate(_ANSATZ_LEVELS) for name in names}
-    trees = _trees()
-    seen = set()
+    trees, seen, inside = _trees(), set(), {}
     for name, path in _SOURCES.items():
         unit, *rest = path.relative_to(_PACKAGE).with_suffix("").parts
         assert unit in level, f"{path} has no level in the table"
         seen.add(unit)
-        for target, *inside in _imported(path, trees[name]):
+        for target, *file in _imported(path, trees[name]):
             if target == unit:
-                assert inner[inside[0]] < inner[rest[0]], f"{path} imports {inside}"
-            else:
-                assert level[target] < level[unit], f"{path} imports {target}"
+                inside.setdefault((unit, *rest), []).append((target, *file))
+                continue
+            assert level[target] < level[unit], f"{path} imports {target}"
+            assert not file, f"{path} reaches into {target}"
+            assert target != "_plot" or unit == "plot", path
     assert seen == set(level)
+    # Raises if there is a circle.
+    list(graphlib.TopologicalSorter(inside).static_order())
+
+
+def test_packages_are_rooms():
+    """Few files outside of them, and none so long that it holds two ideas. A function
+    that a package offers does not hide a file of it."""
+    assert len(list(_PACKAGE.glob("*.py"))) <= 3
+    for name, path in _SOURCES.items():
+        assert len(path.read_text().splitlines()) <= 650, name
+        if path.name == "__init__.py" and path.parent != _PACKAGE:
+            package = importlib.import_module(f"eqsym.{path.parent.name}")
+            for file in path.parent.glob("[!_]*.py"):
+                found = getattr(package, file.stem, None)
+                assert found is None or inspect.ismodule(found), file
 
 
 def test_source_habits():
@@ -197,11 +195,15 @@ def test_import_does_nothing(tmp_path):
 
 
 def _public():
-    return {
-        name: value
-        for name, value in vars(eqsym).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
-    }
+    """Public names, as one writes them after `eqsym.`."""
+    found = {}
+    for name, value in vars(eqsym).items():
+        if name in ("checkpoint", "plot"):
+            for inner in value.__all__:
+                found[f"{name}.{inner}"] = getattr(value, inner)
+        elif not name.startswith("_") and not isinstance(value, types.ModuleType):
+            found[name] = value
+    return found
 
 
 def _documented():

@@ -1,0 +1,53 @@
+"""The base of everything: array types, maths, devices, processes, interrupts."""
+
+from .interrupts import (
+    interactive as interactive,
+    interruptible as interruptible,
+    Interrupts as Interrupts,
+)
+from .math import (
+    check_chunk as check_chunk,
+    chunked_sum as chunked_sum,
+    chunked_vmap as chunked_vmap,
+    full_precision as full_precision,
+    in_two as in_two,
+    log_sum as log_sum,
+    nearest_displacement as nearest_displacement,
+    normalised as normalised,
+    rescaled as rescaled,
+    safe_sqrt as safe_sqrt,
+    scaled_sum as scaled_sum,
+    sum_of_determinants as sum_of_determinants,
+)
+from .processes import (
+    is_first as is_first,
+    on_all as on_all,
+    on_first as on_first,
+    on_host as on_host,
+    put as put,
+)
+from .progress import progress_bar as progress_bar
+from .sharding import (
+    device_mesh as device_mesh,
+    devices_in_use as devices_in_use,
+    IMAGES as IMAGES,
+    mesh_of as mesh_of,
+    on_mesh as on_mesh,
+    replicate as replicate,
+    shard_walkers as shard_walkers,
+    spread as spread,
+    WALKERS as WALKERS,
+)
+from .text import aligned as aligned
+from .threads import enlarge_pool as enlarge_pool
+from .types import (
+    AbstractFixed as AbstractFixed,
+    combine as combine,
+    Electrons as Electrons,
+    Integer as Integer,
+    Key as Key,
+    LogPsi as LogPsi,
+    partition as partition,
+    Walkers as Walkers,
+    whole_number as whole_number,
+)

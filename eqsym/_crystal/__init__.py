@@ -1,0 +1,20 @@
+"""Lattices and crystals, and what is read from structure files."""
+
+from .comparison import SAME_TWIST as SAME_TWIST
+from .crystal import (
+    cell_of as cell_of,
+    Crystal as Crystal,
+    with_cell as with_cell,
+    with_changes as with_changes,
+)
+from .lattice import Lattice as Lattice
+from .nearest import from_nearest as from_nearest, inner_radius as inner_radius
+from .standard import (
+    find_operations as find_operations,
+    in_bohr as in_bohr,
+    larger_group as larger_group,
+    quiet as quiet,
+    SymmetricCell as SymmetricCell,
+    SYMPREC as SYMPREC,
+)
+from .structures import MIN_VACUUM as MIN_VACUUM, widest_gap as widest_gap

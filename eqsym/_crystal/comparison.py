@@ -1,0 +1,74 @@
+"""Whether two crystals are the same, and in what they are not."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+
+# Lengths in Bohr and twists in fractions that are the same. Rounding differs between
+# processors by 1e-14, and between files with eight digits by 1e-7. Forces are far below
+# 1 Hartree per Bohr, so that no energy changes by 1e-6 Hartree.
+SAME = 1e-6
+SAME_TWIST = 1e-6
+
+
+def difference(one: Any, other: Any, *, electrons: bool) -> str | None:
+    """What differs between two crystals, and by how much, as part of a sentence."""
+    # In other lattices all nuclei have other positions.
+    found = _lattices(one, other)
+    if one.species != other.species:
+        found += _species(one, other)
+    elif not found:
+        found += _positions(one, other)
+    found += _supercells(one, other)
+    if electrons and one.electrons != other.electrons:
+        found.append(
+            f"`electrons` (up, down) are {one.electrons} and {other.electrons}"
+        )
+    return ", ".join(found) or None
+
+
+def _lattices(one: Any, other: Any) -> list[str]:
+    gaps = np.linalg.norm(one.lattice.vectors - other.lattice.vectors, axis=1)
+    return _farthest(gaps, "vector {} of `lattice` differs", [0, 1, 2])
+
+
+def _farthest(gaps: Float[np.ndarray, " n"], text: str, names: list[Any]) -> list[str]:
+    """The largest of some distances, in Bohr, if that is not nothing."""
+    worst = int(np.argmax(gaps))
+    if gaps[worst] <= SAME:
+        return []
+    others = int(np.sum(gaps > SAME)) - 1
+    more = f" ({others} more by no more than that)" if others else ""
+    return [f"{text.format(names[worst])} by {gaps[worst]:.2g} Bohr{more}"]
+
+
+def _species(one: Any, other: Any) -> list[str]:
+    counts = len(one.species), len(other.species)
+    if counts[0] != counts[1]:
+        return [f"`species` are {counts[0]} and {counts[1]} nuclei"]
+    pairs = enumerate(zip(one.species, other.species, strict=True))
+    i, (first, second) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+    return [f"`species` of nucleus {i} are {first} and {second}"]
+
+
+def _positions(one: Any, other: Any) -> list[str]:
+    # In a reduced basis rounding finds nearest images, not only those at distance 0.
+    lattice = one.lattice.reduced()
+    frac = lattice.to_fractional(other.positions - one.positions)
+    gaps = np.linalg.norm(lattice.to_cartesian(frac - np.round(frac)), axis=1)
+    names = [f"{i} ({symbol})" for i, symbol in enumerate(one.species)]
+    return _farthest(gaps, "`positions` of nucleus {} differ", names)
+
+
+def _supercells(one: Any, other: Any) -> list[str]:
+    if not np.array_equal(one.matrix, other.matrix):
+        matrices = one.matrix.tolist(), other.matrix.tolist()
+        return [f"`supercell` is {matrices[0]} and {matrices[1]}"]
+    change = other.twist - one.twist
+    gap = float(np.max(np.abs(change - np.round(change))))
+    if gap <= SAME:
+        return []
+    twists = one.twist.tolist(), other.twist.tolist()
+    return [f"`twist` differs by {gap:.2g}: {twists[0]} and {twists[1]}"]

@@ -1,0 +1,354 @@
+"""What structures of ASE and PySCF say, as arguments of a `Crystal`."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from .._core import whole_number
+from .standard import Cell, repetitions
+
+
+_logger = logging.getLogger("eqsym")
+
+# CODATA 2018, the value PySCF uses.
+BOHR_PER_ANGSTROM = 1 / 0.529177210903
+# In Bohr; less vacuum than this, and a slab is not finite but a layered crystal.
+MIN_VACUUM = 10.0
+# Occupancies are printed with three digits or more.
+_FULL = 1e-3
+# Sums of charges or moments, each rounded when it was written.
+_WHOLE = 1e-2
+
+
+def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
+    """Arguments of a `Crystal`; `charge` and `spin` of a supercell of so many cells, if
+    they are not given.
+
+    **Raises:** `ValueError` for what a crystal of whole atoms cannot be.
+    """
+    from ase import Atoms
+
+    if not isinstance(atoms, Atoms):
+        raise ValueError(
+            f"`atoms` must be one `ase.Atoms`, got `{type(atoms).__name__}`. "
+            "`ase.io.read(file)` reads one from a file; of several structures take one."
+        )
+    vectors = np.asarray(atoms.cell.array, dtype=np.float64) * BOHR_PER_ANGSTROM
+    positions = atoms.get_positions() * BOHR_PER_ANGSTROM
+    for direction in range(3):
+        if not np.any(vectors[direction]):
+            raise ValueError(
+                "`atoms` must have three cell vectors, got none in direction "
+                f"{direction}. If matter ends there, make one that leaves vacuum on "
+                f"both sides, in Angstrom: `atoms.center(vacuum=4, axis={direction})`."
+            )
+    _check_occupancies(atoms)
+    _check_vacuum(
+        vectors,
+        positions,
+        [i for i in range(3) if not atoms.pbc[i]],
+        f"`atoms` has `pbc` {[bool(periodic) for periodic in atoms.pbc]}",
+        "If the crystal is periodic there, set `atoms.pbc = True`; if matter ends "
+        "there, add vacuum, in Angstrom: `atoms.center(vacuum=4, axis={})`.",
+    )
+    if charge is None:
+        charge = _sum_of_charges(atoms, cells)
+    charge = whole_number("charge", charge, floats=True)
+    electrons = cells * int(np.sum(atoms.numbers)) - charge
+    found = _sum_of_moments(atoms, cells, electrons, spin)
+    # Atoms of opposite moments are not repetitions of each other.
+    moments = np.atleast_2d(atoms.get_initial_magnetic_moments().T)
+    kinds = np.column_stack([atoms.numbers, moments.T])
+    _, labels = np.unique(kinds, axis=0, return_inverse=True)
+    _announce_conventional("`atoms`", vectors, positions, labels.reshape(-1) + 1)
+    return {
+        "lattice": vectors,
+        "species": atoms.get_chemical_symbols(),
+        "positions": positions,
+        "unit": "bohr",
+        "charge": charge,
+        "spin": found if spin is None else spin,
+    }
+
+
+def _check_occupancies(atoms: Any) -> None:
+    """Raises `ValueError` for a site that is not one atom. ASE gives such a site to one
+    of its species, and keeps what the file says beside: for every kind of site, a
+    number in the text of a key, the share of every species."""
+    table = atoms.info.get("occupancy")
+    if not table:
+        return
+    table = {str(kind): shares for kind, shares in table.items()}
+    kinds = atoms.arrays.get("spacegroup_kinds")
+    if kinds is None:
+        # Nothing says which atoms are of which kind.
+        for kind, shares in table.items():
+            if _only_species(shares) is None:
+                raise ValueError(
+                    f"`atoms`: kind {kind} of its sites has the occupancies {shares} "
+                    "(`atoms.info['occupancy']`), expected one species with occupancy "
+                    f"1. {_ORDERED}"
+                )
+        return
+    for site, kind in enumerate(kinds):
+        shares = table.get(str(kind), {})
+        symbol = atoms.symbols[site]
+        if symbol not in shares and _only_species(shares) is not None:
+            raise ValueError(
+                f"`atoms`: site {site} is {symbol}, but `atoms.info['occupancy']` "
+                f"says {shares} of it: the atoms were changed after they were read. If "
+                "all of them are whole atoms now, `del atoms.info['occupancy']`."
+            )
+        if _only_species(shares) != symbol:
+            raise ValueError(
+                f"`atoms`: site {site} ({symbol}) must be one species with occupancy "
+                f"1, got the occupancies {shares} (`atoms.info['occupancy']`). "
+                f"{_ORDERED}"
+            )
+
+
+_ORDERED = (
+    "A crystal here has whole atoms: make an ordered cell, and then "
+    "`del atoms.info['occupancy']`."
+)
+
+
+def _only_species(shares: Any) -> str | None:
+    """The one species of a fully occupied site."""
+    present = {}
+    for symbol, share in shares.items():
+        # A dot in a CIF stands for the default, which is 1.
+        share = 1.0 if share == "." else share
+        if not isinstance(share, (int, float)) or not abs(share) < _FULL:
+            present[symbol] = share
+    if len(present) != 1:
+        return None
+    ((symbol, share),) = present.items()
+    full = isinstance(share, (int, float)) and abs(share - 1) < _FULL
+    return symbol if full else None
+
+
+def _sum_of_charges(atoms: Any, cells: int) -> int:
+    charges = atoms.get_initial_charges()
+    total = cells * float(np.sum(charges))
+    if abs(total - round(total)) > _WHOLE:
+        raise ValueError(
+            f"`charge`: the initial charges of `atoms` add up to {total:.6g} in the "
+            f"supercell, {cells} times the cell, expected an integer. Give `charge`, 0 "
+            "for a neutral crystal."
+        )
+    if np.any(charges):
+        _logger.info(
+            "The initial charges of `atoms` add up to %d in the supercell: `charge` is "
+            "%d.",
+            round(total),
+            round(total),
+        )
+    return round(total)
+
+
+def _sum_of_moments(atoms: Any, cells: int, electrons: int, spin: Any) -> int | None:
+    """The spin that initial magnetic moments stand for, if there are any."""
+    moments = np.asarray(atoms.get_initial_magnetic_moments(), dtype=np.float64)
+    if not np.any(moments):
+        results = {} if atoms.calc is None else atoms.calc.results
+        if np.any(results.get("magmoms", 0)):
+            _logger.warning(
+                "Magnetic moments that a calculation left with `atoms` are not used. "
+                "`atoms.set_initial_magnetic_moments(atoms.get_magnetic_moments())` "
+                "makes them the spin of the crystal."
+            )
+        return None
+    if moments.ndim == 2 and not np.any(moments[:, :2]):
+        moments = moments[:, 2]
+    mixed = moments.ndim == 2 or (np.any(moments > 0) and np.any(moments < 0))
+    if mixed and (moments.ndim == 1 or spin is not None):
+        _logger.warning(
+            "The initial magnetic moments of `atoms` have several directions. A "
+            "crystal has only their sum, its `spin`; give the pattern to "
+            "`MeanField.solve(unrestricted=True, moments=...)`."
+        )
+    if spin is not None:
+        _logger.info("`spin` is %s as given, whatever the moments of `atoms`.", spin)
+        return None
+    if moments.ndim == 2:
+        raise ValueError(
+            "`spin`: the initial magnetic moments of `atoms` are not collinear, "
+            f"{moments.tolist()}. Spin-up and spin-down electrons here have one axis "
+            "for all: give their difference as `spin`."
+        )
+    total = cells * float(np.sum(moments))
+    whole = round(total)
+    fits = (electrons + whole) % 2 == 0 and abs(whole) <= electrons
+    if abs(total - whole) > _WHOLE or not fits:
+        raise ValueError(
+            f"`spin`: the initial magnetic moments of `atoms` add up to {total:.6g} in "
+            f"the supercell, {cells} times the cell, expected spin-up minus spin-down "
+            f"electrons, which has the parity of the {electrons} electrons. Give "
+            "`spin`."
+        )
+    _logger.info(
+        "The initial magnetic moments of `atoms` add up to %d in the supercell: `spin` "
+        "is %d.",
+        whole,
+        whole,
+    )
+    return whole
+
+
+def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
+    """Arguments of a `Crystal`; `charge` and `spin` of a supercell of so many cells, if
+    they are not given.
+
+    **Raises:** `ValueError` for what is not a crystal with all its electrons.
+    """
+    from pyscf.pbc import gto
+
+    if not isinstance(cell, gto.Cell):
+        raise ValueError(
+            "`cell` must be a `pyscf.pbc.gto.Cell`, got "
+            f"`{type(cell).__module__}.{type(cell).__qualname__}`. A molecule has no "
+            "lattice; a `Cell` with enough vacuum around it has one."
+        )
+    if not cell._built:
+        raise ValueError(
+            "`cell` must be built: call `cell.build()`, which reads its atoms and "
+            "lattice, and then give it here."
+        )
+    if cell.has_ecp() or cell.pseudo:
+        raise ValueError(
+            "`cell` must be all-electron, got one with a pseudopotential. Build it "
+            "without `pseudo` and `ecp`."
+        )
+    charges = np.asarray(cell.atom_charges())
+    nuclei = np.flatnonzero(charges)
+    if len(nuclei) < cell.natm:
+        _logger.info(
+            "%d ghost atoms of `cell` are left out: they are basis functions only.",
+            cell.natm - len(nuclei),
+        )
+    vectors = np.asarray(cell.lattice_vectors(), dtype=np.float64)
+    positions = np.asarray(cell.atom_coords())[nuclei]
+    _check_vacuum(
+        vectors,
+        positions,
+        range(cell.dimension, 3),
+        f"`cell` has `dimension` {cell.dimension}",
+        "If the crystal is periodic there, build `cell` with `dimension` 3; if matter "
+        "ends there, make lattice vector {} longer. The energies of PySCF leave out "
+        "periodic images in that direction, those here do not.",
+    )
+    # Both are counted over all k-points in PySCF, and these are those of a supercell.
+    total = int(cell.tot_electrons(cells))
+    if charge is None:
+        charge = cells * int(np.sum(charges)) - total
+    charge = whole_number("charge", charge, floats=True)
+    electrons = cells * int(np.sum(charges)) - charge
+    if spin is None:
+        spin = whole_number("cell.spin", cell.spin)
+        if (electrons + spin) % 2 or abs(spin) > electrons:
+            raise ValueError(
+                f"`spin`: `cell.spin` is {spin}, which PySCF counts over all k-points "
+                f"together. The {electrons} electrons of the supercell, {cells} times "
+                "the cell, cannot have it. Give `spin`, that of the supercell."
+            )
+    _announce_conventional("`cell`", vectors, positions, charges[nuclei].astype(int))
+    if np.any(cell.magmom):
+        _logger.warning(
+            "`cell.magmom` is not used: a crystal has only `spin`. Give the pattern to "
+            "`MeanField.solve(unrestricted=True, moments=...)`."
+        )
+    return {
+        "lattice": vectors,
+        "species": [cell.atom_pure_symbol(int(i)) for i in nuclei],
+        "positions": positions,
+        "unit": "bohr",
+        "charge": charge,
+        "spin": spin,
+    }
+
+
+def widest_gap(
+    vectors: Float[np.ndarray, "3 3"],
+    positions: Float[np.ndarray, "nuclei 3"],
+    direction: int,
+) -> tuple[float, float]:
+    """The widest layer without nuclei between planes of the two other lattice vectors:
+    its width in Bohr, and the fraction in its middle."""
+    inverse = np.linalg.inv(vectors)
+    place = np.sort((positions @ inverse[:, direction]) % 1.0)
+    widths = np.diff(place, append=place[0] + 1.0)
+    widest = int(np.argmax(widths))
+    middle = place[widest] + widths[widest] / 2
+    height = 1 / np.linalg.norm(inverse[:, direction])
+    return float(widths[widest] * height), float(middle)
+
+
+def _check_vacuum(
+    vectors: Float[np.ndarray, "3 3"],
+    positions: Float[np.ndarray, "nuclei 3"],
+    directions: Sequence[int],
+    given: str,
+    advice: str,
+) -> None:
+    """Announces that directions without periodicity become periodic, with vacuum, in
+    Bohr.
+
+    **Raises:** `ValueError` where there is not enough of it.
+    """
+    if not directions or not len(positions) or np.linalg.det(vectors) == 0:
+        return
+    gaps = [widest_gap(vectors, positions, direction)[0] for direction in directions]
+    for direction, gap in zip(directions, gaps, strict=True):
+        if gap < MIN_VACUUM:
+            raise ValueError(
+                f"{given}, but crystals are periodic in all directions: between nuclei "
+                f"and their periodic images in direction {direction} there must be at "
+                f"least {MIN_VACUUM:g} Bohr of vacuum, got {gap:.4g}. "
+                f"{advice.format(direction)}"
+            )
+    several = tuple(directions)
+    group = (
+        "No group leaves out all three directions."
+        if len(several) == 3
+        else f"`SpaceGroup.of(crystal, vacuum={several})` is the group of what is "
+        "between the vacuum."
+    )
+    _logger.warning(
+        "%s. The crystal is periodic in direction %s too, with %s Bohr of vacuum. %s",
+        given,
+        " and ".join(map(str, several)),
+        " and ".join(f"{gap:.1f}" for gap in gaps),
+        group,
+    )
+
+
+def _announce_conventional(
+    name: str,
+    vectors: Float[np.ndarray, "3 3"],
+    positions: Float[np.ndarray, "nuclei 3"],
+    numbers: Int[np.ndarray, " nuclei"],
+) -> None:
+    """Says so if a cell is not a primitive one, or would not be but for rounding."""
+    if not len(numbers) or np.linalg.det(vectors) == 0:
+        return
+    frac = positions @ np.linalg.inv(vectors)
+    try:
+        count, level = repetitions(Cell(vectors, frac, numbers))
+    except ValueError:
+        # What is wrong is said where the operations are needed.
+        return
+    if count > 1:
+        _logger.warning(
+            "%s is %d primitive cells of its crystal%s. What is reported per primitive "
+            "cell is per cell given then, %d times as much. `crystal.%sprimitive()` is "
+            "the same crystal in a primitive cell.",
+            name,
+            count,
+            "" if level is None else f", if it is rounded by up to {level:g} Bohr",
+            count,
+            "" if level is None else f"symmetrized({level:g}).",
+        )

@@ -1,0 +1,36 @@
+"""Expectation values with error bars from chains of walkers."""
+
+from .averaging import post_hoc as post_hoc, PostHoc as PostHoc
+from .chain_mixing import Mixing as Mixing
+from .decomposition import Sector as Sector, Sectors as Sectors, sectors as sectors
+from .estimate import Estimate as Estimate, Evaluation as Evaluation, table as table
+from .evaluation import evaluate as evaluate
+from .expectation import (
+    observe as observe,
+    observe_post_hoc as observe_post_hoc,
+    Observed as Observed,
+    PostHocObserved as PostHocObserved,
+)
+from .noise import (
+    gradient_noise as gradient_noise,
+    GradientNoise as GradientNoise,
+    Scatter as Scatter,
+)
+from .observables import (
+    AbstractObservable as AbstractObservable,
+    Density as Density,
+    FourierDensity as FourierDensity,
+    PairCorrelation as PairCorrelation,
+    Polarization as Polarization,
+    StructureFactor as StructureFactor,
+)
+from .scans import (
+    translation_scan as translation_scan,
+    TranslationScan as TranslationScan,
+)
+from .twists import (
+    irreducible_twists as irreducible_twists,
+    twist_average as twist_average,
+    TwistAverage as TwistAverage,
+    Twists as Twists,
+)

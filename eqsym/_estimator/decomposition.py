@@ -1,0 +1,194 @@
+"""A wave function taken apart by the irreducible representations of a group."""
+
+import os
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Inexact
+
+from .._core import aligned, Integer, Key, Walkers
+from .._group import character_table, SpaceGroup
+from .._hamiltonian import AbstractHamiltonian
+from .._symmetrizer import check_projection
+from .._training import AbstractSampler
+from .._wavefunction import AbstractWavefunction
+from .chain_mixing import Mixing
+from .chains import Chains
+from .energies import sampled
+from .estimate import Estimate, is_present, jackknife
+from .orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
+
+
+class Sector(eqx.Module):
+    r"""The part $P_\rho f$ of a wave function f that belongs to one irreducible
+    representation.
+
+    - `label`, `dimension`: of the irrep.
+    - `weight`: its share $|P_\rho f|^2 / |f|^2$; the shares add up to 1.
+    - `energy`: in Hartree per primitive cell; `None` where the weight is not positive
+        by three standard errors.
+    - `difference`: that energy minus the one of f, with the error of the paired
+        difference.
+    """
+
+    label: str
+    dimension: int
+    weight: Estimate
+    energy: Estimate | None
+    difference: Estimate | None
+
+
+class Sectors(eqx.Module):
+    """A wave function taken apart by the irreps of a group, of [`eqsym.sectors`][].
+
+    - `sectors`: one for each irrep, in the order of [`eqsym.irreps`][].
+    - `energy`: of the whole wave function.
+    - `samples`: number of configurations.
+    - `invalid`: those left out, because an energy was not finite, see
+        [`eqsym.Evaluation`][].
+    - `mixing`: whether the chains have mixed.
+    """
+
+    sectors: tuple[Sector, ...]
+    energy: Estimate
+    samples: int
+    invalid: int
+    mixing: Mixing
+
+    def __getitem__(self, label: str) -> Sector:
+        for sector in self.sectors:
+            if sector.label == label:
+                return sector
+        names = ", ".join(sector.label for sector in self.sectors)
+        raise KeyError(f"{label!r} is none of the sectors {names}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers only, for JSON."""
+        rows = {
+            sector.label: {
+                name: vars(value) if isinstance(value, Estimate) else value
+                for name, value in vars(sector).items()
+                if name != "label"
+            }
+            for sector in self.sectors
+        }
+        return {
+            "sectors": rows,
+            "energy": vars(self.energy),
+            "samples": self.samples,
+            "invalid": self.invalid,
+            "mixing": vars(self.mixing),
+        }
+
+    def __str__(self) -> str:
+        head = ["", "d", "weight", "energy [Ha]", "minus OG [Ha]", "R-hat"]
+        lines = [head, ["OG", "", "1", str(self.energy), "", str(self.mixing)]]
+        for sector in self.sectors:
+            values = (sector.weight, sector.energy, sector.difference)
+            shown = ["-" if value is None else str(value) for value in values]
+            lines.append([sector.label, str(sector.dimension), *shown, ""])
+        return aligned(lines)
+
+
+class _Sample(AbstractOrbitEstimate):
+    orbit: OrbitSampler
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return "energy", "symmetry"
+
+    def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
+        above = orbit.kinetic + orbit.potential
+        plain = (orbit.plain @ above)[None]
+        return jnp.concatenate([plain, orbit.projected @ above, orbit.shares])
+
+    def compared(
+        self, moments: Inexact[np.ndarray, "walkers moments"]
+    ) -> list[Inexact[np.ndarray, " walkers"]]:
+        shares = moments[:, 1 + len(self.orbit.characters) :]
+        return [moments[:, 0], np.sum(np.real(shares) ** 2, axis=1)]
+
+
+def sectors(
+    wavefunction: AbstractWavefunction,
+    hamiltonian: AbstractHamiltonian,
+    group: SpaceGroup,
+    *,
+    walkers: Walkers,
+    key: Key,
+    steps: Integer = 100,
+    burn_in: Integer = 20,
+    images: Integer = 2,
+    amplitudes: Integer | None = None,
+    sampler: AbstractSampler | None = None,
+    chunk: Integer | None = None,
+    progress: bool | None = None,
+    path: str | os.PathLike | None = None,
+) -> Sectors:
+    r"""Weights and energies of the parts of a wave function in all irreducible
+    representations of a group, in one pass over walkers of the wave function itself.
+
+    As [`eqsym.post_hoc`][], which is about the trivial representation: with the
+    projection $f_\rho = P_\rho f$, $p = |G|^{-1} \sum_g |f(g^{-1}x)|^2$ and images y
+    of the walkers,
+
+    $$\frac{|f_\rho|^2}{|f|^2} = E[|f_\rho(y)|^2 / p], \quad
+    E_\rho = \frac{E[\overline{f_\rho(y)} (H f)(y) / p]}{E[|f_\rho(y)|^2 / p]} .$$
+
+    The |G| amplitudes of an orbit give all projections at all of its points. The energy
+    of a sector is an upper bound on the lowest level of that symmetry. See
+    [Symmetry sectors](../sectors.md).
+
+    **Arguments:** as for [`eqsym.post_hoc`][]. All amplitudes by default: with a part
+    of them, small weights are noisy and can come out negative.
+
+    **Returns:**
+
+    A weight and, where there is one, an energy for each irrep, [`eqsym.Sectors`][].
+
+    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for less than 1 image or
+    2 amplitudes, and where the operations do not act on f as a group, see
+    [`eqsym.Symmetrized`][].
+    """
+    group.check_crystal(wavefunction.crystal)
+    table = character_table(group)
+    # Something is left of f in one irrep or another: the regular representation.
+    regular = np.sum([i.dimension * i.characters for i in table.irreps], axis=0).real
+    check_projection(wavefunction, group, regular)
+    sample = _Sample(
+        OrbitSampler(
+            wavefunction,
+            hamiltonian,
+            group,
+            np.array([i.dimension * i.characters for i in table.irreps]),
+            images=images,
+            amplitudes=amplitudes,
+        )
+    )
+    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
+    samples = sampled(sample, wavefunction, hamiltonian, chains)
+
+    reference = samples.reference
+    cells, count = wavefunction.crystal.cells, len(table.irreps)
+    zero = float(reference.kinetic + reference.potential) / cells
+
+    def results(means: np.ndarray) -> np.ndarray:
+        plain, numerators, shares = np.split(np.real(means), [1, 1 + count], axis=-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            energies = numerators / shares / cells
+        plain = plain / cells
+        return np.concatenate(
+            [plain + zero, shares, energies + zero, energies - plain], axis=-1
+        )
+
+    energy, *found = jackknife(samples.moments, results)
+    shares, energies, differences = (found[i * count :][:count] for i in range(3))
+    parts = []
+    for irrep, share, *rest in zip(
+        table.irreps, shares, energies, differences, strict=True
+    ):
+        values = rest if is_present(share) else [None, None]
+        parts.append(Sector(irrep.label, irrep.dimension, share, *values))
+    return Sectors(tuple(parts), energy, samples.valid, samples.invalid, samples.mixing)

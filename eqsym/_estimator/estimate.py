@@ -1,0 +1,154 @@
+"""Means with error bars from many correlated chains, and the tables they print."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Complex, Float
+
+from .._core import aligned
+from .chain_mixing import Mixing
+
+
+# Standard errors by which a share must be positive.
+_PRESENT = 3
+
+
+class Estimate(eqx.Module):
+    """A mean and its standard error."""
+
+    mean: float
+    error: float
+
+    def __str__(self) -> str:
+        return _with_error(self.mean, self.error)
+
+
+class Evaluation(eqx.Module):
+    """What sampling says about a wave function. Energies in Hartree per primitive cell.
+
+    - `energy`: real part of the mean local energy.
+    - `variance`: of the local energy per primitive cell, in Hartree squared; 0 for an
+        exact eigenstate. `None` where it was not measured.
+    - `kinetic`, `potential`: the two parts of the energy.
+    - `imaginary`: imaginary part of the mean local energy, 0 up to noise.
+    - `symmetry`: Var[Pf/f] for a projector P onto functions with the symmetry of a
+        group, the measure of Huang et al. (2025): 0 for a symmetric wave function.
+        `None` where no group was given.
+    - `samples`: number of configurations.
+    - `invalid`: number of configurations left out, because a local energy was not
+        finite; anything but a few of them spoils the estimates. The others are averaged
+        walker by walker, and a walker without a finite local energy is left out as a
+        whole. This is right only if it does not depend on the place whether energies
+        are finite: else it is a bias, which no error bar shows.
+    - `mixing`: whether the chains have mixed; `None` for numbers from elsewhere.
+    """
+
+    energy: Estimate
+    variance: Estimate | None
+    kinetic: Estimate
+    potential: Estimate
+    imaginary: Estimate
+    symmetry: Estimate | None
+    samples: int
+    invalid: int
+    mixing: Mixing | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers only, for JSON: `{"energy": {"mean": .., "error": ..}, ..}`."""
+        return _to_dict(self)
+
+    def __str__(self) -> str:
+        return table({"": self})
+
+
+def is_present(weight: Estimate) -> bool:
+    """Whether a projection with this share of a wave function has an energy: else that
+    would be a ratio of two numbers that are both 0 up to noise."""
+    return weight.mean > _PRESENT * weight.error and weight.mean > 1e-12
+
+
+# Heads of table columns by names of fields.
+QUANTITIES = {
+    "energy": "energy [Ha]",
+    "variance": "variance [Ha^2]",
+    "kinetic": "kinetic [Ha]",
+    "potential": "potential [Ha]",
+    "imaginary": "imaginary [Ha]",
+    "symmetry": "Var[Pf/f]",
+}
+
+
+def table(rows: dict[str, Evaluation | None]) -> str:
+    """A text table of evaluations, one row each. The last column is split R-hat of
+    the energy, with what is beyond its bound; see [`eqsym.Mixing`][].
+
+    **Arguments:**
+
+    - `rows`: evaluations by name; `None` for what has no energy, such as an average
+        that is zero.
+    """
+    lines = [["", *QUANTITIES.values(), "R-hat"]]
+    for name, row in rows.items():
+        columns = (*QUANTITIES, "mixing")
+        values = [getattr(row, column, None) for column in columns]
+        lines.append([name, *("-" if v is None else str(v) for v in values)])
+    return aligned(lines)
+
+
+def jackknife(
+    moments: Complex[np.ndarray, "chains moments"]
+    | Float[np.ndarray, "chains moments"],
+    function: Callable[[np.ndarray], np.ndarray],
+) -> list[Estimate]:
+    """Functions of means, with jackknife errors over independent chains.
+
+    One chain of one walker is one block, so that the autocorrelation of a chain,
+    however long, is accounted for. Bias is of the order of one over the number of
+    chains and is removed to first order.
+
+    **Arguments:**
+
+    - `moments`: for every chain the means of some quantities.
+    - `function`: maps many sets of means, (many, moments), to as many sets of real
+        numbers, (many, results).
+
+    **Returns:**
+
+    One estimate for each result.
+
+    **Raises:** `ValueError` for fewer than two chains.
+    """
+    chains = len(moments)
+    if chains < 2:
+        raise ValueError(
+            f"An error bar needs at least 2 walkers (independent chains), got {chains}."
+        )
+    (whole,) = function(np.mean(moments, axis=0, keepdims=True))
+    without = function((np.sum(moments, axis=0)[None] - moments) / (chains - 1))
+    centre = np.mean(without, axis=0)
+    error = np.sqrt((chains - 1) * np.mean((without - centre) ** 2, axis=0))
+    mean = chains * whole - (chains - 1) * centre
+    return [Estimate(float(m), float(e)) for m, e in zip(mean, error, strict=True)]
+
+
+def _with_error(mean: float, error: float) -> str:
+    """`-8.5178(21)`: the error in units of the last digits, two of them."""
+    if not np.isfinite(mean) or not np.isfinite(error):
+        return f"{mean:.6g}({error:.2g})"
+    if error == 0:
+        return f"{mean:.6g}(0)"
+    digits = max(0, 1 - int(np.floor(np.log10(error))))
+    if digits > 8 and abs(mean) < 1e-3:
+        return f"{mean:.2e}({error:.0e})"
+    scaled = round(error * 10**digits)
+    if scaled == 100 and digits > 0:
+        digits, scaled = digits - 1, 10
+    return f"{mean:.{digits}f}({scaled})"
+
+
+def _to_dict(node: Any) -> Any:
+    if isinstance(node, eqx.Module):
+        return {name: _to_dict(value) for name, value in vars(node).items()}
+    return node

@@ -1,0 +1,252 @@
+"""How noisy gradients and updates of a training step are."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Inexact, Int, PyTree
+
+from .._core import (
+    Integer,
+    Key,
+    mesh_of,
+    on_mesh,
+    partition,
+    progress_bar,
+    whole_number,
+)
+from .._training import AbstractOptimizer, AbstractOptimizerState, Scores, VMC, VMCState
+from .estimate import Estimate
+
+
+class Scatter(eqx.Module):
+    """Size and scatter of a vector v of all parameters, over repeated draws of a batch.
+
+    - `norm`: $|E[v]|$, with what the scatter adds to it subtracted; known to within
+        `deviation` over the square root of the number of draws.
+    - `deviation`: $(\\sum_i \\mathrm{Var}[v_i])^{1/2}$, the standard deviation of v.
+    """
+
+    norm: float
+    deviation: Estimate
+
+
+class GradientNoise(eqx.Module):
+    """What [`eqsym.gradient_noise`][] saw.
+
+    - `gradient`: derivative of the energy of the supercell by the parameters, in
+        Hartree over the units of the parameters.
+    - `update`: what the optimizer adds to the parameters.
+    - `walkers`: configurations that a step samples.
+    - `repeats`: batches that were drawn.
+    - `rejected`: batches left out, because gradient or update was not finite.
+    """
+
+    gradient: Scatter
+    update: Scatter
+    walkers: int
+    repeats: int
+    rejected: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers only, for JSON."""
+
+        def plain(scatter: Scatter) -> dict[str, Any]:
+            return {"norm": scatter.norm, "deviation": vars(scatter.deviation)}
+
+        return {
+            "gradient": plain(self.gradient),
+            "update": plain(self.update),
+            "walkers": self.walkers,
+            "repeats": self.repeats,
+            "rejected": self.rejected,
+        }
+
+
+def gradient_noise(
+    vmc: VMC,
+    state: VMCState,
+    *,
+    key: Key,
+    repeats: Integer = 50,
+    spacing: Integer = 5,
+    burn_in: Integer = 20,
+    progress: bool | None = None,
+) -> GradientNoise:
+    r"""Standard deviations of the gradient and of the optimizer's update over repeated
+    draws of a batch, at fixed parameters.
+
+    Every repeat is a training step as `vmc.step` takes it, with other walkers and other
+    draws of the strategy, that leaves parameters and optimizer as they are. The
+    gradient is the one that the optimizer is given: with energies clipped, and with the
+    weights of the strategy. The update is from the optimizer's state at the checkpoint,
+    momentum included. To compare strategies, give each as many walkers as cost the same
+    ([`eqsym.AbstractStrategy.cost`][]): Huang et al. (2025), arXiv 2502.05318.
+
+    Memory does not grow with the number of repeats: with the mean $\bar v_{r-1}$ of the
+    vectors before, $(1 - 1/r) |v_r - \bar v_{r-1}|^2$ for r = 2, 3, .. are uncorrelated
+    estimates of the summed variances, and their mean is the sample variance (Welford,
+    Technometrics 4, 419, 1962). Their scatter gives the error bar.
+
+    **Arguments:**
+
+    - `vmc`: what a training step does.
+    - `state`: the checkpoint: parameters, walkers, and the state of the optimizer.
+    - `key`: seeds chains and draws, none of which are those of the training.
+    - `repeats`: number of batches, at least 3.
+    - `spacing`: sampler steps between two batches, in addition to the one of each step.
+        Where chains are slower than that, batches are alike and the deviations too
+        small.
+    - `burn_in`: sampler steps before the first batch, in which the sampler adapts.
+    - `progress`: whether to show a progress bar; by default on terminals only.
+
+    **Returns:**
+
+    Sizes and deviations, [`eqsym.GradientNoise`][].
+
+    **Raises:** `ValueError` for fewer than 3 repeats or negative numbers of steps, and
+    as `vmc.init` does; `FloatingPointError` where fewer than 3 batches had a finite
+    gradient.
+    """
+    repeats = whole_number("repeats", repeats)
+    if repeats < 3:
+        raise ValueError(
+            f"`repeats` must be at least 3, for an error bar, got {repeats}."
+        )
+    spacing = whole_number("spacing", spacing, 0)
+    burn_in = whole_number("burn_in", burn_in, 0)
+    probe = eqx.tree_at(lambda v: v.optimizer, vmc, _Probe(vmc.optimizer, vmc.chunk))
+    walkers = state.sampler.walkers
+    parameters = partition(state.wavefunction)[0]
+    current = eqx.tree_at(
+        lambda s: (s.optimizer, s.step),
+        probe.init(state.wavefunction, walkers, key=key),
+        (_seen_nothing(state.optimizer, parameters), state.step),
+    )
+    squares: list[tuple[float, float]] = []
+    with (
+        on_mesh(mesh_of(walkers)),
+        progress_bar(
+            "Gradient noise", repeats, progress, compiled="the training step"
+        ) as bar,
+    ):
+        for i in range(repeats):
+            for _ in range(spacing if i else burn_in):
+                current = _moved(probe, current)
+            before, current = _seen(current), _stepped(probe, current)
+            seen = _seen(current)
+            # A step that is not finite leaves the probe's state, and so the count.
+            if int(seen.count) > int(before.count):
+                squares.append((float(seen.gradient.square), float(seen.update.square)))
+            bar.set_postfix_str("", refresh=False)
+            bar.update()
+    if len(squares) < 3:
+        raise FloatingPointError(
+            f"Gradient and update were finite for {len(squares)} of {repeats} batches "
+            "only, and a deviation needs 3."
+        )
+    # The first vector has no mean before it.
+    gradient, update = np.array(squares[1:]).T
+    return GradientNoise(
+        _scatter(_seen(current).gradient, gradient),
+        _scatter(_seen(current).update, update),
+        walkers=len(walkers),
+        repeats=repeats,
+        rejected=repeats - len(squares),
+    )
+
+
+class _Running(eqx.Module):
+    """The mean of vectors, and what the last one adds to the sum of their squared
+    deviations from it."""
+
+    mean: PyTree[Float[Array, "..."]]
+    square: Float[Array, ""]
+
+    def add(self, vector: PyTree, count: Int[Array, ""]) -> "_Running":
+        """With the vector of this number, counted from 1."""
+        gap = jax.tree.map(jnp.subtract, vector, self.mean)
+        mean = jax.tree.map(lambda m, g: m + g / count.astype(g.dtype), self.mean, gap)
+        share = 1 - 1 / count.astype(self.square.dtype)
+        return _Running(mean, share * _square(gap))
+
+
+class _Seen(AbstractOptimizerState):
+    """State of the probe: the optimizer's, which stays, and what was seen."""
+
+    optimizer: AbstractOptimizerState
+    gradient: _Running
+    update: _Running
+    count: Int[Array, ""]
+    retries: Int[Array, ""]
+
+
+class _Probe(AbstractOptimizer[_Seen]):
+    """Takes note of gradients, and of the updates of an optimizer, and does none."""
+
+    optimizer: AbstractOptimizer
+    chunk: int | None = eqx.field(static=True)
+
+    def init(self, parameters: PyTree[Float[Array, "..."]]) -> _Seen:
+        return _seen_nothing(self.optimizer.init(parameters), parameters)
+
+    def step(
+        self, scores: Scores, residual: Inexact[Array, " walkers"], state: _Seen
+    ) -> tuple[PyTree[Float[Array, "..."]], _Seen]:
+        half = scores.transpose(residual, self.chunk)
+        gradient = jax.tree.map(lambda x: 2 * x, half)
+        update, after = self.optimizer.step(scores, residual, state.optimizer)
+        count = state.count + 1
+        seen = _Seen(
+            optimizer=state.optimizer,
+            gradient=state.gradient.add(gradient, count),
+            update=state.update.add(update, count),
+            count=count,
+            retries=after.retries,
+        )
+        return jax.tree.map(jnp.zeros_like, update), seen
+
+
+@eqx.filter_jit
+def _moved(vmc: VMC, state: VMCState) -> VMCState:
+    return vmc.equilibrate(state)
+
+
+@eqx.filter_jit
+def _stepped(vmc: VMC, state: VMCState) -> VMCState:
+    following, _ = vmc.step(state)
+    # The schedule stays where it is.
+    return eqx.tree_at(lambda s: s.step, following, state.step)
+
+
+def _seen(state: VMCState) -> _Seen:
+    assert isinstance(state.optimizer, _Seen)
+    return state.optimizer
+
+
+def _seen_nothing(optimizer: AbstractOptimizerState, parameters: PyTree) -> _Seen:
+    zeros = jax.tree.map(jnp.zeros_like, parameters)
+    nothing = _Running(zeros, jnp.zeros_like(_square(zeros)))
+    zero = jnp.zeros((), int)
+    return _Seen(
+        optimizer=optimizer, gradient=nothing, update=nothing, count=zero, retries=zero
+    )
+
+
+def _square(tree: PyTree) -> Float[Array, ""]:
+    return jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)]))
+
+
+def _scatter(running: _Running, squares: Float[np.ndarray, " repeats"]) -> Scatter:
+    variance = float(np.mean(squares))
+    error = float(np.std(squares, ddof=1) / np.sqrt(len(squares)))
+    deviation = np.sqrt(variance)
+    # |mean|^2 has the expectation |E[v]|^2 plus the variance of the mean.
+    square = float(_square(running.mean)) - variance / (len(squares) + 1)
+    relative = error / (2 * deviation) if deviation > 0 else 0.0
+    return Scatter(
+        norm=float(np.sqrt(max(square, 0.0))),
+        deviation=Estimate(float(deviation), float(relative)),
+    )

@@ -1,0 +1,195 @@
+"""Local energies and projections of a wave function on the orbit of a walker."""
+
+import abc
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Inexact, Int
+
+from .._core import Electrons, full_precision, Integer, Key, normalised, whole_number
+from .._group import SpaceGroup
+from .._hamiltonian import AbstractHamiltonian, LocalEnergy
+from .._symmetrizer import draw_with_identity, pair_weights
+from .._wavefunction import AbstractWavefunction
+from .energies import AbstractSample, excess
+
+
+class OrbitSample(NamedTuple):
+    r"""What the orbit of one walker of $|f|^2$ says about f and its projections
+    $P_\rho f$, from K local energies and k amplitudes: means of these over walkers are
+    integrals over $|f|^2$.
+
+    - `shares`: of $|P_\rho f|^2$ for every projection.
+    - `projected`, `plain`: sums over the images of `projected[rho] * kinetic` are
+        $\langle P_\rho f | T f \rangle$, those of `plain * kinetic` are
+        $\langle f | T f \rangle$; likewise with `potential`.
+    - `kinetic`, `potential`: of $(T - T_0) f$ and $(V - V_0) f$ at the images, with the
+        reference energies $T_0$, $V_0$.
+    - `weights`: sums over the images of `weights * abs(a * f) ** 2` are
+        $\langle a f | a f \rangle$.
+    - `pairs`: sums over pairs of images, `conj(a * f) @ pairs @ (a * f)`, are
+        $\langle P a f | P a f \rangle$ for the average P; `None` for a single image.
+    """
+
+    shares: Inexact[Array, " projections"]
+    projected: Inexact[Array, "projections images"]
+    plain: Inexact[Array, " images"]
+    kinetic: Inexact[Array, " images"]
+    potential: Inexact[Array, " images"]
+    weights: Float[Array, " images"]
+    pairs: Float[Array, "images images"] | None
+
+
+class _Choice(NamedTuple):
+    """Points of the orbit whose local energy is evaluated; the inverses of the
+    probabilities that a point, and a pair of points, is among them."""
+
+    images: Int[Array, " images"]
+    weights: Float[Array, " images"]
+    pairs: Float[Array, "images images"] | None
+
+
+class OrbitSampler(eqx.Module):
+    """What `post_hoc` and `sectors` have in common: the choice of points of an orbit,
+    their amplitudes and local energies, and the weights of these."""
+
+    wavefunction: AbstractWavefunction
+    hamiltonian: AbstractHamiltonian
+    group: SpaceGroup
+    characters: Inexact[Array, "projections ops"]
+    images: int = eqx.field(static=True)
+    points: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        wavefunction: AbstractWavefunction,
+        hamiltonian: AbstractHamiltonian,
+        group: SpaceGroup,
+        characters: Inexact[np.ndarray, "projections ops"],
+        *,
+        images: Integer,
+        amplitudes: Integer | None,
+    ):
+        r"""**Arguments:**
+
+        - `wavefunction`, `hamiltonian`, `group`: f, H, G.
+        - `characters`: $d_\rho \chi_\rho$ of every projection.
+        - `images`: K, local energies for each walker.
+        - `amplitudes`: k, amplitudes for each walker, at least K; all for `None`.
+
+        **Raises:** `ValueError` for less than one image and less than two amplitudes.
+        """
+        images = whole_number("images", images, 1)
+        if amplitudes is not None:
+            amplitudes = whole_number("amplitudes", amplitudes)
+        if amplitudes is not None and amplitudes < 2:
+            raise ValueError(
+                "`amplitudes` must be at least 2, because projections come from "
+                f"products of two amplitudes, got {amplitudes}."
+            )
+        order = group.order
+        self.wavefunction = wavefunction
+        self.hamiltonian = hamiltonian
+        self.group = group
+        self.characters = jnp.asarray(characters)
+        wanted = order if amplitudes is None else max(amplitudes, images)
+        self.points = min(wanted, order)
+        self.images = min(images, self.points)
+
+    @full_precision()
+    def __call__(
+        self, electrons: Electrons, key: Key, reference: LocalEnergy
+    ) -> OrbitSample:
+        draw, choice = (jax.random.fold_in(key, i) for i in range(2))
+        points, order = self.points, self.group.order
+        operations = draw_with_identity(draw, self.group, points)
+        same, other = pair_weights(points, order)
+        factors = jnp.where(np.eye(points, dtype=bool), same, other)
+        orbit = self.group.apply_inverse(electrons, operations)
+        f = normalised(jax.vmap(self.wavefunction)(orbit))
+        chosen = _choose(jnp.abs(f) ** 2 / points, self.images, choice)
+        energies = jax.vmap(
+            lambda image: self.hamiltonian.local_energy(self.wavefunction, orbit[image])
+        )(chosen.images)
+        above = excess(energies, reference)
+        if jnp.iscomplexobj(self.characters) or jnp.iscomplexobj(above.kinetic):
+            f = f.astype(np.result_type(f.dtype, np.complex64))
+        kernel = self._kernel(operations).astype(f.dtype)
+        matrices = factors.astype(f.dtype)[None] * kernel
+        projected = jnp.conj(jnp.einsum("rmn,n->rm", matrices, f))
+        if points == order:
+            # Projections: their squares are more precise, and never negative.
+            shares = points * jnp.sum(jnp.abs(projected) ** 2, axis=1).astype(f.dtype)
+        else:
+            shares = projected @ f
+        weights, kets = chosen.weights.astype(f.dtype), f[chosen.images]
+        pairs = chosen.pairs
+        if pairs is not None:
+            rows, columns = chosen.images[:, None], chosen.images[None, :]
+            pairs = factors[rows, columns].astype(pairs.dtype) * pairs
+        return OrbitSample(
+            shares=shares,
+            projected=projected[:, chosen.images] * weights[None],
+            plain=jnp.conj(kets) * weights / points,
+            kinetic=kets * above.kinetic.astype(f.dtype),
+            potential=kets * above.potential.astype(f.dtype),
+            weights=chosen.weights / points,
+            pairs=pairs,
+        )
+
+    def _kernel(
+        self, operations: Int[Array, " points"]
+    ) -> Inexact[Array, "projections points points"]:
+        """As $z_m = g_m^{-1} x$, the operation g takes it to the image of $g_m g$: the
+        amplitude at $z_n$ enters the projection at $z_m$ with the character of
+        $g_m^{-1} g_n$."""
+        quotients = jnp.asarray(self.group.multiplication_table[self.group.inverses])
+        pairs = quotients[operations[:, None], operations[None, :]]
+        return jnp.conj(self.characters)[:, pairs]
+
+
+class AbstractOrbitEstimate(AbstractSample):
+    """What is estimated from a sample of the orbit of every walker."""
+
+    orbit: eqx.AbstractVar[OrbitSampler]
+
+    @full_precision()
+    def __call__(
+        self, electrons: Electrons, key: Key, reference: LocalEnergy
+    ) -> Inexact[Array, " moments"]:
+        return self.moments(self.orbit(electrons, key, reference))
+
+    @abc.abstractmethod
+    def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
+        """Numbers of one walker."""
+
+
+def _choose(walker: Float[Array, " points"], images: int, key: Key) -> _Choice:
+    """Draws images without replacement: one time out of two the walker, which is the
+    first point, and random others, else random points. The weights forget which of the
+    points was the walker; its probabilities are `walker`.
+    """
+    points, dtype = walker.shape[0], walker.dtype
+    if images == points:
+        ones = jnp.ones((points,), dtype)
+        return _Choice(jnp.arange(points), ones, jnp.ones((points, points), dtype))
+    toss, order = jax.random.split(key)
+    others = jax.random.permutation(order, points - 1) + 1
+    with_walker = jnp.concatenate([jnp.zeros((1,), others.dtype), others[: images - 1]])
+    share = 0.5 + 0.5 * images / points
+    chosen = jnp.where(jax.random.bernoulli(toss, share), with_walker, others[:images])
+    # Of a point that is the walker, and of one that is not.
+    own, other = share, (images - share) / (points - 1)
+    walker = walker[chosen]
+    weights = 1 / (own * walker + other * (1 - walker))
+    if images == 1:
+        return _Choice(chosen, weights, None)
+    one = share * (images - 1) / (points - 1)
+    none = (images - 1) * (images - 2 * share) / ((points - 1) * (points - 2))
+    either = walker[:, None] + walker[None, :]
+    together = one * either + none * (1 - either)
+    pairs = jnp.where(np.eye(images, dtype=bool), jnp.diag(weights), 1 / together)
+    return _Choice(chosen, weights, pairs)

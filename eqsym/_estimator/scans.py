@@ -1,0 +1,107 @@
+"""The density and the local energy along translations of all electrons."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from .._core import (
+    check_chunk,
+    chunked_vmap,
+    Electrons,
+    Integer,
+    progress_bar,
+    whole_number,
+)
+from .._hamiltonian import AbstractHamiltonian, check_crystals
+from .._wavefunction import AbstractWavefunction, amplitude
+
+
+class TranslationScan(eqx.Module):
+    r"""$\log |\psi|^2$, and maybe the local energy, where all electrons are moved at
+    once over a parallelogram.
+
+    - `log_density`: (points, points); first axis along the first vector.
+    - `local_energy`: its real part in Hartree per primitive cell, of the same shape;
+        `None` without a Hamiltonian.
+    - `origin`: the translation at the first corner of the parallelogram in Bohr.
+    - `vectors`: the two sides of the parallelogram in Bohr.
+    """
+
+    log_density: Float[np.ndarray, "points points"]
+    local_energy: Float[np.ndarray, "points points"] | None
+    origin: Float[np.ndarray, "3"]
+    vectors: Float[np.ndarray, "2 3"]
+
+
+def translation_scan(
+    wavefunction: AbstractWavefunction,
+    electrons: Electrons,
+    vectors: Any,
+    *,
+    origin: Any = (0.0, 0.0, 0.0),
+    points: Integer = 61,
+    hamiltonian: AbstractHamiltonian | None = None,
+    chunk: Integer | None = None,
+    progress: bool | None = None,
+) -> TranslationScan:
+    r"""Evaluates $\log |\psi(x + t)|^2$, and the local energy, for translations t of
+    all electrons.
+
+    Where x is invariant under operations up to exchanges of electrons of one spin,
+    $g x = \pi x$ with $g = (R, \cdot)$, an invariant wave function has
+    $|\psi(x + R t)| = |\psi(x + t)|$: a picture with the symmetry of the crystal.
+
+    **Arguments:**
+
+    - `wavefunction`: the wave function.
+    - `electrons`: the configuration x in Bohr, (electrons, 3).
+    - `vectors`: (2, 3), the sides of the parallelogram of translations in Bohr.
+    - `origin`: its first corner in Bohr. Off a plane of nuclei, no electron meets one.
+    - `points`: along each side, both ends included.
+    - `hamiltonian`: for the local energy, if wanted.
+    - `chunk`: points evaluated at a time, one line by default.
+    - `progress`: whether to show a progress bar; by default on terminals only.
+
+    **Returns:**
+
+    The values, [`eqsym.TranslationScan`][].
+
+    **Raises:** `ValueError` for a Hamiltonian of another crystal.
+    """
+    if hamiltonian is not None:
+        check_crystals(wavefunction, hamiltonian)
+    points, chunk = whole_number("points", points, 2), check_chunk(chunk)
+    vectors = np.asarray(vectors, dtype=np.float64)
+    start = np.asarray(origin, dtype=np.float64)
+    along = np.linspace(0, 1, points)
+    grid = along[:, None, None] * vectors[0] + along[None, :, None] * vectors[1]
+
+    @eqx.filter_jit
+    def line(wavefunction, hamiltonian, shifts):
+        def at(shift):
+            moved = electrons + shift[None]
+            log = 2 * amplitude(wavefunction, moved).log
+            if hamiltonian is None:
+                return log, None
+            return log, hamiltonian.local_energy(wavefunction, moved).total.real
+
+        return chunked_vmap(at, shifts, chunk)
+
+    rows = []
+    compiled = "a line of the scan"
+    with progress_bar("Scanning", points, progress, compiled=compiled) as bar:
+        for shifts in start + grid:
+            shifts = jnp.asarray(shifts, electrons.dtype)
+            rows.append(jax.device_get(line(wavefunction, hamiltonian, shifts)))
+            bar.set_postfix_str("", refresh=False)
+            bar.update()
+    density = np.array([row[0] for row in rows], dtype=np.float64)
+    energy = None
+    if hamiltonian is not None:
+        energy = np.array([row[1] for row in rows], dtype=np.float64)
+        energy = energy / wavefunction.crystal.cells
+    return TranslationScan(density, energy, start, vectors)

@@ -1,0 +1,24 @@
+"""Space groups: found, tabulated, taken apart; their domains and representations."""
+
+from .domain import FundamentalDomain as FundamentalDomain, polyhedron as polyhedron
+from .elements import (
+    integer_complement as integer_complement,
+    modulo_lattice as modulo_lattice,
+    symmetry_elements as symmetry_elements,
+    SymmetryAxis as SymmetryAxis,
+    SymmetryElements as SymmetryElements,
+    SymmetryPlane as SymmetryPlane,
+)
+from .operations import (
+    pure_translations as pure_translations,
+    static_data as static_data,
+    supercell_rotations as supercell_rotations,
+)
+from .representations import (
+    character_table as character_table,
+    CharacterTable as CharacterTable,
+    Irrep as Irrep,
+    irreps as irreps,
+)
+from .space_group import SpaceGroup as SpaceGroup
+from .vacuum import vacuum_gap as vacuum_gap

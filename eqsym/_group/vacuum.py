@@ -1,0 +1,100 @@
+"""Slabs and chains: crystals that are finite in some lattice directions."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from .._core import Integer, whole_number
+from .._crystal import Crystal, widest_gap
+from .operations import chunks, gaps_of, length_of, Rotations, Translations
+
+
+def vacuum_directions(vacuum: Sequence[Integer]) -> tuple[int, ...]:
+    """In order.
+
+    **Raises:** `ValueError` where they are not directions, or all of them.
+    """
+    directions = tuple(sorted({whole_number("vacuum", i) for i in vacuum}))
+    if len(directions) > 2 or not set(directions) <= {0, 1, 2}:
+        raise ValueError(
+            "`vacuum` must be at most two of the lattice directions 0, 1, 2, got "
+            f"{tuple(vacuum)}."
+        )
+    return directions
+
+
+def check_vacuum(crystal: Crystal, vacuum: tuple[int, ...], least: float) -> None:
+    """**Raises:** `ValueError` where a crystal is not finite in these directions, for
+    lack of vacuum (`least`, in Bohr) or because the supercell repeats it."""
+    for direction in vacuum:
+        gap = vacuum_gap(crystal, direction)[0]
+        if gap < least:
+            raise ValueError(
+                f"`vacuum`: between nuclei and their periodic images in direction "
+                f"{direction} there must be at least `min_vacuum` = {least:g} Bohr, "
+                f"got {gap:.4g}. Make the lattice vector longer, or leave the "
+                "direction out of `vacuum`."
+            )
+    along = crystal.matrix[:, list(vacuum)]
+    if vacuum and not _generates_all(along):
+        raise ValueError(
+            f"`vacuum` {vacuum}: the supercell {crystal.matrix.tolist()} repeats the "
+            "crystal in these directions, in which it is said to be finite. Use a "
+            "supercell of the other directions only."
+        )
+
+
+def _generates_all(rows: Int[np.ndarray, "3 directions"]) -> bool:
+    """Whether integer combinations of the rows give all integer vectors."""
+    count = rows.shape[1]
+    minors = [
+        round(np.linalg.det(rows[list(some)]))
+        for some in itertools.combinations(range(3), count)
+    ]
+    return int(np.gcd.reduce(minors)) == 1
+
+
+def keeps_plane(
+    rotations: Rotations, vacuum: tuple[int, ...]
+) -> Bool[np.ndarray, " ops"]:
+    """Whether rotations map the span of all lattice vectors but those of `vacuum` to
+    itself."""
+    rest = [i for i in range(3) if i not in vacuum]
+    return np.all(rotations[:, list(vacuum)][:, :, rest] == 0, axis=(1, 2))
+
+
+def keeps_vacuum(
+    crystal: Crystal,
+    rotations: Rotations,
+    translations: Translations,
+    vacuum: tuple[int, ...],
+) -> Bool[np.ndarray, " ops"]:
+    """Whether symmetry operations of a crystal are ones of the matter between the
+    vacuum alone: they keep the span of the other directions, and take all nuclei to the
+    same periodic image of the matter."""
+    if not vacuum:
+        return np.ones(len(rotations), dtype=bool)
+    along = list(vacuum)
+    inside = crystal.lattice.to_fractional(crystal.positions)
+    for direction in along:
+        start = vacuum_gap(crystal, direction)[1]
+        place = inside[:, direction]
+        inside[:, direction] = start + (place - start) % 1.0
+    good = np.empty(len(rotations), dtype=bool)
+    for some in chunks(len(rotations), len(inside) ** 2):
+        gaps = gaps_of(crystal, rotations[some], translations[some], inside)
+        lengths = length_of(crystal, gaps)
+        alike = crystal.atomic_numbers[:, None] == crystal.atomic_numbers
+        nearest = np.argmin(np.where(alike, lengths, np.inf), axis=2)
+        change = np.take_along_axis(gaps, nearest[:, :, None, None], axis=2)
+        image = np.round(change[:, :, 0, along])
+        good[some] = np.all(image == image[:, :1], axis=(1, 2))
+    return good & keeps_plane(rotations, vacuum)
+
+
+def vacuum_gap(crystal: Crystal, direction: int) -> tuple[float, float]:
+    """The widest layer without nuclei between planes of the two other lattice vectors:
+    its width in Bohr, and the fraction in its middle."""
+    return widest_gap(crystal.lattice.vectors, crystal.positions, direction)

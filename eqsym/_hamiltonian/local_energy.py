@@ -1,0 +1,227 @@
+"""Kinetic operators and the local energy."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._core import Electrons, full_precision
+from .._crystal import Crystal
+from .._wavefunction import AbstractWavefunction
+from .ewald import Ewald
+from .laplacian import forward_laplacian
+
+
+class LocalEnergy(eqx.Module):
+    r"""The local energy $H\psi / \psi$ in Hartree, for the whole supercell.
+
+    `kinetic` is complex if the wave function is. Batches carry the same leading axes on
+    both fields.
+    """
+
+    kinetic: Inexact[Array, "*batch"]
+    potential: Float[Array, "*batch"]
+
+    @property
+    def total(self) -> Inexact[Array, "*batch"]:
+        """Kinetic plus potential energy in Hartree."""
+        return self.kinetic + self.potential.astype(self.kinetic.dtype)
+
+
+def check_crystals(
+    wavefunction: AbstractWavefunction, hamiltonian: "AbstractHamiltonian"
+) -> None:
+    """Raises `ValueError` where they are not of the same crystal."""
+    different = wavefunction.crystal.difference(hamiltonian.crystal)
+    if different is not None:
+        raise ValueError(
+            "`wavefunction` and `hamiltonian` must have the same crystal, but between "
+            f"theirs {different}."
+        )
+
+
+class AbstractKinetic(eqx.Module):
+    """A way to evaluate the local kinetic energy."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, wavefunction: AbstractWavefunction, electrons: Electrons
+    ) -> Inexact[Array, ""]:
+        r"""The local kinetic energy at one configuration,
+
+        $$-\frac{1}{2} \frac{\nabla^2 \psi}{\psi} = -\frac12 \left[ \nabla^2 \log\psi +
+        \nabla\log\psi \cdot \nabla\log\psi \right]$$
+
+        without complex conjugation.
+
+        **Arguments:**
+
+        - `wavefunction`: the wave function.
+        - `electrons`: positions in Bohr, (electrons, 3).
+
+        **Returns:**
+
+        The energy in Hartree, complex if the wave function is.
+        """
+
+
+class ForwardLaplacian(AbstractKinetic):
+    """Value, gradient and Laplacian in one forward pass, by the rules of `folx`.
+
+    Operations without a rule have their whole Hessian computed, which a warning tells.
+    Of a `jax.custom_vjp` function it differentiates the function, and not its rule.
+
+    **Raises:** `ValueError` when called with a wave function that has an operation it
+    cannot differentiate. The message names the operation and what else to try,
+    [`eqsym.HessianLaplacian`][].
+
+    R. Li, H. Ye, D. Jiang et al., "A computational framework for neural network-based
+    variational Monte Carlo with forward Laplacian", Nat. Mach. Intell. 6, 209 (2024).
+    """
+
+    sparsity_threshold: float = eqx.field(static=True)
+
+    def __init__(self, *, sparsity_threshold: float = 0.0):
+        """**Arguments:**
+
+        - `sparsity_threshold`: up to how many non-zero derivatives an intermediate
+            value is treated as a function of a few coordinates only; below 1, as a
+            fraction of the number of coordinates. 0 never does.
+
+        **Raises:** `ValueError` if it is negative.
+        """
+        self.sparsity_threshold = sparsity_threshold
+
+    def __check_init__(self):
+        if not self.sparsity_threshold >= 0:
+            raise ValueError(
+                "`sparsity_threshold` must be a number of coordinates, a fraction of "
+                f"them, or 0, got {self.sparsity_threshold}."
+            )
+
+    @full_precision()
+    def __call__(
+        self, wavefunction: AbstractWavefunction, electrons: Electrons
+    ) -> Inexact[Array, ""]:
+        """See [`eqsym.AbstractKinetic`][]."""
+        results = forward_laplacian(
+            _log_parts(wavefunction), electrons, self.sparsity_threshold
+        )
+        return _kinetic(
+            [result.gradient for result in results],
+            [result.laplacian for result in results],
+        )
+
+
+class HessianLaplacian(AbstractKinetic):
+    """The diagonal of the Hessian, one coordinate after another. A slow reference,
+    for tests and for wave functions that [`eqsym.ForwardLaplacian`][] cannot
+    differentiate. JAX must be able to, forward and twice: not through `jax.custom_vjp`.
+    """
+
+    @full_precision()
+    def __call__(
+        self, wavefunction: AbstractWavefunction, electrons: Electrons
+    ) -> Inexact[Array, ""]:
+        """See [`eqsym.AbstractKinetic`][]."""
+        coordinates = electrons.reshape(-1)
+        parts = _log_parts(wavefunction)
+
+        # Forward mode twice: forward over reverse mode loses derivatives of complex
+        # determinants inside of loops (jax 0.10.2).
+        def derivatives(direction):
+            def first(x):
+                flat = lambda x: parts(x.reshape(electrons.shape))
+                return jax.jvp(flat, (x,), (direction,))[1]
+
+            return jax.jvp(first, (coordinates,), (direction,))
+
+        directions = jnp.eye(coordinates.size, dtype=coordinates.dtype)
+        firsts, seconds = jax.lax.map(derivatives, directions)
+        return _kinetic(firsts, [jnp.sum(part) for part in seconds])
+
+
+def _log_parts(wavefunction: AbstractWavefunction):
+    """`electrons -> [log |psi|]`, followed by the phase if psi is complex: real
+    functions, so that derivatives never conjugate anything."""
+
+    def parts(electrons):
+        psi = wavefunction(electrons)
+        return [psi.log] if psi.is_real else [psi.log, psi.phase]
+
+    return parts
+
+
+def _kinetic(
+    gradients: list[Float[Array, " coordinates"]], laplacians: list[Float[Array, ""]]
+) -> Inexact[Array, ""]:
+    """From the derivatives of log |psi| and, if there are any, of the phase."""
+    if len(gradients) == 1:
+        (gradient,), (laplacian,) = gradients, laplacians
+        return -0.5 * (laplacian + jnp.sum(gradient**2))
+    modulus, phase = gradients
+    real = laplacians[0] + jnp.sum(modulus**2) - jnp.sum(phase**2)
+    imag = laplacians[1] + 2 * jnp.sum(modulus * phase)
+    return jax.lax.complex(-0.5 * real, -0.5 * imag)
+
+
+class AbstractHamiltonian(eqx.Module):
+    """The energy operator of a crystal."""
+
+    crystal: eqx.AbstractVar[Crystal]
+
+    @abc.abstractmethod
+    def local_energy(
+        self, wavefunction: AbstractWavefunction, electrons: Electrons
+    ) -> LocalEnergy:
+        r"""$H\psi / \psi$ at one configuration; `jax.vmap` it over walkers.
+
+        **Arguments:**
+
+        - `wavefunction`: the wave function.
+        - `electrons`: positions in Bohr, (electrons, 3), spin-up first.
+
+        **Returns:**
+
+        Kinetic and potential energy of the supercell, [`eqsym.LocalEnergy`][].
+        """
+
+
+class Hamiltonian(AbstractHamiltonian):
+    r"""Non-relativistic electrons and clamped nuclei of a crystal,
+
+    $$H = -\frac12 \sum_i \nabla_i^2 + V(x)$$
+
+    with the periodic Coulomb energy V of [`eqsym.Ewald`][].
+    """
+
+    crystal: Crystal
+    ewald: Ewald
+    kinetic: AbstractKinetic
+
+    def __init__(
+        self,
+        crystal: Crystal,
+        *,
+        kinetic: AbstractKinetic | None = None,
+        alpha: float | None = None,
+    ):
+        """**Arguments:**
+
+        - `crystal`: the crystal.
+        - `kinetic`: the way to evaluate the kinetic energy, by default
+            [`eqsym.ForwardLaplacian`][].
+        - `alpha`: splitting parameter of the Ewald sums in inverse Bohr, chosen for the
+            least cost if not given. The energy does not depend on it.
+        """
+        self.crystal = crystal
+        self.ewald = Ewald(crystal, alpha=alpha)
+        self.kinetic = ForwardLaplacian() if kinetic is None else kinetic
+
+    def local_energy(
+        self, wavefunction: AbstractWavefunction, electrons: Electrons
+    ) -> LocalEnergy:
+        """See [`eqsym.AbstractHamiltonian`][]."""
+        return LocalEnergy(self.kinetic(wavefunction, electrons), self.ewald(electrons))

@@ -1,0 +1,398 @@
+"""Hartree-Fock mean fields: solved with PySCF, then evaluated without it."""
+
+import functools
+import io
+import json
+import operator
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Inexact
+
+from .._core import (
+    AbstractFixed,
+    Electrons,
+    full_precision,
+    Integer,
+    on_first,
+    whole_number,
+)
+from .._crystal import Crystal
+from .settings import Settings
+from .solver import hartree_fock
+
+
+_FORMAT = "eqsym mean field, version 2"
+
+
+class Occupation(AbstractFixed):
+    """The k-points of the occupied orbitals.
+
+    Decided once, by the mean field, and stored with the wave functions built on it:
+    where levels are nearly degenerate a second calculation may decide otherwise.
+    """
+
+    _kpoints: tuple[tuple[tuple[float, ...], ...], ...] = eqx.field(static=True)
+
+    def __init__(self, kpoints: tuple[Any, Any]):
+        """**Arguments:**
+
+        - `kpoints`: for spin up and spin down, (orbitals, 3) Cartesian k-points in
+            inverse Bohr.
+        """
+        up, down = (np.asarray(k, dtype=np.float64).reshape(-1, 3) for k in kpoints)
+        self._kpoints = tuple(tuple(map(tuple, k.tolist())) for k in (up, down))
+
+    @property
+    def kpoints(self) -> tuple[Float[np.ndarray, "up 3"], Float[np.ndarray, "down 3"]]:
+        """Cartesian k-points in inverse Bohr, for spin up and for spin down."""
+        up, down = (np.array(k, dtype=np.float64).reshape(-1, 3) for k in self._kpoints)
+        return up, down
+
+
+class _GaussianSum(AbstractFixed):
+    r"""Orbitals as sums of Cartesian Gaussians of one angular momentum,
+    $\phi_o(r) = \sum_{ct} w_{cto} d^{p_c} e^{-\alpha_t d^2}$ with $d = r - R_t$ and the
+    powers $p_c = (l,0,0), (l-1,1,0), \ldots, (0,0,l)$.
+
+    Contraction, normalisation, lattice sum, Bloch phases and orbital coefficients are
+    all in the weights.
+    """
+
+    l: int = eqx.field(static=True)
+    exponents: Float[np.ndarray, " terms"]
+    centers: Float[np.ndarray, "terms 3"]
+    weights: Inexact[np.ndarray, "components terms orbitals"]
+
+    def __call__(self, points: Float[Array, "points 3"]) -> Inexact[Array, "points _"]:
+        dtype = points.dtype
+        centers = jnp.asarray(self.centers).astype(dtype)
+        exponents = jnp.asarray(self.exponents).astype(dtype)
+        # Not one (points, terms, 3) array: its last axis is too short to vectorise.
+        d = [points[:, i, None] - centers[None, :, i] for i in range(3)]
+        gauss = jnp.exp(-exponents[None] * (d[0] * d[0] + d[1] * d[1] + d[2] * d[2]))
+        features = jnp.stack(
+            [
+                functools.reduce(
+                    operator.mul,
+                    [x for x, n in zip(d, p, strict=True) for _ in range(n)],
+                    gauss,
+                )
+                for p in _powers(self.l)
+            ],
+            axis=1,
+        )
+        weights = jnp.asarray(self.weights)
+        rows = weights.shape[0] * weights.shape[1]
+        weights = weights.reshape(rows, weights.shape[2])
+        features = features.reshape(points.shape[0], rows)
+        # A complex product would double the work, because the features are real.
+        # "highest", because accelerators round float32 products to 10 bits otherwise.
+        product = functools.partial(jnp.matmul, precision="highest")
+        if not jnp.issubdtype(weights.dtype, jnp.complexfloating):
+            return product(features, weights.astype(dtype))
+        parts = jnp.concatenate([weights.real, weights.imag], axis=-1)
+        real, imag = jnp.split(product(features, parts.astype(dtype)), 2, axis=-1)
+        return jax.lax.complex(real, imag)
+
+
+def _powers(l: int) -> list[tuple[int, int, int]]:
+    """Cartesian powers of angular momentum l in PySCF's order, xx, xy, xz, yy, .."""
+    return [(x, y, l - x - y) for x in range(l, -1, -1) for y in range(l - x, -1, -1)]
+
+
+class _OtherFormat(Exception):
+    pass
+
+
+class MeanField(AbstractFixed):
+    r"""A Hartree-Fock determinant of a crystal: the occupied crystal orbitals
+
+    $$\phi_{nk}(r) = \sum_L e^{i k \cdot L} \chi_n(r - L)$$
+
+    in Gaussians, at all k that fold to the twist of the crystal. Made by
+    [`eqsym.MeanField.solve`][] or [`eqsym.MeanField.load`][].
+
+    `energy` is the Hartree-Fock energy in Hartree per primitive cell, in the Ewald
+    convention for the supercell (every electron interacts with its own images): the
+    expectation value of the supercell's Hamiltonian divided by the number of cells.
+    """
+
+    crystal: Crystal
+    occupation: Occupation
+    energy: float
+    expansion: tuple[tuple[_GaussianSum, ...], tuple[_GaussianSum, ...]]
+    _settings: Settings
+
+    @classmethod
+    def solve(
+        cls,
+        crystal: Crystal,
+        *,
+        basis: str | dict[str, str] = "cc-pvdz",
+        exp_to_discard: float | None = 0.1,
+        unrestricted: bool = False,
+        moments: Sequence[float | int] | None = None,
+        max_cycles: Integer = 100,
+        path: str | os.PathLike | None = None,
+        progress: bool | None = None,
+    ) -> "MeanField":
+        """Solves the Hartree-Fock equations with PySCF: all electrons, with Coulomb
+        integrals by range-separated density fitting (Ye and Berkelbach, J. Chem. Phys.
+        154, 131104, 2021).
+
+        Orbitals have the periodicity of the primitive cell. Warnings on the logger
+        `eqsym` say what a number alone does not:
+
+        - An open shell, in which one of several occupations had to be chosen. Its
+          energy depends on the choice, and on how the crystal is divided into cells.
+        - Another determinant of lower energy nearby, by the curvature of the energy
+          along all rotations of the orbitals (Seeger and Pople, J. Chem. Phys. 66,
+          3045, 1977): one with different orbitals for the two spins, or one in which
+          charges or spins order, perhaps with a longer period than the primitive cell.
+
+        **Arguments:**
+
+        - `crystal`: the crystal, with its supercell, electrons and twist.
+        - `basis`: a Gaussian basis that PySCF knows, or one for each element symbol.
+        - `exp_to_discard`: primitive Gaussians with a smaller exponent (in inverse
+            square Bohr) are left out. They are made for free atoms; in a crystal they
+            overlap until they are linearly dependent. `None` keeps all.
+        - `unrestricted`: whether spin-up and spin-down electrons may occupy different
+            orbitals, as in magnets, and wherever bonds are stretched. They do anyway if
+            there are more of one than of the other. The solution follows rotations
+            that lower its energy: spins find an order even without `moments`, but
+            which one of several with the same energy is then left to rounding. A
+            warning says if they could not be followed down.
+        - `moments`: spin moments to start from, one for each atom of the primitive
+            cell: spin-up minus spin-down electrons. An antiferromagnetic order needs a
+            primitive cell that holds it: of a chain of atoms the one with two, with
+            `(1, -1)`. The order that is found may be another one.
+        - `max_cycles`: bound on the self-consistency iterations.
+        - `path`: a file to keep the result in; its folder is made. If it exists it is
+            read instead, if it holds what is asked for.
+        - `progress`: whether to show a progress bar; by default on terminals only.
+
+        **Returns:**
+
+        The mean field. Its orbitals are real if every occupied k is its own negative
+        modulo reciprocal lattice vectors.
+
+        **Raises:** `ValueError` for a basis that is unknown, too small, or linearly
+        dependent in this crystal; for moments that the atoms or the spin of the crystal
+        do not admit; and for a file that holds the mean field of another crystal, or
+        one solved with other settings. `RuntimeError` if the iteration does not
+        converge.
+
+        Of several processes, the first one solves and the others get its result.
+        """
+        settings = Settings(crystal, basis, exp_to_discard, unrestricted, moments)
+        max_cycles = whole_number("max_cycles", max_cycles, 1)
+        arguments = crystal, settings, max_cycles, path, progress
+        if jax.process_count() == 1:
+            return cls._solved(*arguments)
+        stored = on_first(lambda: cls._solved(*arguments)._packed())
+        return cls._unpacked(io.BytesIO(stored))
+
+    @classmethod
+    def _solved(
+        cls,
+        crystal: Crystal,
+        settings: Settings,
+        max_cycles: int,
+        path: str | os.PathLike | None,
+        progress: bool | None,
+    ) -> "MeanField":
+        if path is not None and os.path.exists(path):
+            stored = cls.load(path)
+            different = stored.crystal.difference(crystal)
+            if different is not None:
+                raise ValueError(
+                    f"`path` {os.fspath(path)!r} holds the mean field of another "
+                    f"crystal: between that and `crystal` {different}. Name another "
+                    "file."
+                )
+            differences = list(stored._settings.differences(settings))
+            if differences:
+                raise ValueError(
+                    f"`path` {os.fspath(path)!r} holds a mean field that was solved "
+                    f"with {'; '.join(differences)}. Name another file, or ask for "
+                    "what is stored."
+                )
+            return stored
+        if path is not None:
+            # Before the minutes of work rather than after them.
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        solution = hartree_fock(crystal, settings, max_cycles, progress)
+        up, down = (
+            tuple(_GaussianSum(**vars(gaussians)) for gaussians in orbitals.gaussians)
+            for orbitals in (solution.up, solution.down)
+        )
+        occupation = Occupation((solution.up.kpoints, solution.down.kpoints))
+        solved = cls(crystal, occupation, solution.energy, (up, down), settings)
+        if path is not None:
+            solved.save(path)
+        return solved
+
+    @full_precision()
+    def orbitals(
+        self, electrons: Electrons
+    ) -> tuple[Inexact[Array, "up up"], Inexact[Array, "down down"]]:
+        """The matrices whose determinants make up the Hartree-Fock wave function.
+
+        **Arguments:**
+
+        - `electrons`: positions in Bohr, (electrons, 3), spin-up first.
+
+        **Returns:**
+
+        `(up, down)`: rows are the electrons of that spin, columns the occupied
+        orbitals in the order of `occupation`. Normalised to one electron in a primitive
+        cell. Complex, or real where the orbitals are.
+        """
+        n_up = self.occupation.kpoints[0].shape[0]
+        channels = (electrons[:n_up], electrons[n_up:])
+        up, down = (self._channel(points, spin) for spin, points in enumerate(channels))
+        return up, down
+
+    def _channel(
+        self, points: Float[Array, "points 3"], spin: int
+    ) -> Inexact[Array, "points orbitals"]:
+        dtype = points.dtype
+        lattice = jnp.asarray(self.crystal.lattice.vectors)
+        # In cells; by the lattice as given, before any rounding to a smaller dtype.
+        inverse = jnp.linalg.inv(lattice).astype(dtype)
+        kpoints = jnp.asarray(self.occupation.kpoints[spin])
+        frac_k = (kpoints @ lattice.T / (2 * np.pi)).astype(dtype)
+        cell = jnp.round(jax.lax.stop_gradient(points) @ inverse)
+        home = points - cell @ lattice.astype(dtype)
+        values = [gaussians(home) for gaussians in self.expansion[spin]]
+        values = functools.reduce(operator.add, values)
+        turns = cell @ frac_k.T
+        angle = 2 * np.pi * (turns - jnp.round(turns))
+        if jnp.issubdtype(values.dtype, jnp.complexfloating):
+            return values * jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
+        return values * jnp.cos(angle)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the mean field, with its crystal, to one file that is complete or not
+        there.
+
+        **Arguments:**
+
+        - `path`: of the file; conventionally ending in `.npz`.
+        """
+        path = pathlib.Path(path)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            unfinished.write_bytes(self._packed())
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _packed(self) -> bytes:
+        crystal = self.crystal
+        arrays = {
+            "lattice": crystal.lattice.vectors,
+            "positions": crystal.positions,
+            "matrix": crystal.matrix,
+            "twist": crystal.twist,
+            "energy": np.float64(self.energy),
+        }
+        for spin, sums in enumerate(self.expansion):
+            arrays[f"kpoints_{spin}"] = self.occupation.kpoints[spin]
+            for g in sums:
+                for name in ("exponents", "centers", "weights"):
+                    arrays[f"{name}_{spin}_{g.l}"] = getattr(g, name)
+        header = {
+            "format": _FORMAT,
+            "species": crystal.species,
+            "electrons": crystal.electrons,
+            "basis": self._settings.basis,
+            "exp_to_discard": self._settings.exp_to_discard,
+            "unrestricted": self._settings.unrestricted,
+            "moments": self._settings.moments,
+            "momenta": [[g.l for g in sums] for sums in self.expansion],
+        }
+        file = io.BytesIO()
+        np.savez(file, header=np.array(json.dumps(header)), **arrays)
+        return file.getvalue()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "MeanField":
+        """Reads what `save` wrote; needs no PySCF.
+
+        **Arguments:**
+
+        - `path`: of the file.
+
+        **Raises:** `ValueError` that names the file where it is damaged or was not
+        written by `save`; `FileNotFoundError`.
+        """
+        with open(path, "rb") as file:
+            try:
+                return cls._unpacked(file)
+            except _OtherFormat as error:
+                raise ValueError(
+                    f"`path`: {os.fspath(path)!r} is of another version of eqsym: its "
+                    f"format is {str(error)!r}, expected {_FORMAT!r}. Solve again with "
+                    "`MeanField.solve` and another `path`."
+                ) from error
+            except (
+                zipfile.BadZipFile,
+                zlib.error,
+                AttributeError,
+                EOFError,
+                KeyError,
+                TypeError,
+                ValueError,
+            ) as error:
+                raise ValueError(
+                    f"`path`: {os.fspath(path)!r} is not a complete mean-field file "
+                    f"({error}). Write it again with `MeanField.save`."
+                ) from error
+
+    @classmethod
+    def _unpacked(cls, file: BinaryIO) -> "MeanField":
+        with np.load(file, allow_pickle=False) as archive:
+            stored = {name: archive[name] for name in archive.files}
+        header = json.loads(str(stored["header"]))
+        if header["format"] != _FORMAT:
+            raise _OtherFormat(header["format"])
+        n_up, n_down = header["electrons"]
+        build = functools.partial(
+            Crystal,
+            stored["lattice"],
+            header["species"],
+            positions=stored["positions"],
+            unit="bohr",
+            supercell=stored["matrix"],
+            twist=stored["twist"],
+        )
+        charge = sum(build().electrons) - n_up - n_down
+        crystal = build(charge=charge, spin=n_up - n_down)
+        up, down = (
+            tuple(
+                _GaussianSum(
+                    l,
+                    *(
+                        stored[f"{name}_{spin}_{l}"]
+                        for name in ("exponents", "centers", "weights")
+                    ),
+                )
+                for l in momenta
+            )
+            for spin, momenta in enumerate(header["momenta"])
+        )
+        occupation = Occupation((stored["kpoints_0"], stored["kpoints_1"]))
+        names = ("basis", "exp_to_discard", "unrestricted", "moments")
+        settings = Settings(crystal, *(header[name] for name in names))
+        return cls(crystal, occupation, float(stored["energy"]), (up, down), settings)

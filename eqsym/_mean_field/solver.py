@@ -1,0 +1,482 @@
+"""Hartree-Fock with PySCF: crystal in, occupied orbitals as sums of Gaussians out."""
+
+import dataclasses
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float, Inexact
+
+from .._core import progress_bar
+from .._crystal import Crystal, Lattice
+from .gaussians import expand, Gaussians, Shell, shells_of
+from .guess import superposed_atoms
+from .settings import Settings
+from .stability import (
+    Determinant,
+    instabilities,
+    Instability,
+    too_large,
+    warn_of_instabilities,
+)
+
+
+_logger = logging.getLogger("eqsym")
+
+# Smallest eigenvalue of the overlap matrix of the basis at any k. Below it integrals,
+# good to 1e-8 or so, no longer determine the energy, and the iteration diverges.
+_SMALLEST_OVERLAP = 1e-6
+# Two levels closer than this (Hartree) count as degenerate.
+_DEGENERATE = 1e-5
+# How often an unrestricted determinant that can be lowered is lowered.
+_FOLLOWED = 5
+# Iterations without extrapolation after a rotation if extrapolation leads back.
+_PLAIN = 8
+# By how much (Hartree per primitive cell) to count as lowered.
+_LOWERED = 1e-7
+_STATE = ("e_tot", "mo_energy", "mo_coeff", "mo_occ")
+
+
+@dataclasses.dataclass
+class Orbitals:
+    """The occupied orbitals of one spin."""
+
+    kpoints: np.ndarray  # (orbitals, 3)
+    gaussians: tuple[Gaussians, ...]
+
+
+@dataclasses.dataclass
+class Solution:
+    """A Hartree-Fock determinant: spin-up and spin-down orbitals."""
+
+    energy: float
+    up: Orbitals
+    down: Orbitals
+
+
+def hartree_fock(
+    crystal: Crystal, settings: Settings, max_cycles: int, progress: bool | None
+) -> Solution:
+    """Solves, chooses the occupied levels, and expands them in Gaussians. Arguments and
+    errors as documented for `MeanField.solve`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = _solve(crystal, settings, max_cycles, progress)
+    if found.degenerate:
+        _logger.warning(
+            "Mean field: the highest occupied and the lowest empty level are "
+            "degenerate, so that the occupation of %d spin-up and %d spin-down "
+            "orbitals is one of several, of different energies. Choose another "
+            "supercell, spin or twist for a closed shell.",
+            *crystal.electrons,
+        )
+    warn_of_instabilities(
+        found.instabilities,
+        settings.unrestricted,
+        settings.moments is not None,
+        len(crystal.species),
+    )
+    sets = [_occupied(found, spin) for spin in range(2)]
+    if all(_is_real(crystal, k) for k, _ in sets):
+        real = [_realified(found, orbitals) for orbitals in sets]
+        real = [orbitals for orbitals in real if orbitals is not None]
+        # Both spins or none: the network is real for all orbitals or complex.
+        sets = real if len(real) == len(sets) else sets
+    up, down = (
+        Orbitals(k, expand(crystal.lattice, found.shells, k, mo)) for k, mo in sets
+    )
+    return Solution(found.energy, up, down)
+
+
+@dataclasses.dataclass
+class _Levels:
+    """What PySCF found, spin by spin."""
+
+    energy: float
+    kpoints: np.ndarray  # (k, 3)
+    overlap: np.ndarray  # (k, functions, functions)
+    occupied: np.ndarray  # (2, k, orbitals), of bool
+    coefficients: np.ndarray  # (2, k, functions, orbitals)
+    shells: list[Shell]
+    degenerate: bool
+    instabilities: list[Instability] | None
+
+
+def _right_handed(lattice: Lattice) -> Float[np.ndarray, "3 3"]:
+    """A right-handed basis of the same lattice, which PySCF asks for."""
+    vectors = lattice.vectors
+    return vectors if np.linalg.det(vectors) > 0 else -vectors
+
+
+def _cell(lattice: Lattice, atoms: list, basis: Any, exp_to_discard: float | None):
+    from pyscf.pbc import gto
+
+    cell = gto.Cell()
+    cell.a = _right_handed(lattice)
+    cell.unit = "B"
+    cell.atom = atoms
+    cell.basis = basis
+    cell.exp_to_discard = exp_to_discard
+    # Electrons are counted over all k-points, by the solver; not by the cell.
+    cell.spin = None
+    cell.verbose = 0
+    return cell.build(dump_input=False, parse_arg=False)
+
+
+def _crystal_cell(crystal: Crystal, settings: Settings):
+    from pyscf.lib.exceptions import BasisNotFoundError
+
+    basis = settings.basis
+    elements = sorted(set(crystal.species))
+    # Around atoms outside of its cell, PySCF sums too few images.
+    positions = Lattice(_right_handed(crystal.lattice)).wrap(crystal.positions)
+    atoms = list(zip(crystal.species, positions.tolist(), strict=True))
+    try:
+        return _cell(crystal.lattice, atoms, basis, settings.exp_to_discard)
+    except (BasisNotFoundError, KeyError) as error:
+        raise ValueError(
+            f"`basis` must be a Gaussian basis that PySCF knows for {elements}, got "
+            f"{basis!r}. Try 'cc-pvdz' or 'sto-3g', or name one for each element in a "
+            "dictionary."
+        ) from error
+
+
+def _occupations(
+    levels: Float[np.ndarray, "k orbitals"], count: int, whole: bool
+) -> Float[np.ndarray, "k orbitals"]:
+    """Occupies the lowest levels, and of those that are degenerate with the highest one
+    equal fractions, which keeps the symmetry; or, if `whole`, the first in order of k.
+    """
+    order = np.argsort(levels, axis=None, kind="stable")
+    occupied = np.zeros(levels.size)
+    occupied[order[:count]] = 1
+    if 0 < count < levels.size:
+        jumps = np.diff(levels.ravel()[order]) > _DEGENERATE
+        start = count - int(np.argmax(np.append(jumps[:count][::-1], True)))
+        stop = count + int(np.argmax(np.append(jumps[count - 1 :], True)))
+        if stop > count:
+            shell = np.sort(order[start:stop])
+            occupied[shell] = (count - start) / len(shell)
+            if whole:
+                occupied[shell] = np.arange(len(shell)) < count - start
+    return occupied.reshape(levels.shape)
+
+
+def _solver(restricted: bool, electrons: tuple[int, int], image: float, real: bool):
+    """The class of PySCF's solver, for electrons and exchange of a general supercell.
+
+    PySCF reads the supercell off the k-points as if it were diagonal. Here the term of
+    exchange that makes electrons interact with their own images, `image S dm S`, and
+    the number of electrons are those of the actual supercell.
+    """
+    from pyscf.pbc import scf
+
+    base: Any = scf.khf.KRHF if restricted else scf.kuhf.KUHF
+    counts = electrons[:1] if restricted else electrons
+
+    class Solver(base):
+        whole = False
+
+        def get_jk(self, cell=None, dm_kpts=None, *args, with_k=True, **kwargs):
+            dm = self.make_rdm1() if dm_kpts is None else dm_kpts
+            vj, vk = base.get_jk(self, cell, dm, *args, with_k=with_k, **kwargs)
+            if with_k:
+                overlap = self.get_ovlp()
+                vk = vk + image * (overlap @ np.asarray(dm) @ overlap)
+            return vj, vk
+
+        def eig(self, h_kpts, s_kpts, *args, **kwargs):
+            # Of degenerate orbitals, real ones.
+            h_kpts = np.real(h_kpts) if real else h_kpts
+            return base.eig(self, h_kpts, s_kpts, *args, **kwargs)
+
+        def get_occ(self, mo_energy_kpts=None, mo_coeff_kpts=None):
+            levels = self.mo_energy if mo_energy_kpts is None else mo_energy_kpts
+            levels = np.asarray(levels)
+            by_spin = levels.reshape(len(counts), *levels.shape[-2:])
+            occupied = [
+                _occupations(e, n, self.whole)
+                for e, n in zip(by_spin, counts, strict=True)
+            ]
+            full = 2 if restricted else 1
+            return full * np.reshape(occupied, levels.shape)
+
+    return Solver
+
+
+def _solve(
+    crystal: Crystal, settings: Settings, max_cycles: int, progress: bool | None
+) -> _Levels:
+    from pyscf.pbc import df
+    from pyscf.pbc.tools.pbc import madelung
+
+    kpoints = crystal.frac_kpoints @ crystal.lattice.reciprocal
+    cell = _crystal_cell(crystal, settings)
+    overlap = np.asarray(cell.pbc_intor("int1e_ovlp", hermi=1, kpts=kpoints))
+    _check_basis(crystal, settings, overlap)
+    restricted = not settings.unrestricted
+    real = _is_real(crystal, kpoints)
+    probe = _cell(crystal.supercell, [("H", (0.0, 0.0, 0.0))], "sto-3g", None)
+    image = float(madelung(probe, np.zeros((1, 3))))
+    solver = _solver(restricted, crystal.electrons, image, real)
+    scf = solver(cell, kpoints, exxdiv=None)
+    scf.with_df = df.RSDF(cell, kpoints)
+    scf.nelec = crystal.electrons
+    scf.verbose = scf.with_df.verbose = 0
+    scf.chkfile = None
+    scf.conv_tol = 1e-9
+    scf.max_cycle = max_cycles
+    _logger.info("Solving the mean field; the integrals can take minutes.")
+    bar = progress_bar("Mean field", None, progress)
+    bar.set_postfix_str("integrals")
+
+    def cycle(values: dict[str, Any]) -> None:
+        bar.set_postfix_str(f"E {values['e_tot']:.6f} Ha", refresh=False)
+        bar.update()
+
+    scf.callback = cycle
+    try:
+        with bar:
+            found, degenerate = _converged(scf, crystal, settings, overlap, image, real)
+    except (np.linalg.LinAlgError, _NotConverged):
+        raise RuntimeError(
+            f"Hartree-Fock did not converge in {max_cycles} iterations, for `basis` "
+            f"{settings.basis!r} with `exp_to_discard` {settings.exp_to_discard}. "
+            "Raise `exp_to_discard` (0.1 to 0.3 suits most crystals), take another "
+            "`basis`, allow more `max_cycles`, or choose another supercell, spin or "
+            "twist with a closed shell."
+        ) from None
+    finally:
+        scf.with_df._cderi_to_save.close()
+
+    def by_spin(found):
+        return np.stack([found] * 2) if restricted else np.asarray(found)
+
+    return _Levels(
+        energy=float(scf.e_tot),
+        kpoints=kpoints,
+        overlap=overlap,
+        occupied=by_spin(scf.mo_occ) > 0,
+        coefficients=by_spin(scf.mo_coeff),
+        shells=shells_of(cell),
+        degenerate=degenerate,
+        instabilities=found,
+    )
+
+
+class _NotConverged(Exception):
+    pass
+
+
+def _converged(
+    scf: Any,
+    crystal: Crystal,
+    settings: Settings,
+    overlap: Inexact[np.ndarray, "k functions functions"],
+    image: float,
+    real: bool,
+) -> tuple[list[Instability] | None, bool]:
+    """Iterates until self-consistent; says what lowers the energy then, and whether the
+    shell is open.
+
+    First with the symmetry of the crystal, which the potential has if the guess has it
+    and degenerate levels are occupied alike. If the shell is open there, then on from
+    one of the occupations. Determinants without the symmetry, and unrestricted ones,
+    then follow rotations that lower the energy: how spins arrange needs not be known.
+    """
+
+    def iterate(density):
+        scf.converged = False
+        scf.kernel(density)
+        if not scf.converged or not np.isfinite(scf.e_tot):
+            raise _NotConverged
+
+    def density(coefficients=None):
+        found = np.asarray(scf.make_rdm1(coefficients, scf.mo_occ))
+        return np.real(found) if real else found
+
+    moments = settings.moments or (0.0,) * len(crystal.species)
+    first = superposed_atoms(scf.cell, crystal.electrons, moments, overlap)
+    scf.kernel(first if settings.unrestricted else first[0] + first[1])
+    fractions = np.asarray(scf.mo_occ) % (1 if settings.unrestricted else 2)
+    degenerate = bool(np.any(fractions))
+    if degenerate:
+        scf.whole = True
+        scf.mo_occ = scf.get_occ()
+        iterate(density())
+    elif not scf.converged or not np.isfinite(scf.e_tot):
+        raise _NotConverged
+
+    def lowers(rotation) -> bool:
+        """Follows it; if in vain, leaves all as it was."""
+        before = {name: getattr(scf, name) for name in _STATE}
+        spread = np.sqrt(crystal.cells)
+        angles = {a * b for a in (0.5, 1.0, -0.5, -1.0) for b in (1.0, spread)}
+        rotated = [
+            density(_rotated(scf, rotation, angle, settings.unrestricted))
+            for angle in sorted(angles, reverse=True)
+        ]
+        # Rounding must not choose between mirror images.
+        rotated.sort(key=lambda start: round(scf.energy_tot(start), 6))
+        at_once = scf.diis_start_cycle
+        for start, extrapolated in (
+            (rotated[0], at_once),
+            (rotated[0], _PLAIN),
+            (rotated[1], _PLAIN),
+        ):
+            scf.diis_start_cycle = extrapolated
+            try:
+                iterate(start)
+                if scf.e_tot < before["e_tot"] - _LOWERED:
+                    return True
+            except _NotConverged:
+                pass
+            finally:
+                scf.diis_start_cycle = at_once
+            for name, value in before.items():
+                setattr(scf, name, value)
+        return False
+
+    found = _instabilities(scf, crystal, image)
+    followed = False
+    for _ in range(_FOLLOWED if settings.unrestricted or degenerate else 0):
+        # Opposite rotations lead restricted determinants to unrestricted ones.
+        rotations = [
+            rotation
+            for i in found or ()
+            if settings.unrestricted or not i.opposite
+            for rotation in i.rotations
+        ]
+        scf.whole = scf.whole or bool(rotations)
+        if not any(lowers(rotation) for rotation in rotations):
+            break
+        followed = True
+        found = _instabilities(scf, crystal, image)
+    if settings.unrestricted and followed and found == [] and _has_gap(scf):
+        # The spins have found an order, which has no open shell.
+        degenerate = False
+    return found, degenerate
+
+
+def _instabilities(
+    scf: Any, crystal: Crystal, image: float
+) -> list[Instability] | None:
+    occupied = np.asarray(scf.mo_occ) > 0
+    orbitals = occupied.shape[-1]
+    cells = crystal.cells
+    shape = (-1, cells, orbitals)
+    functions = scf.cell.nao
+    determinant = Determinant(
+        frac_kpoints=crystal.frac_kpoints,
+        levels=np.asarray(scf.mo_energy).reshape(shape),
+        coefficients=np.asarray(scf.mo_coeff).reshape(-1, cells, functions, orbitals),
+        occupied=occupied.reshape(shape),
+    )
+
+    def integrals(k, m):
+        pair = scf.kpts[[k, m]]
+        parts = scf.with_df.sr_loop(pair, compact=False)
+        rows = np.concatenate([real + 1j * imag for real, imag, _ in parts])
+        return rows.reshape(-1, functions, functions)
+
+    if too_large(determinant, scf.with_df.get_naoaux()):
+        return None
+    return instabilities(determinant, integrals, image)
+
+
+def _has_gap(scf: Any) -> bool:
+    """Whether the occupied levels of each spin are below the empty ones."""
+    filled = np.asarray(scf.mo_occ) > 0
+    return all(
+        np.all(occupied) or np.min(e[~occupied]) > np.max(e[occupied]) + _DEGENERATE
+        for e, occupied in zip(np.asarray(scf.mo_energy), filled, strict=True)
+        if np.any(occupied)
+    )
+
+
+def _rotated(
+    scf: Any, rotation: list[list[np.ndarray]], angle: float, unrestricted: bool
+) -> np.ndarray:
+    """Coefficients after a rotation, times an angle."""
+    coefficients = np.array(scf.mo_coeff, dtype=np.complex128)
+    occupied = np.asarray(scf.mo_occ) > 0
+    spins = zip(coefficients, occupied, strict=True)
+    if not unrestricted:
+        spins = [(coefficients, occupied)]
+    for (mo, filled), blocks in zip(spins, rotation, strict=True):
+        for k, block in enumerate(blocks):
+            o, v = np.flatnonzero(filled[k]), np.flatnonzero(~filled[k])
+            generator = np.zeros((filled.shape[1],) * 2, dtype=np.complex128)
+            generator[np.ix_(v, o)] = angle * block
+            generator[np.ix_(o, v)] = -angle * block.conj().T
+            mo[k] = mo[k] @ scipy.linalg.expm(generator)
+    return coefficients
+
+
+def _check_basis(
+    crystal: Crystal,
+    settings: Settings,
+    overlap: Inexact[np.ndarray, "k functions functions"],
+) -> None:
+    basis, exp_to_discard = settings.basis, settings.exp_to_discard
+    functions = crystal.cells * overlap.shape[-1]
+    if functions < max(crystal.electrons):
+        raise ValueError(
+            f"`basis` {basis!r} with `exp_to_discard` {exp_to_discard} leaves "
+            f"{functions} functions in the supercell for {max(crystal.electrons)} "
+            "electrons of one spin. Take a larger `basis` or a smaller "
+            "`exp_to_discard`."
+        )
+    smallest = min(float(np.linalg.eigvalsh(s)[0]) for s in overlap)
+    if smallest < _SMALLEST_OVERLAP:
+        raise ValueError(
+            f"`basis` {basis!r} with `exp_to_discard` {exp_to_discard} is linearly "
+            f"dependent in this crystal: the overlap matrix has an eigenvalue "
+            f"{smallest:.1e}, expected at least {_SMALLEST_OVERLAP:.0e}. Raise "
+            "`exp_to_discard` (0.1 to 0.3 suits most crystals) or take a smaller "
+            "`basis`."
+        )
+
+
+def _occupied(found: _Levels, spin: int) -> tuple[np.ndarray, np.ndarray]:
+    """k-points (orbitals, 3) and coefficients (functions, orbitals), k by k."""
+    k, band = np.nonzero(found.occupied[spin])
+    return found.kpoints[k], found.coefficients[spin][k, :, band].T
+
+
+def _is_real(crystal: Crystal, kpoints: Float[np.ndarray, "orbitals 3"]) -> bool:
+    """Whether every k is its own negative modulo reciprocal lattice vectors."""
+    doubled = kpoints @ crystal.lattice.vectors.T / np.pi
+    return bool(np.all(np.abs(doubled - np.round(doubled)) < 1e-6))
+
+
+def _realified(
+    found: _Levels, orbitals: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Real orbitals that span the same spaces, or `None` where there are none.
+
+    At these k the Bloch sums of the basis functions are real, so the orbitals are real
+    where their coefficients are.
+    """
+    kpoints, complex_mo = orbitals
+    real_mo = np.zeros(complex_mo.shape)
+    for k, overlap in zip(found.kpoints, found.overlap, strict=True):
+        columns = np.flatnonzero(np.all(kpoints == k, axis=1))
+        if len(columns) == 0:
+            continue
+        mo = complex_mo[:, columns]
+        # With S = X X^T, columns of X^T C are orthonormal.
+        factor = np.linalg.cholesky(overlap.real)
+        parts = factor.T @ np.concatenate([np.real(mo), np.imag(mo)], axis=1)
+        basis, weight, _ = np.linalg.svd(parts)
+        n = len(columns)
+        if len(weight) > n and weight[n] > 1e-5:
+            return None
+        # Of the real bases of the span, the one nearest the orbitals found, so that
+        # core and valence stay apart: each orbital made real by its own phase.
+        phase = np.exp(-0.5j * np.angle(np.sum((factor.T @ mo) ** 2, axis=0)))
+        u, _, v = np.linalg.svd(basis[:, :n].T @ factor.T @ (mo * phase).real)
+        real_mo[:, columns] = np.linalg.solve(factor.T, basis[:, :n] @ (u @ v))
+    return kpoints, real_mo

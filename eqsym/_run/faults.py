@@ -1,0 +1,98 @@
+"""Counts what goes wrong in a run, reports it, and stops a run that gets no further."""
+
+import logging
+import math
+from collections import Counter
+
+from .._training import REPLACED
+
+
+_logger = logging.getLogger("eqsym")
+
+# Steps in a row without a finite update, after which a run stops.
+_MOST_REJECTED = 20
+# Steps in a row with hardly any move accepted, or refused, before that is reported.
+_STUCK_STEPS = 20
+_LOW, _HIGH = 0.02, 0.98
+
+
+class Faults:
+    """Counts what goes wrong in the steps of a run."""
+
+    def __init__(self):
+        self._steps = 0
+        # Why each of the last updates was rejected, since the last one that was not.
+        self._rejected: list[str] = []
+        self._stuck_in_row = 0
+        self._totals = dict.fromkeys(_MEANINGS, 0)
+
+    def see(self, step: int, row: dict[str, float | int]) -> None:
+        """Takes note of a step.
+
+        **Raises:** `FloatingPointError` after 20 rejected updates in a row.
+        """
+        self._steps += 1
+        for name in self._totals:
+            if row[name] and not self._totals[name]:
+                _logger.warning(
+                    "Step %d: %s", step, _MEANINGS[name].format(int(row[name]))
+                )
+            self._totals[name] += int(row[name])
+        stuck = not _LOW < row["acceptance"] < _HIGH
+        self._stuck_in_row = self._stuck_in_row + 1 if stuck else 0
+        if self._stuck_in_row == _STUCK_STEPS:
+            _logger.warning(
+                "Step %d: of the moves of the last %d steps a share of %.2g was "
+                "accepted; the width of the moves adapts, but has not found one that "
+                "does better. With hardly any, the walkers stand still: look for an "
+                "amplitude that is not finite. With nearly all, every move is too "
+                "short, or the wave function is constant.",
+                step,
+                _STUCK_STEPS,
+                row["acceptance"],
+            )
+        if row["rejected"]:
+            self._rejected.append(_reason(row))
+        else:
+            self._rejected = []
+        if len(self._rejected) >= _MOST_REJECTED:
+            self._stop(step)
+
+    def _stop(self, step: int) -> None:
+        reason, times = Counter(self._rejected).most_common(1)[0]
+        raise FloatingPointError(
+            f"Training diverged: the last {len(self._rejected)} updates, up to step "
+            f"{step}, were rejected. In {times} of them {reason}. The parameters are "
+            "those before. Try a smaller learning rate or norm bound, more damping, "
+            "longer pretraining, or double precision: in another run folder, from the "
+            "start or from `eqsym.load_run(path).wavefunction` of this one."
+        )
+
+    def report(self) -> None:
+        """Logs the totals, if there is anything to say."""
+        found = [
+            _MEANINGS[name].format(total)
+            for name, total in self._totals.items()
+            if total
+        ]
+        if found:
+            _logger.warning("In all %d steps: %s", self._steps, " ".join(found))
+
+
+def _reason(row: dict[str, float | int]) -> str:
+    """Why an update was rejected."""
+    if math.isnan(row["variance"]):
+        return "no walker had a finite local energy and weight"
+    if math.isnan(row["energy"]):
+        return "the projection had no positive weight, as sampled"
+    return "it was not finite itself"
+
+
+# What the counts of faults in `Statistics` are counts of.
+_MEANINGS = {
+    "invalid": "{} local energies or weights were not finite and were left out.",
+    "dropped": "{} images with weight were left out by a bound on their number.",
+    "replaced": REPLACED,
+    "retries": "A Gram matrix was not positive; its damping was raised {} times.",
+    "rejected": "{} updates were not finite and were rejected.",
+}

@@ -1,0 +1,362 @@
+"""The folder of a run: what it says about itself, and how to load it again."""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import logging
+import os
+import platform
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from .._core import partition, Walkers
+from .._crystal import Crystal
+from .._group import SpaceGroup
+from .._storage import (
+    compare,
+    decode,
+    encode,
+    filled,
+    Json,
+    latest_checkpoint,
+    opaque,
+    pretty,
+    read_arrays,
+    read_description,
+    read_history,
+)
+from .._training import Pretraining, VMC
+from .._wavefunction import AbstractWavefunction
+
+
+_logger = logging.getLogger("eqsym")
+
+CHECKPOINTS, HISTORY, RUN = "checkpoints", "history.csv", "run.json"
+PRETRAINING, BURN_IN, TRAINING = "pretraining", "burn-in", "training"
+# Where the states of the phases of a run are, in their order.
+PHASES = {
+    PRETRAINING: f"{CHECKPOINTS}/{PRETRAINING}",
+    BURN_IN: f"{CHECKPOINTS}/{BURN_IN}",
+    TRAINING: CHECKPOINTS,
+}
+# Characters of data in `run.json` that need not be read: operations and the like.
+_LONG = 400
+_GROUP = "eqsym.SpaceGroup"
+_PACKAGES = "eqsym jax jaxlib equinox optax folx numpy pyscf spglib".split()
+_SHOWN = 12
+
+
+class Settings(eqx.Module):
+    """The arguments of a run that decide what it computes."""
+
+    vmc: VMC
+    walkers: int
+    key: list[int]
+    burn_in: int
+    pretraining: Pretraining | None
+
+
+class SavedRun(eqx.Module):
+    """A run as it is in its folder, see [`eqsym.load_run`][].
+
+    - `wavefunction`: the wave function of the newest checkpoint, bare.
+    - `trained`: what the strategy of the run makes of it, the function that was
+        sampled; the bare one without a strategy. `None` if the strategy holds classes
+        or functions that are not of eqsym; a warning says which.
+    - `walkers`: distributed as `trained`, in Bohr, (walkers, electrons, 3).
+    - `history`: as [`eqsym.RunResult`][] has it; it may be some steps ahead.
+    - `step`: training steps taken at the checkpoint.
+    - `group`: the one that the run was symmetrized by; where there is none, that of the
+        crystal, of [`eqsym.SpaceGroup.of`][].
+    """
+
+    wavefunction: AbstractWavefunction
+    trained: AbstractWavefunction | None
+    walkers: Walkers
+    history: dict[str, Float[np.ndarray, " steps"]]
+    step: int
+    group: SpaceGroup
+
+    @property
+    def crystal(self) -> Crystal:
+        """The crystal of the wave function."""
+        return self.wavefunction.crystal
+
+
+def load_run(
+    path: str | os.PathLike, wavefunction: AbstractWavefunction | None = None
+) -> SavedRun:
+    """Loads a run from its folder, without any of the objects it was started with, and
+    without changing anything: the run may still be going on.
+
+    The wave function is built again from its description, out of the classes of this
+    library and without any code in the folder. No pickle is read.
+
+    **Arguments:**
+
+    - `path`: the folder given to [`eqsym.run`][].
+    - `wavefunction`: one of the same structure, whose parameters do not matter. Needed
+        only for a wave function with classes or functions that are not of eqsym.
+
+    **Returns:**
+
+    Wave function, walkers, history and group, [`eqsym.SavedRun`][].
+
+    **Raises:** `FileNotFoundError` for a folder without a whole checkpoint, which says
+    if the run in it has not come to its first one.
+    `ValueError` for what this version of eqsym cannot build, for a `wavefunction` with
+    another structure, with the fields that differ, and for a run in double precision
+    where JAX does not use it.
+    """
+    checkpoints = Path(path) / CHECKPOINTS
+    step = latest_checkpoint(checkpoints)
+    if step is None:
+        raise FileNotFoundError(_without_checkpoint(Path(path)))
+    while True:
+        try:
+            description = read_description(checkpoints, step)
+            arrays = read_arrays(checkpoints, step)
+            break
+        except (OSError, ValueError):
+            # A run that goes on may have removed it, after two newer ones.
+            before, step = step, latest_checkpoint(checkpoints)
+            if step is None or step == before:
+                raise
+    state = description["state"]["fields"]
+    try:
+        network = _network(state["wavefunction"], arrays, wavefunction)
+        walkers = jnp.asarray(arrays[".sampler.walkers"])
+    except ValueError as error:
+        version = description["eqsym"]
+        raise ValueError(
+            f"The wave function of the run {path}, written by eqsym {version} (this is "
+            f"{metadata.version('eqsym')}), cannot be loaded. {error}"
+        ) from None
+    planned = _field(description["settings"], "vmc", "schedule")
+    trained = None
+    try:
+        schedule = decode(planned, {})
+        stage = int(schedule.stage(jnp.asarray(max(0, step - 1))))
+        drawn = decode(state["strategies"], arrays, ".strategies")[stage]
+        trained = schedule.strategies[stage].view(network, drawn)
+    except ValueError as error:
+        _logger.warning(
+            "`trained` of the run %s is `None`: its strategy cannot be built again. %s "
+            "Apply the strategy to `wavefunction` yourself, as the script that trained "
+            "did.",
+            path,
+            error,
+        )
+    return SavedRun(
+        wavefunction=network,
+        trained=trained,
+        walkers=walkers,
+        history=read_history(Path(path) / HISTORY),
+        step=step,
+        group=_group(planned) or SpaceGroup.of(network.crystal),
+    )
+
+
+def _without_checkpoint(folder: Path) -> str:
+    """Why a folder has no run to load."""
+    checkpoints, history = folder / CHECKPOINTS, folder / HISTORY
+    # One that is damaged, or was removed, is another matter.
+    lost = checkpoints.is_dir() and any(
+        place.name.isdigit() or place.suffix == ".damaged"
+        for place in checkpoints.iterdir()
+    )
+    lost = lost or (history.exists() and history.read_text().count("\n") > 1)
+    if lost or not (folder / RUN).exists():
+        return (
+            f"`path` must be the folder of a run, got {folder}: it has no whole "
+            f"checkpoint in {CHECKPOINTS}/."
+        )
+    reached = "at its start"
+    for phase in (PRETRAINING, BURN_IN):
+        step = latest_checkpoint(folder / PHASES[phase])
+        if step is not None:
+            reached = f"at step {step} of its {phase}"
+    try:
+        again = json.loads((folder / RUN).read_text())["resume"]
+    except (OSError, ValueError, KeyError, TypeError):
+        again = "call eqsym.run again with the same arguments"
+    return (
+        f"The run in {folder} ended before its first checkpoint of training, {reached},"
+        f" or has not come further yet: there is nothing to load. To go on: {again}"
+    )
+
+
+def describe_run(wavefunction: AbstractWavefunction, settings: Settings) -> Json:
+    """What `run.json` says about a run: for people, not to be read again."""
+    crystal, encoded = wavefunction.crystal, encode(settings)
+    parameters = jax.tree.leaves(partition(wavefunction)[0])
+    strategies = settings.vmc.schedule.strategies
+    group = _group(encoded)
+    return {
+        "crystal": {
+            "species": list(crystal.species),
+            "lattice_bohr": crystal.lattice.vectors.tolist(),
+            "positions_bohr": crystal.positions.tolist(),
+            "supercell": crystal.matrix.tolist(),
+            "electrons_up_down": list(crystal.electrons),
+            "twist": crystal.twist.tolist(),
+        },
+        "wavefunction": {
+            "class": type(wavefunction).__qualname__,
+            "parameters": sum(leaf.size for leaf in parameters),
+            "precision": sorted({str(leaf.dtype) for leaf in parameters}),
+        },
+        "symmetry": {
+            "strategies": [type(strategy).__qualname__ for strategy in strategies],
+            "group": None if group is None else group.symbol,
+            "operations": None if group is None else group.order,
+        },
+        "settings": _summary(encoded),
+        "not_compared_when_resumed": opaque(encoded, "settings"),
+    }
+
+
+def session(
+    start: int, steps: int, checkpoint_every: int, mesh: jax.sharding.Mesh | None
+) -> Json:
+    """When, where and how a part of a run was done."""
+    return {
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "from_step": start,
+        "to_step": steps,
+        "checkpoint_every": checkpoint_every,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "host": platform.node(),
+        "processes": jax.process_count(),
+        "devices": [str(device) for device in jax.devices()],
+        "mesh": None if mesh is None else dict(mesh.shape),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that are installed: a run needs no PySCF."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def write_run_json(folder: Path, described: Json, session: Json) -> None:
+    """Writes `run.json`, in one piece, with one more session."""
+    place = folder / RUN
+    try:
+        sessions = json.loads(place.read_text())["sessions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        sessions = []
+    content = _commands(folder, described) | described
+    content["sessions"] = [*sessions, session]
+    _replace(folder, content)
+
+
+def note_in_run_json(folder: Path, name: str, value: Json) -> None:
+    """Adds to a list in the last session of `run.json`."""
+    content = json.loads((folder / RUN).read_text())
+    content["sessions"][-1].setdefault(name, []).append(value)
+    _replace(folder, content)
+
+
+def _replace(folder: Path, content: Json) -> None:
+    place = folder / RUN
+    temporary = place.with_name(RUN + ".tmp")
+    temporary.write_text(pretty(content) + "\n")
+    os.replace(temporary, place)
+
+
+def _commands(folder: Path, described: Json) -> dict[str, Json]:
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    again = f"cd {shlex.quote(os.getcwd())} && {shlex.join(sys.orig_argv)}"
+    lines = [
+        "import jax, eqsym as eqs",
+        f"run = eqs.load_run({json.dumps(str(folder.absolute()))})",
+        "print(eqs.evaluate(run.trained, eqs.Hamiltonian(run.crystal), "
+        "walkers=run.walkers, key=jax.random.key(1)))",
+    ]
+    if "float64" in described["wavefunction"]["precision"]:
+        lines.insert(1, 'jax.config.update("jax_enable_x64", True)')
+    return {
+        "resume": again if main else "call eqsym.run again with the same arguments",
+        "evaluate": "python -c " + shlex.quote("; ".join(lines)),
+    }
+
+
+def _network(
+    node: Json,
+    arrays: dict[str, np.ndarray],
+    like: AbstractWavefunction | None,
+) -> AbstractWavefunction:
+    prefix = ".wavefunction"
+    if like is None:
+        try:
+            return decode(node, arrays, prefix)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} If it is of your own, give `load_run` a `wavefunction` of "
+                "the same structure."
+            ) from None
+    lines = compare(node, like, prefix)
+    if lines:
+        raise ValueError(
+            "`wavefunction` is of another model. These fields differ:\n  "
+            + "\n  ".join(lines[:_SHOWN])
+        )
+    return filled(like, arrays, prefix)
+
+
+def _field(node: Json, *names: str) -> Json:
+    for name in names:
+        if not isinstance(node, dict) or name not in node.get("fields", {}):
+            raise ValueError(f"The checkpoint does not say what its `{name}` is.")
+        node = node["fields"][name]
+    return node
+
+
+def _group(node: Json) -> SpaceGroup | None:
+    """The last group in a description, whatever else is in it."""
+    found = None
+    if isinstance(node, dict) and node.get("class") == _GROUP:
+        return decode(node, {})
+    if isinstance(node, (dict, list)):
+        for inner in node.values() if isinstance(node, dict) else node:
+            found = _group(inner) or found
+    return found
+
+
+def _summary(node: Json) -> Json:
+    """A description that people can read: long data by a digest."""
+    if isinstance(node, list):
+        text = json.dumps(node)
+        if "{" not in text and len(text) > _LONG:
+            digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+            return f"{len(node)} entries ({digest})"
+        return [_summary(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    match node:
+        case {"class": name, "fields": fields}:
+            inner = {key.lstrip("_"): _summary(value) for key, value in fields.items()}
+            return {"class": name, **inner}
+        case {"function": name, "holds": holds}:
+            inner = {key: _summary(value) for key, value in holds.items()}
+            return {"function": name, **inner} if inner else name
+        case {"dict": items}:
+            return {str(key): _summary(value) for key, value in items}
+        case {"list": items}:
+            return _summary(items)
+        case {"partial": _}:
+            return {key: _summary(value) for key, value in node.items()}
+    return next(iter(node.values()))

@@ -1,0 +1,267 @@
+"""The checkpoints of the phases of a run."""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Generic, Protocol, runtime_checkable, TypeVar
+
+import jax
+from jaxtyping import Array, Int
+
+from .._core import Interrupts, on_all, on_first
+from .._storage import (
+    forget_after,
+    is_whole,
+    latest_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+    set_aside_damaged,
+)
+from .folder import PHASES, Settings
+
+
+_logger = logging.getLogger("eqsym")
+
+# Checkpoints in a row that could not be written, after which a run stops.
+_MOST_UNSAVED = 3
+
+
+@runtime_checkable
+class _PhaseState(Protocol):
+    """Of a phase of a run, with the steps that it has taken."""
+
+    @property
+    def step(self) -> Int[Array, ""]: ...
+
+
+State = TypeVar("State", bound=_PhaseState)
+
+
+class Checkpoints(Generic[State]):
+    """Saves the states of a phase of a run, if the run has a folder: now and then, and
+    when the phase ends.
+
+    - `interrupts`: of the run.
+    - `flush`: called before a checkpoint is written; does nothing at first.
+    - `marks`: by their steps, states to go back to, which stay in memory and, once a
+        later one is saved, on the disk.
+    """
+
+    interrupts: Interrupts
+    flush: Callable[[], None]
+    marks: dict[int, State]
+
+    def __init__(
+        self,
+        phase: str,
+        folder: Path | None,
+        settings: Settings,
+        every: int,
+        interrupts: Interrupts,
+    ):
+        """**Arguments:**
+
+        - `phase`: one of `PHASES`.
+        - `folder`: the run folder, or `None` to save nothing.
+        - `settings`: to store with them, and to compare.
+        - `every`: steps between two.
+        - `interrupts`: of the run.
+        """
+        self.interrupts = interrupts
+        self.flush = lambda: None
+        self.marks = {}
+        self._phase = phase
+        self._place = None if folder is None else folder / PHASES[phase]
+        self._settings = settings
+        self._every = every
+        self._saved = 0
+        self._on_disk: set[int] = set()
+        self._failed_in_row = 0
+
+    def resume(self, like: State) -> State | None:
+        """The state of the newest whole checkpoint, if there is one.
+
+        **Raises:** `ValueError` if all are damaged, or of something else.
+        """
+        if self._place is None:
+            return None
+        set_aside_damaged(self._place)
+        found = self._latest()
+        if found is None:
+            return None
+        if not on_all((self._place / str(found)).is_dir()):
+            raise ValueError(
+                f"`path` must be on a disk that all processes share: not all of them "
+                f"see the checkpoint {self._place / str(found)}."
+            )
+        state = restore_checkpoint(self._place, found, like, self._settings)
+        _logger.info("Resuming from the checkpoint %s.", self._place / str(found))
+        return state
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no further step should be taken."""
+        return self.interrupts.stopped
+
+    @contextlib.contextmanager
+    def during(self, state: State) -> Iterator[None]:
+        """Around the loop of a phase, which calls `keep` after every step. When it
+        ends, for whatever reason, the last state that was kept is saved.
+
+        **Arguments:**
+
+        - `state`: the one before the first step.
+        """
+        self._newest, self._saved = state, int(state.step)
+        self.interrupts.new_phase()
+        together = True
+        try:
+            yield
+        except BaseException as error:
+            # Of several processes one that ends for another reason than these is alone,
+            # and none can save alone.
+            shared = isinstance(error, (FloatingPointError, OSError))
+            together = shared or self.interrupts.ending or jax.process_count() == 1
+            raise
+        finally:
+            if together:
+                self._save_last(self._newest)
+
+    def keep(self, state: State) -> None:
+        """Takes the newest state that may be saved, and saves it if it is due. Ends the
+        phase if it was interrupted."""
+        self._newest = state
+        self._save_if_due(state)
+        self.interrupts.check()
+
+    def save(self, state: State) -> None:
+        """Writes a checkpoint.
+
+        **Raises:** `OSError` if it cannot be written.
+        """
+        if self._place is None:
+            return
+        on_first(self.flush)
+        for number, marked in sorted(self.marks.items()):
+            if number < int(state.step) and number not in self._on_disk:
+                self._write(marked)
+        self._write(state)
+
+    def mark(self, state: State, numbers: Collection[int]) -> None:
+        """Adds a state to go back to, and forgets all but those of some steps."""
+        marks = {**self.marks, int(state.step): state}
+        self.marks = {n: marked for n, marked in marks.items() if n in numbers}
+
+    def restore_marks(self, numbers: Collection[int], state: State) -> list[int]:
+        """Reads the states to go back to, as far as they are on the disk, and returns
+        their steps.
+
+        **Arguments:**
+
+        - `numbers`: their steps.
+        - `state`: the one that the phase goes on from, to go back to if there is none.
+        """
+        self.marks, step = {}, int(state.step)
+        if self._place is not None:
+            place = self._place
+            whole = on_first(
+                lambda: " ".join(str(n) for n in numbers if is_whole(place, n)).encode()
+            )
+            for number in map(int, whole.split()):
+                self._on_disk.add(number)
+                if number != step:
+                    found = restore_checkpoint(place, number, state, self._settings)
+                    self.marks[number] = found
+        if step in numbers or not self.marks:
+            self.marks[step] = state
+        return sorted(self.marks)
+
+    def go_back(self, step: int) -> State:
+        """One of the marks, which is also the newest checkpoint from now on."""
+        state = self._newest = self.marks[step]
+        self.marks = {n: marked for n, marked in self.marks.items() if n <= step}
+        if self._place is not None:
+            forget_after(self._place, step)
+            if self._latest() != step:
+                self._write(state)
+        self._saved = step
+        return state
+
+    def remove(self) -> None:
+        """Removes the folder of a phase that is over, and was followed by another."""
+        if self._place is not None:
+            place = self._place
+            on_first(lambda: shutil.rmtree(place, ignore_errors=True))
+
+    def _write(self, state: State) -> None:
+        assert self._place is not None
+        step, keep = int(state.step), tuple(self.marks)
+        save_checkpoint(self._place, step, state, self._settings, keep=keep)
+        self._on_disk.add(step)
+        self._saved = step
+
+    def _save_if_due(self, state: State) -> None:
+        """Writes a checkpoint if the next multiple of `every` was reached. Failures are
+        logged; the next one is tried when it is due.
+
+        **Raises:** `OSError` after three failures in a row.
+        """
+        done, saved = int(state.step) // self._every, self._saved // self._every
+        if self._place is None or done == saved:
+            return
+        try:
+            self.save(state)
+        except OSError as error:
+            self._failed_in_row += 1
+            if self._failed_in_row >= _MOST_UNSAVED:
+                raise OSError(
+                    f"{self._failed_in_row} checkpoints in a row could not be written "
+                    f"to {self._place} ({error}). Make room on that disk and call "
+                    "`run` again: it goes on from the last checkpoint."
+                ) from error
+            _logger.warning(
+                "The checkpoint of step %d could not be written (%s). The run goes on; "
+                "the checkpoints before are as they were.",
+                int(state.step),
+                error,
+            )
+            # Not before the next one is due.
+            self._saved = int(state.step)
+        else:
+            self._failed_in_row = 0
+
+    def _save_last(self, state: State) -> None:
+        """Writes the state a phase ends with, unless it is there already."""
+        step = int(state.step)
+        if self._place is None:
+            if self.interrupts.ending:
+                _logger.warning(
+                    "The %s was interrupted at step %d. Nothing is saved without a "
+                    "`path`.",
+                    self._phase,
+                    step,
+                )
+            return
+        # Asked of the folder: an interrupt can come just after a checkpoint was saved.
+        if self._latest() != step:
+            try:
+                self.save(state)
+            except OSError as error:
+                _logger.error("The last state could not be saved: %s", error)
+                return
+        if self.interrupts.ending:
+            _logger.warning(
+                "The %s was interrupted. Saved step %d in %s; run again to go on.",
+                self._phase,
+                step,
+                self._place,
+            )
+
+    def _latest(self) -> int | None:
+        """The number of the newest whole checkpoint that the first process sees."""
+        assert self._place is not None
+        place = self._place
+        found = on_first(lambda: str(latest_checkpoint(place)).encode()).decode()
+        return int(found) if found.isdigit() else None

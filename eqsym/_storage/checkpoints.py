@@ -1,0 +1,321 @@
+"""Checkpoints: the whole state of a run, written atomically, checked when read."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Collection
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from .._core import Integer, on_first, on_host, put, whole_number
+from .serialise import arrays_of, compare, dumps, encode, is_key, Json, typed
+
+
+_logger = logging.getLogger("eqsym")
+
+_KEPT = 2
+_ARRAYS, _DESCRIPTION, _SUMS = "arrays.npz", "description.json", "SHA256SUMS"
+_SHOWN = 12
+
+
+def save_checkpoint(
+    folder: str | os.PathLike,
+    step: Integer,
+    state: PyTree,
+    settings: PyTree = None,
+    *,
+    keep: Collection[int] = (),
+) -> None:
+    """Writes a state: into a temporary folder that is renamed when all of it is on the
+    disk. Afterwards only this checkpoint and the newest before it are kept.
+
+    A checkpoint is a folder of three files: `arrays.npz` for numpy, `description.json`
+    with everything else, and `SHA256SUMS` for `sha256sum -c`. Of several processes all
+    have to call this, and the first one writes, to a folder that all of them can read.
+
+    The newest checkpoint is the one with the highest number. So a state cannot be saved
+    in a folder with a whole checkpoint of a higher number: whoever resumes would get
+    that other one. It is not deleted either: it may be weeks of work, and the folder
+    the wrong one. To go on from an earlier state, remove the later ones first, or save
+    to another folder. Damaged ones of a higher number do no harm, and stay.
+
+    **Arguments:**
+
+    - `folder`: holds the checkpoints; made if it does not exist.
+    - `step`: the number of the checkpoint. One that exists is replaced.
+    - `state`: a PyTree of arrays (random keys among them) and static data.
+    - `settings`: anything else that is worth a description; its arrays are not stored.
+    - `keep`: numbers of further checkpoints that are kept.
+
+    **Raises:** `OSError` if the folder cannot be written, a full disk among the
+    reasons; `ValueError` if it has a whole checkpoint of a higher number. Then nothing
+    is changed.
+    """
+    step = whole_number("step", step, 0)
+    arrays = {name: _on_host(leaf) for name, leaf in arrays_of(state).items()}
+    description = {
+        "eqsym": metadata.version("eqsym"),
+        "step": step,
+        "state": encode(state),
+        "settings": encode(settings),
+    }
+    on_first(lambda: _write(Path(folder), step, arrays, description, keep))
+
+
+def _write(
+    folder: Path,
+    step: int,
+    arrays: dict[str, np.ndarray],
+    description: Json,
+    keep: Collection[int],
+) -> None:
+    later = [n for n in _steps(folder) if n > step and is_whole(folder, n)]
+    if later:
+        raise ValueError(
+            f"`step` must be at least {later[0]}, the number of the newest checkpoint "
+            f"in {folder}, got {step}: whoever resumes would get step {later[0]} and "
+            f"not this one. Go on from step {later[0]}, remove what is newer than step "
+            f"{step}, or save to another folder. Nothing was changed."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{step}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        with open(temporary / _ARRAYS, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        (temporary / _DESCRIPTION).write_text(dumps(description))
+        sums = [f"{_digest(temporary / n)}  {n}\n" for n in (_ARRAYS, _DESCRIPTION)]
+        (temporary / _SUMS).write_text("".join(sums))
+        for name in (_ARRAYS, _DESCRIPTION, _SUMS):
+            _flush(temporary / name)
+        _flush(temporary)
+        place, before = folder / str(step), folder / f"{step}.replaced.tmp"
+        if place.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            place.rename(before)
+        temporary.rename(place)
+        _flush(folder)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    # Higher numbers are damaged.
+    earlier = [number for number in _steps(folder) if number < step]
+    _remove(folder, set(earlier[_KEPT - 1 :]) - set(keep))
+
+
+def _remove(folder: Path, numbers: Collection[int]) -> None:
+    for number in numbers:
+        # Not to be taken for a damaged one if this is interrupted.
+        old = folder / str(number)
+        old.rename(old.with_suffix(".old.tmp"))
+    for old in list(folder.iterdir()):
+        if old.suffix == ".tmp":
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def forget_after(folder: str | os.PathLike, step: int) -> None:
+    """Removes the checkpoints of higher numbers, so that this one is the newest."""
+    place = Path(folder)
+    on_first(lambda: _remove(place, [n for n in _steps(place) if n > step]))
+
+
+def is_whole(folder: str | os.PathLike, step: int) -> bool:
+    """Whether there is a checkpoint with the checksums it should have."""
+    return _damage(Path(folder) / str(step)) is None
+
+
+def latest_checkpoint(folder: str | os.PathLike) -> int | None:
+    """The number of the newest checkpoint in a folder with the checksums it should
+    have, or `None`."""
+    for step in _steps(Path(folder)):
+        if is_whole(folder, step):
+            return step
+    return None
+
+
+def set_aside_damaged(folder: str | os.PathLike) -> None:
+    """Renames checkpoints whose checksums do not agree, and that are newer than all
+    whole ones, to `<step>.damaged`, with a warning.
+
+    **Raises:** `ValueError` where there are checkpoints and all of them are damaged;
+    then nothing is renamed.
+    """
+    on_first(lambda: _set_aside(Path(folder)))
+
+
+def _set_aside(folder: Path) -> None:
+    found: dict[Path, str] = {}
+    for step in _steps(folder):
+        place = folder / str(step)
+        damage = _damage(place)
+        if damage is None:
+            break
+        found[place] = damage
+    else:
+        if found:
+            raise ValueError(_unreadable(*next(iter(found.items()))))
+    for place, damage in found.items():
+        aside = place.with_suffix(".damaged")
+        _logger.warning(
+            "The checkpoint %s is damaged (%s). It is renamed to %s, and the run goes "
+            "on from the one before.",
+            place,
+            damage,
+            aside.name,
+        )
+        shutil.rmtree(aside, ignore_errors=True)
+        place.rename(aside)
+
+
+def restore_checkpoint(
+    folder: str | os.PathLike, step: Integer, like: PyTree, settings: Any = None
+) -> PyTree:
+    """Reads a checkpoint.
+
+    **Arguments:**
+
+    - `folder`: holds the checkpoints.
+    - `step`: number of the checkpoint, of [`eqsym.checkpoint.latest`][].
+    - `like`: a state of the same structure, shapes and static data; also says on which
+        devices the arrays are put.
+    - `settings`: to compare with those that were saved; `None` for no comparison.
+
+    **Returns:**
+
+    The state that was saved, bit for bit; static data as in `like`.
+
+    **Raises:** `ValueError` that names the folder for a checkpoint that is missing,
+    truncated or otherwise damaged, and for one of another model or with other settings,
+    with the fields that differ.
+    """
+    step = whole_number("step", step, 0)
+    place = Path(folder) / str(step)
+    description = read_description(folder, step)
+    _compare(place, description, "state", like)
+    if settings is not None:
+        _compare(place, description, "settings", settings)
+    return filled(like, read_arrays(folder, step))
+
+
+def filled(like: PyTree, arrays: dict[str, np.ndarray], prefix: str = "") -> PyTree:
+    """A tree with the arrays at its paths, which may start with a prefix."""
+    dynamic, static = eqx.partition(like, eqx.is_array)
+    values = [_placed(arrays[prefix + n], leaf) for n, leaf in arrays_of(like).items()]
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), values), static)
+
+
+def _compare(place: Path, description: Json, part: str, here: PyTree) -> None:
+    """Raises `ValueError` with the fields in which a part of the description of a
+    checkpoint, `state` or `settings`, differs from what is here."""
+    lines = compare(description[part], here, part)
+    if not lines:
+        return
+    versions = [description["eqsym"], metadata.version("eqsym")]
+    other = (
+        ""
+        if versions[0] == versions[1]
+        else f" It was written by eqsym {versions[0]}, this is {versions[1]}."
+    )
+    shown = "".join(f"\n  {line}" for line in lines[:_SHOWN])
+    more = "" if len(lines) <= _SHOWN else f"\n  and {len(lines) - _SHOWN} more"
+    what = "of another model" if part == "state" else "of a run with other settings"
+    raise ValueError(
+        f"The checkpoint {place} is {what}.{other} Use another folder, or what it was "
+        f"made with. These fields differ:{shown}{more}"
+    )
+
+
+def read_description(folder: str | os.PathLike, step: int) -> Json:
+    """The description in a checkpoint, after its checksums were compared.
+
+    **Raises:** `ValueError` for a damaged one.
+    """
+    place = Path(folder) / str(step)
+    damage = _damage(place)
+    if damage is not None:
+        raise ValueError(_unreadable(place, damage))
+    description = json.loads((place / _DESCRIPTION).read_text())
+    version = metadata.version("eqsym")
+    if description["eqsym"] != version:
+        _logger.warning(
+            "The checkpoint %s was written by eqsym %s, this is %s.",
+            place,
+            description["eqsym"],
+            version,
+        )
+    return description
+
+
+def read_arrays(folder: str | os.PathLike, step: int) -> dict[str, np.ndarray]:
+    """The arrays in a checkpoint by their paths, keys as numbers."""
+    with np.load(Path(folder) / str(step) / _ARRAYS, allow_pickle=False) as file:
+        return dict(file)
+
+
+def _steps(folder: Path) -> list[int]:
+    """Numbers of the checkpoints, the newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())[::-1]
+
+
+def _damage(place: Path) -> str | None:
+    """What is wrong with a checkpoint, if anything."""
+    try:
+        lines = (place / _SUMS).read_text().splitlines()
+        sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
+        if sums.keys() != {_ARRAYS, _DESCRIPTION}:
+            return f"{_SUMS} is not a list of checksums"
+        for name, digest in sums.items():
+            if _digest(place / name) != digest:
+                return f"the checksum of {name} does not agree"
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """To the disk itself, to survive a power cut too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    return on_host(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+
+
+def _placed(value: np.ndarray, leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray):
+        return value
+    if is_key(leaf):
+        data = jax.numpy.asarray(value)
+        key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return put(key, leaf.sharding)
+    return put(typed(value, leaf.dtype), leaf.sharding)
+
+
+def _unreadable(place: Path, reason: str) -> str:
+    return (
+        f"The checkpoint {place} is truncated or damaged and cannot be read ({reason})."
+        " Nothing was changed. Remove that folder to resume from the checkpoint before "
+        "it, if there is one."
+    )

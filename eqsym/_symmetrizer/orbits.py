@@ -1,0 +1,346 @@
+"""Symmetrized wave functions: weighted sums over the images of a configuration."""
+
+import abc
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Inexact, Int
+
+from .._core import (
+    AbstractFixed,
+    Electrons,
+    IMAGES,
+    Integer,
+    Key,
+    log_sum,
+    LogPsi,
+    rescaled,
+    scaled_sum,
+    spread,
+    whole_number,
+)
+from .._crystal import Crystal
+from .._group import character_table, Irrep, SpaceGroup
+from .._wavefunction import AbstractWavefunction, amplitude
+from .momentum import check_projection, keeps_momentum, lacks_translations
+
+
+class Orbit(eqx.Module):
+    """Images of one configuration, in Bohr, and their weights; see
+    [`eqsym.AbstractSymmetrizer`][]. `dropped` counts images with non-zero weight that
+    are missing because a bound on their number was too small."""
+
+    weights: Inexact[Array, " images"]
+    images: Float[Array, "images electrons 3"]
+    dropped: Int[Array, ""] = eqx.field(default_factory=lambda: jnp.zeros((), int))
+
+
+class AbstractRandomSymmetrizer(AbstractFixed):
+    """A distribution of symmetrizers, to train with another one in every step."""
+
+    group: eqx.AbstractVar[SpaceGroup]
+
+    @property
+    @abc.abstractmethod
+    def characters(self) -> Inexact[np.ndarray, " ops"] | None:
+        """The characters of the irreducible representation of `group` to which P f, in
+        the mean over draws, belongs, one for each operation: ones where it is
+        invariant. `None` where it has no such symmetry; then nothing is checked about
+        f, and nothing known about the crystal momentum of P f. Known when a symmetrizer
+        is made, never traced.
+        """
+
+    @abc.abstractmethod
+    def draw(self, key: Key) -> "AbstractSymmetrizer":
+        """**Arguments:**
+
+        - `key`: seeds the draw.
+
+        **Returns:**
+
+        The symmetrizer drawn.
+        """
+
+
+class AbstractSymmetrizer(AbstractRandomSymmetrizer):
+    r"""A linear map of functions of the electrons that sums over images:
+    $(P f)(x) = \sum_m w_m(x) f(x_m(x))$.
+
+    All ways to symmetrize a wave function have this form (Huang et al. (2025), arXiv
+    2502.05318): they differ in the weights and images. A symmetrizer treats all
+    electrons alike, so that $P f$ is as antisymmetric as f. What it holds is data and
+    never trained.
+    """
+
+    @abc.abstractmethod
+    def orbit(self, electrons: Electrons) -> Orbit:
+        """Weights and images for one configuration; `jax.vmap` it over walkers.
+
+        **Arguments:**
+
+        - `electrons`: positions in Bohr, (electrons, 3).
+
+        **Returns:**
+
+        The weights $w_m$ and images $x_m$, as many for every configuration. They may
+        depend on the electrons smoothly: wave functions are differentiated through
+        them.
+        """
+
+    def draw(self, key: Key) -> "AbstractSymmetrizer":
+        """Itself: nothing is random about it."""
+        del key
+        return self
+
+
+class GroupAverage(AbstractSymmetrizer):
+    r"""The average over a group, $(P f)(x) = |G|^{-1} \sum_g f(g^{-1} x)$: the
+    projection onto functions that all operations leave as they are.
+
+    Group averaging of Huang et al. (2025), arXiv 2502.05318, with the images of all
+    operations.
+    """
+
+    group: SpaceGroup
+
+    @property
+    def characters(self) -> Float[np.ndarray, " ops"]:
+        """Those of the trivial representation."""
+        return np.ones(self.group.order)
+
+    def orbit(self, electrons: Electrons) -> Orbit:
+        order = self.group.order
+        weights = jnp.full((order,), 1 / order, electrons.dtype)
+        return Orbit(weights, self.group.apply_inverse(electrons))
+
+
+class IrrepProjection(AbstractSymmetrizer):
+    r"""The projection onto functions that belong to one irreducible representation,
+
+    $$P_\rho f = \frac{d_\rho}{|G|} \sum_g \overline{\chi_\rho(g)}\, U_g f , \qquad
+    (U_g f)(x) = f(g^{-1} x) .$$
+
+    The projections onto all irreps of a group add up to f, and those onto different
+    ones are orthogonal. That onto the trivial one is [`eqsym.GroupAverage`][]. Weights
+    are complex where the characters are, real elsewhere.
+
+    With `row`, the projection $(d_\rho / |G|) \sum_g \overline{D_{rr}(g)}\, U_g f$ onto
+    functions that transform as the r-th of the d partners: the projections onto all
+    rows add up to $P_\rho$. It is from these that states of a degenerate level are
+    told apart.
+
+    E. P. Wigner, Group Theory (1959), eq. 12.3; M. Hamermesh, Group Theory (1962),
+    eq. 3-176.
+    """
+
+    irrep: Irrep
+    row: int | None = eqx.field(static=True)
+
+    def __init__(
+        self, group: SpaceGroup, irrep: str | Irrep, row: Integer | None = None
+    ):
+        """**Arguments:**
+
+        - `group`: the group.
+        - `irrep`: one of [`eqsym.irreps`][] of the group, or its label.
+        - `row`: 0 to d - 1, in the basis of [`eqsym.Irrep.matrices`][]; by default all
+            together.
+
+        **Raises:** `ValueError` where the group has no such irrep, with those it has,
+        and where the irrep has no such row.
+        """
+        label = irrep if isinstance(irrep, str) else irrep.label
+        self.irrep = character_table(group)[label]
+        self.row = None if row is None else whole_number("row", row)
+        if not isinstance(irrep, str) and irrep != self.irrep:
+            raise ValueError(
+                f"`irrep` {label} must be one of `group`, got that of another group. "
+                "Give its label instead."
+            )
+
+    def __check_init__(self):
+        if self.row is not None and not 0 <= self.row < self.irrep.dimension:
+            raise ValueError(
+                f"`row` of the irrep {self.irrep.label} must be from 0 to "
+                f"{self.irrep.dimension - 1}, got {self.row}."
+            )
+
+    @property
+    def group(self) -> SpaceGroup:
+        """The group of the irrep."""
+        return self.irrep.group
+
+    @property
+    def characters(self) -> Inexact[np.ndarray, " ops"]:
+        """Those of the irrep."""
+        return self.irrep.characters
+
+    def orbit(self, electrons: Electrons) -> Orbit:
+        row, d = self.row, self.irrep.dimension
+        factors = (
+            self.characters if row is None else self.irrep.matrices[:, row, row]
+        ) * (d / self.group.order)
+        weights = jnp.asarray(factors.real, electrons.dtype)
+        if np.iscomplexobj(factors):
+            imag = jnp.asarray(-factors.imag, electrons.dtype)
+            weights = jax.lax.complex(weights, imag)
+        return Orbit(weights, self.group.apply_inverse(electrons))
+
+
+class Symmetrized(AbstractWavefunction):
+    r"""The wave function $P f$ for a wave function f and a symmetrizer P, not
+    normalised. A wave function as any other: it may be symmetrized again.
+    """
+
+    wavefunction: AbstractWavefunction
+    symmetrizer: AbstractSymmetrizer
+    chunk: int | None = eqx.field(default=None, static=True)
+
+    def __init__(
+        self,
+        wavefunction: AbstractWavefunction,
+        symmetrizer: AbstractSymmetrizer,
+        chunk: Integer | None = None,
+    ):
+        r"""**Arguments:**
+
+        - `wavefunction`: the wave function f.
+        - `symmetrizer`: the symmetrizer P, for the crystal of f.
+        - `chunk`: how many images to evaluate at a time, by default all. With fewer,
+            amplitudes, local energies and gradients take the memory of so many images,
+            one part after the other. Gradients then evaluate the images twice.
+
+        **Raises:** `ValueError` where the group of `symmetrizer` is one of another
+        crystal, or `chunk` is not positive; and where P cannot be a projection of
+        `wavefunction` as it is meant:
+
+        - Operations $g_i g_j = t g_k$ multiply up to lattice translations t. On the
+            wave function, translations are phases $e^{-i K \cdot t}$ of its
+            [`eqsym.AbstractWavefunction.crystal_momentum`][]. Where they are not all 1
+            the $U_g$ do not multiply as the operations do, and a sum over them has none
+            of the symmetry that it is meant to have. Where a t is no vector of the
+            supercell and the momentum is `None`, this cannot be known.
+        - Where the group contains lattice translations, on which the representation
+            does not have the phases of the wave function, P f is zero everywhere.
+        """
+        self.wavefunction = wavefunction
+        self.symmetrizer = symmetrizer
+        self.chunk = None if chunk is None else whole_number("chunk", chunk)
+
+    def __check_init__(self):
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(
+                f"`chunk` must be a positive number of images, got {self.chunk}. Leave "
+                "it out to evaluate all images at once."
+            )
+        try:
+            self.symmetrizer.group.check_crystal(self.wavefunction.crystal)
+        except ValueError as error:
+            raise ValueError(
+                f"`symmetrizer` does not fit `wavefunction`. {error}"
+            ) from None
+        check_projection(
+            self.wavefunction, self.symmetrizer.group, self.symmetrizer.characters
+        )
+
+    @property
+    def crystal(self) -> Crystal:
+        """The crystal of the wave function."""
+        return self.wavefunction.crystal
+
+    @property
+    def crystal_momentum(self) -> Float[np.ndarray, "3"] | None:
+        """That of the wave function inside, where all operations of the group take it
+        to itself modulo primitive reciprocal vectors. Not known where the group is one
+        modulo the supercell without all translations inside: weights of images need
+        not have the translations of the crystal then."""
+        group, momentum = self.symmetrizer.group, self.wavefunction.crystal_momentum
+        unknown = self.symmetrizer.characters is None or lacks_translations(group)
+        if unknown or momentum is None:
+            return None
+        return momentum if keeps_momentum(group, momentum) else None
+
+    def __call__(self, electrons: Electrons) -> LogPsi:
+        orbit = self.symmetrizer.orbit(electrons)
+        if self.chunk is None or self.chunk >= len(orbit.weights):
+            return log_sum(*_terms(self.wavefunction, orbit))
+        return _sum_in_chunks(self.wavefunction, orbit, self.chunk)
+
+
+def symmetry_ratio(
+    wavefunction: AbstractWavefunction,
+    symmetrizer: AbstractSymmetrizer,
+    electrons: Electrons,
+    *,
+    chunk: Integer | None = None,
+) -> Inexact[Array, ""]:
+    r"""$r(x) = (P f)(x) / f(x)$ at one configuration.
+
+    Over $x \sim |f|^2$ and for a projector P, the mean of r is the weight
+    $|P f|^2 / |f|^2$ of the symmetric part of f, and its variance, which is 0 for a
+    symmetric f, is the symmetry measure of Huang et al. (2025), arXiv 2502.05318.
+
+    **Arguments:**
+
+    - `wavefunction`: the wave function f.
+    - `symmetrizer`: the symmetrizer P.
+    - `electrons`: positions in Bohr.
+    - `chunk`: as for [`eqsym.Symmetrized`][].
+
+    **Returns:**
+
+    The ratio; real where both amplitudes are. Not finite where f vanishes.
+
+    **Raises:** `ValueError` as [`eqsym.Symmetrized`][] does.
+    """
+    symmetrized = amplitude(Symmetrized(wavefunction, symmetrizer, chunk), electrons)
+    bare = amplitude(wavefunction, electrons)
+    phase = symmetrized.sign * jnp.conj(bare.sign).astype(symmetrized.sign.dtype)
+    return phase * jnp.exp(symmetrized.log - bare.log).astype(phase.dtype)
+
+
+def _terms(
+    wavefunction: AbstractWavefunction, orbit: Orbit
+) -> tuple[LogPsi, Inexact[Array, " images"]]:
+    """Amplitudes of the images, and the weights in the dtype of their signs."""
+    terms = jax.vmap(functools.partial(amplitude, wavefunction))(orbit.images)
+    if jnp.issubdtype(orbit.weights.dtype, jnp.complexfloating):
+        return LogPsi(terms.sign.astype(orbit.weights.dtype), terms.log), orbit.weights
+    return terms, orbit.weights.astype(terms.sign.dtype)
+
+
+def _sum_in_chunks(
+    wavefunction: AbstractWavefunction, orbit: Orbit, chunk: int
+) -> LogPsi:
+    """The sum of `_terms`, `chunk` images at a time, which reverse mode evaluates again
+    instead of storing what it needs of them."""
+    precise = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    count = len(orbit.weights)
+    chunk = min(chunk, count)
+    selections = jnp.eye(count, dtype=orbit.images.dtype)
+    first = count % chunk or chunk
+
+    @jax.checkpoint
+    def part(selection):
+        # A product with ones and zeros rather than an index: the forward Laplacian of
+        # folx goes through loops over what does not depend on the electrons only.
+        selection = spread(selection, IMAGES)
+        some = Orbit(
+            precise("cm,m->c", selection.astype(orbit.weights.dtype), orbit.weights),
+            precise("cm,mni->cni", selection, orbit.images),
+        )
+        return scaled_sum(*_terms(wavefunction, some))
+
+    def add(total, selection):
+        parts = (total, part(selection))
+        log = jnp.maximum(parts[0][1], parts[1][1])
+        values = [v * jnp.exp(l - log).astype(v.dtype) for v, l in parts]
+        return (values[0] + values[1], log), None
+
+    total, _ = jax.lax.scan(
+        add, part(selections[:first]), selections[first:].reshape(-1, chunk, count)
+    )
+    return rescaled(*total)

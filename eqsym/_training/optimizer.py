@@ -1,0 +1,281 @@
+"""From scores and residuals to parameter updates."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Inexact, Int, PyTree
+
+from .._core import check_chunk, Integer
+from .scores import Scores
+
+
+Schedule: TypeAlias = float | Callable[[Int[Array, ""]], Any]
+
+# Each raises the damping of a Gram matrix that is not positive tenfold.
+_TRIES = 8
+
+
+class AbstractOptimizerState(eqx.Module):
+    """What every optimizer remembers between steps: how often the last one had to solve
+    its equations again, with more damping. 0 where there is nothing to solve."""
+
+    retries: eqx.AbstractVar[Int[Array, ""]]
+
+
+State = TypeVar("State", bound=AbstractOptimizerState)
+
+
+class AbstractOptimizer(eqx.Module, Generic[State]):
+    """Turns the scores of a batch and its centred local energies into an update.
+
+    Optimizers see walkers only through [`eqsym.Scores`][], so that the same ones serve
+    other objectives that are a residual per walker.
+    """
+
+    @abc.abstractmethod
+    def init(self, parameters: PyTree[Float[Array, "..."]]) -> State:
+        """**Arguments:**
+
+        - `parameters`: the trainable part of a wave function, of
+            [`eqsym.partition`][].
+
+        **Returns:**
+
+        The state before the first step.
+        """
+
+    @abc.abstractmethod
+    def step(
+        self, scores: Scores, residual: Inexact[Array, " walkers"], state: State
+    ) -> tuple[PyTree[Float[Array, "..."]], State]:
+        """**Arguments:**
+
+        - `scores`: of the wave function at the walkers.
+        - `residual`: whose product with the scores is half the gradient. For the energy
+            of a wave function, centred (and clipped) local energies in Hartree, times
+            the square root of the walkers' shares, one over their number if all weigh
+            the same.
+        - `state`: of `init` or of the step before.
+
+        **Returns:**
+
+        `(update, state)`: what to add to the parameters, and the next state.
+        """
+
+
+class SpringState(AbstractOptimizerState):
+    """State of [`eqsym.Spring`][].
+
+    - `direction`: the last one.
+    - `count`: steps taken.
+    - `retries`: how often the last step raised the damping.
+    """
+
+    direction: PyTree[Float[Array, "..."]]
+    count: Int[Array, ""]
+    retries: Int[Array, ""]
+
+
+class Spring(AbstractOptimizer[SpringState]):
+    r"""SPRING: natural gradient in the space of the samples, with momentum.
+
+    $\zeta = \epsilon - O \mu\phi$,
+    $\phi' = \mu\phi + O^T (O O^T + \lambda)^{-1} \zeta$, step
+    $-\eta \min(1, \sqrt{C} / (\eta |\phi'|)) \phi'$. Goldshlager, Abrahamsen, Lin,
+    J. Comput. Phys. 516, 113351 (2024), arXiv 2401.10190. With `momentum=0` it is
+    [`eqsym.MinSR`][].
+    """
+
+    learning_rate: Schedule
+    momentum: float
+    damping: float
+    norm_bound: Schedule
+    chunk: int | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        learning_rate: Schedule = 0.05,
+        *,
+        momentum: float = 0.95,
+        damping: float = 1e-3,
+        norm_bound: Schedule = 1e-3,
+        chunk: Integer | None = None,
+    ):
+        """**Arguments:**
+
+        - `learning_rate`: the rate eta, or an optax schedule of the step.
+        - `momentum`: mu, at least 0 and below 1.
+        - `damping`: lambda. What rounding makes of a singular Gram matrix is added: its
+            trace times the resolution of the floating-point type; and ten times as much
+            again, as often as needed, where a pivot of the matrix is still below half
+            of that. This is counted in `retries`.
+        - `norm_bound`: C, the largest squared norm of a step, or a schedule of the
+            step. If it falls with the square of the rate, bad batches late in training
+            cannot undo what small steps have reached.
+        - `chunk`: walkers differentiated at a time, see [`eqsym.Scores.factored`][].
+
+        **Raises:** `ValueError` for a setting outside its range.
+        """
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.damping = damping
+        self.norm_bound = norm_bound
+        self.chunk = check_chunk(chunk)
+
+    def __check_init__(self):
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1), got {self.momentum}.")
+        for name in ("damping", "norm_bound"):
+            value = getattr(self, name)
+            if not callable(value) and not value > 0:
+                raise ValueError(f"`{name}` must be positive, got {value}.")
+
+    def init(self, parameters: PyTree[Float[Array, "..."]]) -> SpringState:
+        zero = jnp.zeros((), int)
+        direction = jax.tree.map(jnp.zeros_like, parameters)
+        return SpringState(direction=direction, count=zero, retries=zero)
+
+    def step(
+        self, scores: Scores, residual: Inexact[Array, " walkers"], state: SpringState
+    ) -> tuple[PyTree[Float[Array, "..."]], SpringState]:
+        decayed = _scale(self.momentum, state.direction)
+        factored = scores.factored(self.chunk)
+        zeta = residual - factored.apply(decayed)
+        solution, retries = _solve(factored.gram(), self.damping, zeta)
+        direction = jax.tree.map(jnp.add, decayed, factored.transpose(solution))
+
+        rate = _scheduled(self.learning_rate, state.count)
+        largest = jnp.sqrt(_scheduled(self.norm_bound, state.count))
+        norm = _norm(direction)
+        bound = largest.astype(norm.dtype) / jnp.maximum(norm, 1e-30)
+        update = _scale(-jnp.minimum(rate, bound), direction)
+        following = SpringState(
+            direction=direction, count=state.count + 1, retries=retries
+        )
+        return update, following
+
+
+def MinSR(learning_rate: Schedule = 0.05, **kwargs: Any) -> Spring:
+    """Natural gradient in the space of the samples without momentum. Chen, Heyl,
+    Nature Physics 20, 1476 (2024).
+
+    **Arguments:**
+
+    - `learning_rate`, `kwargs`: as for [`eqsym.Spring`][], without `momentum`.
+
+    **Returns:**
+
+    [`eqsym.Spring`][] with `momentum=0`.
+    """
+    return Spring(learning_rate, momentum=0.0, **kwargs)
+
+
+class OptaxState(AbstractOptimizerState):
+    """State of [`eqsym.Optax`][].
+
+    - `transformation`: that of the transformation.
+    - `retries`: 0.
+    """
+
+    transformation: optax.OptState
+    retries: Int[Array, ""]
+
+
+class Optax(AbstractOptimizer[OptaxState]):
+    """Any optax transformation on the plain energy gradient.
+
+    The gradient of the energy is `2 Re E[conj(O) (E_L - E)]` with centred scores O.
+    """
+
+    transformation: optax.GradientTransformation
+    chunk: int | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        transformation: optax.GradientTransformation,
+        *,
+        chunk: Integer | None = None,
+    ):
+        """**Arguments:**
+
+        - `transformation`: for example `optax.adam(1e-3)` or `optax.lamb(1e-3)`.
+        - `chunk`: walkers differentiated at a time, all by default.
+
+        **Raises:** `ValueError` for a `chunk` that is not positive.
+        """
+        self.transformation = transformation
+        self.chunk = check_chunk(chunk)
+
+    def init(self, parameters: PyTree[Float[Array, "..."]]) -> OptaxState:
+        return OptaxState(
+            transformation=self.transformation.init(parameters),
+            retries=jnp.zeros((), int),
+        )
+
+    def step(
+        self,
+        scores: Scores,
+        residual: Inexact[Array, " walkers"],
+        state: OptaxState,
+    ) -> tuple[PyTree[Float[Array, "..."]], OptaxState]:
+        gradient = _scale(2.0, scores.transpose(residual, self.chunk))
+        # optax relies on promotions that users may have forbidden.
+        with jax.numpy_dtype_promotion("standard"):
+            update, transformation = self.transformation.update(
+                gradient, state.transformation, scores.parameters
+            )
+        return update, OptaxState(transformation=transformation, retries=state.retries)
+
+
+def _solve(
+    gram: Float[Array, "rows rows"], damping: float, zeta: Inexact[Array, " walkers"]
+) -> tuple[Inexact[Array, " walkers"], Int[Array, ""]]:
+    """The solution, and how often the damping was raised."""
+    stacked = (
+        jnp.concatenate([zeta.real, zeta.imag]) if jnp.iscomplexobj(zeta) else zeta
+    )
+    identity = jnp.eye(len(gram), dtype=gram.dtype)
+
+    def factorise(shift):
+        return jax.scipy.linalg.cholesky(gram + shift * identity, lower=True)
+
+    def fails(carry):
+        factor, shift, tries = carry
+        # Without rounding no pivot is below the shift. A smaller one is noise, which
+        # would be most of the solution; of nan none is large enough.
+        good = jnp.min(jnp.diagonal(factor)) ** 2 > 0.5 * shift
+        return ~good & jnp.isfinite(shift) & (tries < _TRIES)
+
+    def again(carry):
+        _, shift, tries = carry
+        return factorise(10 * shift), 10 * shift, tries + 1
+
+    shift = damping + jnp.finfo(gram.dtype).eps * jnp.trace(gram)
+    start = (factorise(shift), shift, jnp.zeros((), int))
+    factor, _, retries = jax.lax.while_loop(fails, again, start)
+    solution = jax.scipy.linalg.cho_solve((factor, True), stacked)
+    if jnp.iscomplexobj(zeta):
+        solution = jax.lax.complex(*jnp.split(solution, 2))
+    return solution, retries
+
+
+def _scheduled(schedule: Schedule, count: Int[Array, ""]) -> Any:
+    if not callable(schedule):
+        return schedule
+    with jax.numpy_dtype_promotion("standard"):
+        return schedule(count)
+
+
+def _scale(factor: Any, tree: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(factor).astype(leaf.dtype) * leaf, tree
+    )
+
+
+def _norm(tree: PyTree) -> Float[Array, ""]:
+    return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))

@@ -1,0 +1,371 @@
+"""What training does about symmetry: the function it samples, and the batch it uses."""
+
+import abc
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, Int
+
+from .._core import (
+    check_chunk,
+    chunked_vmap,
+    Electrons,
+    Integer,
+    Key,
+    Walkers,
+    whole_number,
+)
+from .._group import SpaceGroup
+from .._symmetrizer import (
+    AbstractRandomSymmetrizer,
+    AbstractSymmetrizer,
+    check_projection,
+    check_subset,
+    draw_operations,
+    Symmetrized,
+)
+from .._wavefunction import AbstractWavefunction, amplitude
+
+
+State = TypeVar("State")
+
+
+class Coupling(eqx.Module):
+    r"""An energy in which the amplitude at one image of a walker meets the local energy
+    at another one, in place of the mean over single configurations.
+
+    With the matrices C of all walkers,
+    $E_P = \sum_{ij} C_{ij} E_L(y_j) / \sum_{ij} C_{ij}$, and half its derivative by the
+    parameters is $\mathrm{Re} \sum_{ij} \overline{O(y_i)}\, C_{ij} (E_L(y_j) - E_P)
+    / \sum_{ij} C_{ij}$ with the scores $O = \partial_\theta \log f$. Trained is `share`
+    times the energy of f plus `1 - share` times $E_P$.
+
+    - `matrices`: one Hermitian matrix for each walker.
+    - `share`: from 0 to 1.
+    """
+
+    matrices: Inexact[Array, "walkers images images"]
+    share: float
+
+
+class Batch(eqx.Module):
+    """What energies and gradients of one training step are averaged over.
+
+    - `walkers`: configurations in Bohr, (walkers, electrons, 3); where they are images,
+        those of the first walker come first, and so on.
+    - `weights`: their importance weights, or none where all weigh the same.
+    - `dropped`: images with non-zero weight that a bound on their number left out, over
+        all walkers.
+    - `coupling`: of images of the same walker, where another energy than that of single
+        configurations is trained.
+    """
+
+    walkers: Walkers
+    weights: Float[Array, " walkers"] | None = None
+    dropped: Int[Array, ""] = eqx.field(default_factory=lambda: jnp.zeros((), int))
+    coupling: Coupling | None = None
+
+
+class Cost(NamedTuple):
+    """What one walker needs in one training step, in evaluations of the bare wave
+    function.
+
+    - `amplitudes`: in Metropolis moves and for importance weights.
+    - `local_energies`: evaluations with gradient and Laplacian by the electrons.
+    - `gradients`: by the parameters.
+    """
+
+    amplitudes: int
+    local_energies: int
+    gradients: int
+
+
+class AbstractStrategy(eqx.Module, Generic[State]):
+    """How a training step symmetrizes: the third component of [`eqsym.VMC`][] next to
+    sampler and optimizer.
+
+    The parameters trained are always those of the bare wave function f; a strategy says
+    which function of f is sampled and differentiated, and what becomes of the walkers
+    before energies are evaluated. What is random about it is drawn once per step and
+    part of the state: the same for all Metropolis moves, the energies and the gradient.
+    """
+
+    @abc.abstractmethod
+    def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> State:
+        """**Arguments:**
+
+        - `wavefunction`: the bare wave function f.
+        - `key`: seeds the draws.
+
+        **Returns:**
+
+        The state, with a first draw.
+
+        **Raises:** `ValueError` where the strategy does not fit the wave function.
+        """
+
+    @abc.abstractmethod
+    def step(self, state: State) -> State:
+        """The next draw."""
+
+    @abc.abstractmethod
+    def view(
+        self, wavefunction: AbstractWavefunction, state: State
+    ) -> AbstractWavefunction:
+        """The function of f that is sampled and trained in this step."""
+
+    @abc.abstractmethod
+    def batch(
+        self, wavefunction: AbstractWavefunction, walkers: Walkers, state: State
+    ) -> Batch:
+        """What becomes of the walkers of `view` before energies and gradients."""
+
+    @abc.abstractmethod
+    def cost(self, moves: int) -> Cost:
+        """**Arguments:**
+
+        - `moves`: Metropolis moves per step.
+
+        **Returns:**
+
+        The price of one step, by which strategies can be compared at equal price.
+        """
+
+
+class NoState(eqx.Module):
+    """State of [`eqsym.NoSymmetry`][]: there is nothing to draw."""
+
+
+class NoSymmetry(AbstractStrategy[NoState]):
+    """Trains the bare wave function ("OG")."""
+
+    def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> NoState:
+        del wavefunction, key
+        return NoState()
+
+    def step(self, state: NoState) -> NoState:
+        return state
+
+    def view(
+        self, wavefunction: AbstractWavefunction, state: NoState
+    ) -> AbstractWavefunction:
+        del state
+        return wavefunction
+
+    def batch(
+        self, wavefunction: AbstractWavefunction, walkers: Walkers, state: NoState
+    ) -> Batch:
+        del wavefunction, state
+        return Batch(walkers)
+
+    def cost(self, moves: int) -> Cost:
+        return Cost(moves + 1, 1, 1)
+
+
+class DrawnSymmetrizer(eqx.Module):
+    """State of [`eqsym.Symmetrize`][]: the symmetrizer of this step, and the key of
+    those to come."""
+
+    symmetrizer: AbstractSymmetrizer
+    key: Key
+
+
+class Symmetrize(AbstractStrategy[DrawnSymmetrizer]):
+    """Trains the symmetrized wave function: group averaging ("GA"), smoothed
+    canonicalization ("SC"), projection onto an irrep, in training.
+
+    With a random symmetrizer, another one in every step. A walker is then distributed
+    as the function of the step before when the moves of a step begin.
+    """
+
+    symmetrizer: AbstractRandomSymmetrizer
+    form: Callable[[Any, AbstractSymmetrizer], AbstractWavefunction]
+
+    def __init__(
+        self,
+        symmetrizer: AbstractRandomSymmetrizer,
+        form: Callable[[Any, AbstractSymmetrizer], AbstractWavefunction] = Symmetrized,
+    ):
+        """**Arguments:**
+
+        - `symmetrizer`: what to symmetrize by, or what to draw that from.
+        - `form`: makes a wave function of the bare one and a symmetrizer:
+            [`eqsym.Symmetrized`][] by default, also as
+            `functools.partial(eqsym.Symmetrized, chunk=4)`, or
+            [`eqsym.SymmetrizedOrbitals`][].
+        """
+        self.symmetrizer = symmetrizer
+        self.form = form
+
+    def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnSymmetrizer:
+        group = self.symmetrizer.group
+        group.check_crystal(wavefunction.crystal)
+        check_projection(wavefunction, group, self.symmetrizer.characters)
+        key, subkey = jax.random.split(key)
+        state = DrawnSymmetrizer(self.symmetrizer.draw(subkey), key)
+        self.view(wavefunction, state)
+        return state
+
+    def step(self, state: DrawnSymmetrizer) -> DrawnSymmetrizer:
+        key, subkey = jax.random.split(state.key)
+        return DrawnSymmetrizer(self.symmetrizer.draw(subkey), key)
+
+    def view(
+        self, wavefunction: AbstractWavefunction, state: DrawnSymmetrizer
+    ) -> AbstractWavefunction:
+        return self.form(wavefunction, state.symmetrizer)
+
+    def batch(
+        self,
+        wavefunction: AbstractWavefunction,
+        walkers: Walkers,
+        state: DrawnSymmetrizer,
+    ) -> Batch:
+        del wavefunction
+        dropped = jax.vmap(lambda x: state.symmetrizer.orbit(x).dropped)(walkers)
+        return Batch(walkers, dropped=jnp.sum(dropped))
+
+    def cost(self, moves: int) -> Cost:
+        drawn = self.symmetrizer.draw(jax.random.key(0))
+        electrons = sum(self.symmetrizer.group.crystal.electrons)
+        orbit = eqx.filter_eval_shape(drawn.orbit, jnp.zeros((electrons, 3)))
+        images = orbit.weights.shape[0]
+        return Cost((moves + 1) * images, images, images)
+
+
+class DrawnKey(eqx.Module):
+    """State of [`eqsym.Augment`][] and [`eqsym.Project`][]: the key of this step's
+    draw, and of those to come."""
+
+    draw: Key
+    key: Key
+
+
+class AbstractDraws(AbstractStrategy[DrawnKey]):
+    """A strategy that trains the bare function and draws anew at every step."""
+
+    def step(self, state: DrawnKey) -> DrawnKey:
+        return DrawnKey(*jax.random.split(state.key))
+
+    def view(
+        self, wavefunction: AbstractWavefunction, state: DrawnKey
+    ) -> AbstractWavefunction:
+        del state
+        return wavefunction
+
+
+class Augment(AbstractDraws):
+    r"""Data augmentation ("DA"): replaces every walker by random images of it.
+
+    The bare wave function f is sampled and trained, but energies and gradients are
+    averaged over `copies` images $y = g x$ of each walker with random operations g.
+    These are distributed as $p(y) = |G|^{-1} \sum_h |f(hy)|^2$ and not as $|f|^2$: with
+    the importance weights $|f(y)|^2 / p(y)$, at most |G|, the energies are those of f,
+    at the price of |G| amplitudes per walker. Without weights, as published (Huang et
+    al. (2025), arXiv 2502.05318), they are no expectation values of any wave function.
+    """
+
+    group: SpaceGroup
+    copies: int = eqx.field(static=True)
+    replace: bool = eqx.field(static=True)
+    weighted: bool = eqx.field(static=True)
+    chunk: int | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        group: SpaceGroup,
+        copies: Integer = 1,
+        *,
+        replace: bool = False,
+        weighted: bool = True,
+        chunk: Integer | None = None,
+    ):
+        """**Arguments:**
+
+        - `group`: of the operations.
+        - `copies`: images per walker; the walkers themselves are left out.
+        - `replace`: whether a walker may get the same image more than once.
+        - `weighted`: whether images get their importance weights.
+        - `chunk`: walkers whose |G| amplitudes are evaluated at a time, all by default.
+
+        **Raises:** `ValueError` for no copies, for more copies than operations where
+        none may repeat, and for a `chunk` that is not positive.
+        """
+        self.group = group
+        self.copies = whole_number("copies", copies, 1)
+        self.replace = replace
+        self.weighted = weighted
+        self.chunk = check_chunk(chunk)
+
+    def __check_init__(self):
+        check_subset("copies", self.copies, self.replace, self.group)
+
+    def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnKey:
+        self.group.check_crystal(wavefunction.crystal)
+        return DrawnKey(*jax.random.split(key))
+
+    def batch(
+        self, wavefunction: AbstractWavefunction, walkers: Walkers, state: DrawnKey
+    ) -> Batch:
+        keys = jax.random.split(state.draw, len(walkers))
+        chosen = jax.vmap(
+            lambda key: draw_operations(key, self.group, self.copies, self.replace)
+        )(keys)
+        images = jax.vmap(self.group.apply)(walkers, chosen)
+        images = images.reshape(-1, *walkers.shape[1:])
+        if not self.weighted:
+            return Batch(images)
+
+        def weights(
+            args: tuple[Electrons, Int[Array, " copies"]],
+        ) -> Float[Array, " copies"]:
+            electrons, chosen = args
+            psi = jax.vmap(functools.partial(amplitude, wavefunction))
+            log = 2 * psi(self.group.apply(electrons)).log
+            mean = jax.nn.logsumexp(log) - jnp.log(jnp.asarray(len(log), log.dtype))
+            return jnp.exp(log[chosen] - mean)
+
+        found = chunked_vmap(weights, (walkers, chosen), self.chunk)
+        return Batch(images, found.reshape(-1))
+
+    def cost(self, moves: int) -> Cost:
+        orbit = self.group.order if self.weighted else 0
+        return Cost(moves + 1 + orbit, self.copies, self.copies)
+
+
+class Schedule(eqx.Module):
+    """Strategies one after the other, by the number of the training step: for example
+    none for 1000 steps, then group averaging.
+
+    All are compiled together, once; optimizer, walkers and parameters are carried over.
+    """
+
+    starts: tuple[int, ...] = eqx.field(static=True)
+    strategies: tuple[AbstractStrategy, ...]
+
+    def __init__(self, stages: Sequence[tuple[Integer, AbstractStrategy]]):
+        """**Arguments:**
+
+        - `stages`: `(start, strategy)`, the strategy in use from the step on that is
+            numbered `start`, counted from 0 and increasing.
+
+        **Raises:** `ValueError` for starts that do not increase from 0.
+        """
+        self.starts = tuple(whole_number("stages", start) for start, _ in stages)
+        self.strategies = tuple(strategy for _, strategy in stages)
+
+    def __check_init__(self):
+        ordered = all(a < b for a, b in zip(self.starts, self.starts[1:], strict=False))
+        if not self.starts or self.starts[0] != 0 or not ordered:
+            raise ValueError(
+                "`stages` must start at step 0 and at increasing steps after that, "
+                f"got starts {list(self.starts)}."
+            )
+
+    def stage(self, step: Int[Array, ""]) -> Int[Array, ""]:
+        """The number of the strategy in use."""
+        return jnp.sum(step >= jnp.asarray(self.starts)) - 1

@@ -1,0 +1,14 @@
+"""Wave functions: one configuration in, the logarithm of the amplitude out."""
+
+from .base import AbstractWavefunction as AbstractWavefunction, amplitude as amplitude
+from .features import (
+    AbstractFeatures as AbstractFeatures,
+    Displacement as Displacement,
+    NuFeatures as NuFeatures,
+    TriFeatures as TriFeatures,
+)
+from .hartree_fock import HartreeFock as HartreeFock
+from .linear import Linear as Linear
+from .promises import check_wavefunction as check_wavefunction
+from .solidnet import SolidNet as SolidNet
+from .walkers import check_walkers as check_walkers, initial_walkers as initial_walkers

@@ -1,0 +1,41 @@
+"""The Hartree-Fock determinant as a wave function."""
+
+import numpy as np
+from jaxtyping import Float
+
+from .._core import Electrons, LogPsi, sum_of_determinants
+from .._crystal import Crystal
+from .._mean_field import MeanField
+from .base import AbstractWavefunction
+
+
+class HartreeFock(AbstractWavefunction):
+    r"""The product of the two Slater determinants of a mean field,
+    $\psi = \det[\phi_j(r^\uparrow_i)] \det[\phi_j(r^\downarrow_i)]$.
+
+    Its energy is known, so it checks a Hamiltonian and a sampler; and it is the start
+    of a neural wave function. It has no trainable parameters.
+    """
+
+    mean_field: MeanField
+
+    def __init__(self, mean_field: MeanField):
+        """**Arguments:**
+
+        - `mean_field`: whose orbitals to take.
+        """
+        self.mean_field = mean_field
+
+    @property
+    def crystal(self) -> Crystal:
+        """The crystal of the mean field."""
+        return self.mean_field.crystal
+
+    @property
+    def crystal_momentum(self) -> Float[np.ndarray, "3"]:
+        """The sum of the occupied k-points, in inverse Bohr."""
+        return np.sum(np.concatenate(self.mean_field.occupation.kpoints), axis=0)
+
+    def __call__(self, electrons: Electrons) -> LogPsi:
+        up, down = self.mean_field.orbitals(electrons)
+        return sum_of_determinants(up[None], down[None])

@@ -1,0 +1,53 @@
+"""A linear layer that knows how many rows of one configuration pass through it."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._core import Key
+
+
+class Linear(eqx.Module):
+    """`x -> x W^T + b`, applied once per configuration to a matrix of `rows` rows.
+
+    That it is applied once, and to how many rows, is what [`eqsym.Scores`][] relies on
+    to find inner products of weight gradients without forming them. So it is for the
+    networks of this library only; `check_factors` in `_scores` tells if it was
+    applied twice, or under `jax.vmap`.
+    """
+
+    weight: Float[Array, "out in"]
+    bias: Float[Array, " out"] | None
+    rows: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        rows: int,
+        scale: float,
+        use_bias: bool,
+        key: Key,
+    ):
+        """**Arguments:**
+
+        - `inputs`, `outputs`: widths.
+        - `rows`: rows of the matrix that one configuration passes.
+        - `scale`: standard deviation of the initial weights; biases start at 0.
+        - `use_bias`: whether there is a bias.
+        - `key`: seeds the weights.
+        """
+        self.weight = scale * jax.random.normal(key, (outputs, inputs))
+        self.bias = jnp.zeros(outputs) if use_bias else None
+        self.rows = rows
+
+    def __call__(
+        self, x: Float[Array, "*batch {self.rows} in"]
+    ) -> Float[Array, "*batch rows out"]:
+        """Applies the layer to all rows."""
+        y = x @ self.weight.T.astype(x.dtype)
+        if self.bias is None:
+            return y
+        return y + jnp.broadcast_to(self.bias.astype(x.dtype), y.shape)

@@ -1,0 +1,448 @@
+"""SolidNet: a FermiNet-like wave function for crystals."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Inexact
+
+from .._core import (
+    Electrons,
+    full_precision,
+    in_two,
+    Integer,
+    Key,
+    LogPsi,
+    nearest_displacement,
+    sum_of_determinants,
+    whole_number,
+)
+from .._crystal import Crystal, SAME_TWIST
+from .._mean_field import Occupation
+from .base import AbstractWavefunction
+from .compact import compact, shortest_kpoints
+from .features import AbstractFeatures, TriFeatures
+from .linear import Linear
+
+
+class Layer(eqx.Module):
+    """One interaction layer: every electron sees itself, the mean of each spin channel
+    and the mean of its pairs with each spin channel."""
+
+    own: Linear
+    shared: Linear
+    paired: Linear
+    pair: Linear | None
+
+    def __init__(
+        self,
+        electrons: tuple[int, int],
+        inputs: tuple[int, int],
+        widths: tuple[int, int],
+        *,
+        last: bool,
+        key: Key,
+    ):
+        """**Arguments:**
+
+        - `electrons`: spin-up and spin-down electrons.
+        - `inputs`, `widths`: features per electron and per pair, before and after.
+        - `last`: the last layer leaves the pairs alone.
+        - `key`: seeds the weights.
+        """
+        n = sum(electrons)
+        channels = sum(count > 0 for count in electrons)
+        own, pair = inputs
+        fan_in = own + channels * (own + pair)
+        keys = jax.random.split(key, 4)
+
+        def linear(key: Key, rows: int, inputs: int, use_bias: bool) -> Linear:
+            scale = fan_in**-0.5
+            return Linear(
+                inputs, widths[0], rows=rows, scale=scale, use_bias=use_bias, key=key
+            )
+
+        self.own = linear(keys[0], n, own, True)
+        self.shared = linear(keys[1], 1, channels * own, False)
+        self.paired = linear(keys[2], n, channels * pair, False)
+        self.pair = (
+            None
+            if last
+            else Linear(
+                pair,
+                widths[1],
+                rows=n * n,
+                scale=pair**-0.5,
+                use_bias=True,
+                key=keys[3],
+            )
+        )
+
+    def __call__(
+        self,
+        h: Float[Array, "electrons own"],
+        g: Float[Array, "electrons electrons pair"],
+        spins: tuple[slice, ...],
+    ) -> tuple[Float[Array, "electrons out"], Float[Array, "electrons electrons _"]]:
+        means = jnp.concatenate([jnp.mean(h[s], axis=0) for s in spins])
+        pairs = jnp.concatenate([jnp.mean(g[:, s], axis=1) for s in spins], axis=-1)
+        update = self.own(h) + self.shared(means[None]) + self.paired(pairs)
+        h = _residual(h, jnp.tanh(update))
+        if self.pair is not None:
+            n = g.shape[0]
+            update = jnp.tanh(self.pair(g.reshape(n * n, -1)))
+            g = _residual(g, update.reshape(n, n, -1))
+        return h, g
+
+
+def _residual(
+    x: Float[Array, "*rows in"], y: Float[Array, "*rows out"]
+) -> Float[Array, "*rows out"]:
+    return (x + y) * 2**-0.5 if x.shape == y.shape else y
+
+
+class Orbitals(eqx.Module):
+    """The orbitals that electrons of one spin can occupy, for all determinants: linear
+    in the last features, with isotropic envelopes around nuclei and Bloch phases."""
+
+    real_part: Linear
+    imaginary_part: Linear | None
+    weights: Float[Array, "orbitals nuclei"]
+    exponents: Float[Array, "orbitals nuclei"]
+    determinants: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        electrons: int,
+        orbitals: int,
+        nuclei: int,
+        *,
+        width: int,
+        determinants: int,
+        use_imaginary: bool,
+        key: Key,
+    ):
+        """**Arguments:**
+
+        - `electrons`, `orbitals`: rows and columns of each matrix.
+        - `nuclei`: nuclei of the primitive cell.
+        - `width`: features per electron.
+        - `determinants`: number of matrices.
+        - `use_imaginary`: whether coefficients are complex.
+        - `key`: seeds the weights.
+        """
+        count = determinants * orbitals
+        keys = jax.random.split(key)
+
+        def linear(key: Key) -> Linear:
+            scale = width**-0.5
+            return Linear(
+                width, count, rows=electrons, scale=scale, use_bias=False, key=key
+            )
+
+        self.real_part = linear(keys[0])
+        self.imaginary_part = linear(keys[1]) if use_imaginary else None
+        self.weights = jnp.ones((count, nuclei))
+        self.exponents = jnp.ones((count, nuclei))
+        self.determinants = determinants
+
+    def __call__(
+        self,
+        h: Float[Array, "electrons width"],
+        distances: Float[Array, "electrons nuclei"],
+        angles: Float[Array, "electrons orbitals"],
+        real: bool,
+    ) -> Inexact[Array, "determinants electrons orbitals"]:
+        dtype = h.dtype
+        decay = jnp.abs(self.exponents.astype(dtype))
+        envelope = jnp.sum(
+            self.weights.astype(dtype)[None]
+            * jnp.exp(-decay[None] * distances[:, None, :]),
+            axis=-1,
+        )
+        re = self._split(self.real_part(h) * envelope)
+        if self.imaginary_part is None:
+            return re
+        im = self._split(self.imaginary_part(h) * envelope)
+        cos, sin = jnp.cos(angles)[None], jnp.sin(angles)[None]
+        real_part = re * cos - im * sin
+        if real:
+            return real_part
+        return jax.lax.complex(real_part, re * sin + im * cos)
+
+    def _split(
+        self, x: Float[Array, "electrons columns"]
+    ) -> Float[Array, "determinants electrons orbitals"]:
+        return jnp.swapaxes(x.reshape(x.shape[0], self.determinants, -1), 0, 1)
+
+
+class SolidNet(AbstractWavefunction):
+    r"""A neural wave function for crystals: FermiNet with periodic features, Bloch
+    phases and determinants over all cells of the supercell.
+
+    $\psi = \sum_d \det \phi^d$ with
+    $\phi^d_j(r_i) = (u^d_j \cdot h_i + i v^d_j \cdot h_i)
+    \sum_I \pi_{Ij} e^{-|\sigma_{Ij}| s_{iI}} e^{i k_j \cdot r_i}$. Where the twist and
+    every $k_j$ are time-reversal invariant, the Hamiltonian is real: the real part of
+    every orbital is taken and the wave function is real. A simultaneous translation of
+    all electrons by a primitive lattice vector t multiplies it by $e^{i K \cdot t}$,
+    $K = \sum_j k_j$. Features are of the shortest vectors of lattice and supercell, and
+    phases of the shortest k-points, so that the function is the same for every
+    description of a crystal.
+
+    Li, Li, Chen, Nat. Commun. 13, 7895 (2022); Pfau et al., Phys. Rev. Research 2,
+    033429 (2020).
+    """
+
+    crystal: Crystal
+    occupation: Occupation
+    features: AbstractFeatures
+    layers: tuple[Layer, ...]
+    orbital_sets: tuple[Orbitals | None, Orbitals | None]
+    full_determinant: bool = eqx.field(static=True)
+    real: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        crystal: Crystal,
+        occupation: Occupation,
+        *,
+        widths: Sequence[tuple[Integer, Integer]] = ((64, 16),) * 3,
+        determinants: Integer = 4,
+        full_determinant: bool = True,
+        features: AbstractFeatures | None = None,
+        real: bool | None = None,
+        key: Key,
+    ):
+        """**Arguments:**
+
+        - `crystal`: where the electrons live.
+        - `occupation`: the occupied k-points, of a mean field of the crystal, see
+            [`eqsym.MeanField`][].
+        - `widths`: for every layer the features per electron and per pair.
+        - `determinants`: number of determinants.
+        - `full_determinant`: one determinant over both spins (`True`) or the product of
+            a spin-up and a spin-down one.
+        - `features`: [`eqsym.TriFeatures`][] by default.
+        - `real`: whether the wave function is real-valued; by default wherever twist
+            and occupation allow it.
+        - `key`: seeds the parameters.
+
+        **Raises:** `ValueError` where the occupation does not fit the crystal's
+        electrons, supercell or twist, no layer or determinant is asked for, or a real
+        wave function at a twist that does not have one; and for a last layer with too
+        few features per electron: orbitals at one k-point are combinations of these, so
+        that the determinants of more electrons would be zero to rounding.
+        """
+        for spin, (count, k) in enumerate(
+            zip(crystal.electrons, occupation.kpoints, strict=True)
+        ):
+            if k.shape[0] != count:
+                raise ValueError(
+                    f"`occupation` must have as many k-points as electrons, {count} of "
+                    f"spin {spin}, got {k.shape[0]}. It belongs to another crystal."
+                )
+            inside = k @ crystal.supercell.vectors.T / (2 * np.pi) - crystal.twist
+            wrong = np.any(np.abs(inside - np.round(inside)) > SAME_TWIST, axis=1)
+            if np.any(wrong):
+                raise ValueError(
+                    "`occupation` must have k-points with the twist of the crystal, "
+                    f"{crystal.twist.tolist()}, modulo reciprocal vectors of its "
+                    f"supercell, got {k[wrong][0].tolist()} in inverse Bohr. It is "
+                    "of another crystal."
+                )
+        determinants = whole_number("determinants", determinants, 1)
+        if len(widths) < 1:
+            raise ValueError("`widths` must name at least one layer, got none.")
+        sizes = [
+            (whole_number("widths", one, 1), whole_number("widths", pair, 1))
+            for one, pair in widths
+        ]
+        can_be_real = _time_reversal_invariant(crystal, occupation)
+        if real and not can_be_real:
+            raise ValueError(
+                "`real` must be False: the twist or an occupied k-point is not "
+                "invariant under time reversal (2 k is no reciprocal lattice vector)."
+            )
+        self.crystal = crystal
+        self.occupation = occupation
+        self.features = TriFeatures() if features is None else features
+        self.full_determinant = full_determinant
+        self.real = can_be_real if real is None else real
+
+        _check_width(crystal, occupation, sizes[-1][0], full_determinant, self.real)
+
+        nuclei = len(crystal.species)
+        *keys, up_key, down_key = jax.random.split(key, len(sizes) + 2)
+        size = 1 + self.features.size
+        inputs = (nuclei * size, size)
+        layers = []
+        for i, (width, layer_key) in enumerate(zip(sizes, keys, strict=True)):
+            last = i == len(sizes) - 1
+            layers.append(
+                Layer(crystal.electrons, inputs, width, last=last, key=layer_key)
+            )
+            inputs = width
+        self.layers = tuple(layers)
+
+        at_gamma = all(not np.any(k) for k in occupation.kpoints)
+
+        def orbital_set(spin: int, key: Key) -> Orbitals | None:
+            count = crystal.electrons[spin]
+            if count == 0:
+                return None
+            return Orbitals(
+                count,
+                sum(crystal.electrons) if full_determinant else count,
+                nuclei,
+                width=inputs[0],
+                determinants=determinants,
+                use_imaginary=not (self.real and at_gamma),
+                key=key,
+            )
+
+        self.orbital_sets = (orbital_set(0, up_key), orbital_set(1, down_key))
+
+    def __call__(self, electrons: Electrons) -> LogPsi:
+        return self.from_orbitals(*self.orbitals(electrons))
+
+    def from_orbitals(
+        self,
+        up: Inexact[Array, "determinants up up_orbitals"],
+        down: Inexact[Array, "determinants down down_orbitals"],
+    ) -> LogPsi:
+        """The sum of determinants of what `orbitals` returns."""
+        if self.full_determinant:
+            return sum_of_determinants(jnp.concatenate([up, down], axis=1))
+        return sum_of_determinants(up, down)
+
+    @full_precision()
+    def orbitals(
+        self, electrons: Electrons, *, phases_at: Electrons | None = None
+    ) -> tuple[
+        Inexact[Array, "determinants up up_orbitals"],
+        Inexact[Array, "determinants down down_orbitals"],
+    ]:
+        """The matrices inside the determinants.
+
+        **Arguments:**
+
+        - `electrons`: positions in Bohr, (electrons, 3), spin-up first.
+        - `phases_at`: where the Bloch phases are taken, at `electrons` by default.
+
+        **Returns:**
+
+        Rows of the spin-up and of the spin-down electrons. With a full determinant the
+        columns are the orbitals of both spins, spin-up first, and the rows of both
+        make one square matrix; else each is square.
+        """
+        n_up, n = self.crystal.electrons[0], sum(self.crystal.electrons)
+        channels = (slice(0, n_up), slice(n_up, n))
+        spins = tuple(s for s in channels if s.start < s.stop)
+        dtype = electrons.dtype
+        lattice = compact(self.crystal.lattice)
+        supercell = compact(self.crystal.supercell)
+        nuclei, rest = in_two(self.crystal.positions)
+        to_nuclei = nearest_displacement(
+            electrons[:, None],
+            nuclei[None],
+            in_two(lattice.vectors),
+            np.linalg.inv(lattice.vectors),
+            rest=rest[None],
+        )
+        between = nearest_displacement(
+            electrons[:, None],
+            electrons[None],
+            in_two(supercell.vectors),
+            np.linalg.inv(supercell.vectors),
+        )
+
+        near = self.features(lattice, to_nuclei)
+        pairs = self.features(supercell, between)
+        h = jnp.concatenate([near.distance[..., None], near.vector], -1).reshape(n, -1)
+        g = jnp.concatenate([pairs.distance[..., None], pairs.vector], -1)
+        for layer in self.layers:
+            h, g = layer(h, g, spins)
+
+        empty = jnp.zeros(
+            (self.determinants, 0, n if self.full_determinant else 0), dtype
+        )
+        if not self.real:
+            empty = jax.lax.complex(empty, empty)
+        places = electrons if phases_at is None else phases_at
+        blocks = [
+            empty
+            if orbitals is None
+            else orbitals(h[s], near.distance[s], places[s] @ k.T, self.real)
+            for s, orbitals, k in zip(
+                channels, self.orbital_sets, self._kpoints(dtype), strict=True
+            )
+        ]
+        return blocks[0], blocks[1]
+
+    @property
+    def crystal_momentum(self) -> Float[np.ndarray, "3"]:
+        """The sum of the occupied k-points, in inverse Bohr."""
+        return np.sum(np.concatenate(self.occupation.kpoints), axis=0)
+
+    @property
+    def determinants(self) -> int:
+        """Number of determinants."""
+        up, down = self.orbital_sets
+        return (up or down).determinants  # pyright: ignore[reportOptionalMemberAccess]
+
+    def _kpoints(self, dtype) -> tuple[Float[Array, "_ 3"], Float[Array, "_ 3"]]:
+        """The k-points of the columns, for spin-up and for spin-down rows."""
+        up, down = (
+            jnp.asarray(shortest_kpoints(self.crystal.lattice, k), dtype)
+            for k in self.occupation.kpoints
+        )
+        if self.full_determinant:
+            both = jnp.concatenate([up, down])
+            return both, both
+        return up, down
+
+
+def _check_width(
+    crystal: Crystal,
+    occupation: Occupation,
+    width: int,
+    full_determinant: bool,
+    real: bool,
+) -> None:
+    """Raises `ValueError` where determinants are zero to rounding: where envelopes are
+    alike, as at the start, rows of electrons are a product with a matrix of features,
+    whose rank is at most its width at each k-point, and twice that where the real part
+    of a phase is taken."""
+    columns = [shortest_kpoints(crystal.lattice, k) for k in occupation.kpoints]
+    blocks = [(count, k) for count, k in zip(crystal.electrons, columns, strict=True)]
+    if full_determinant:
+        both = np.concatenate(columns)
+        blocks = [(count, both) for count in crystal.electrons]
+        blocks.append((sum(crystal.electrons), both))
+    for i, (rows, kpoints) in enumerate(blocks):
+        k, counts = np.unique(np.round(kpoints, 6), axis=0, return_counts=True)
+        ranks = np.where(real & np.any(k != 0, axis=1), 2, 1) * (1 + (i == 2))
+        if rows > np.sum(np.minimum(counts, ranks * width)):
+            needed = next(
+                w
+                for w in range(width, rows + 1)
+                if rows <= np.sum(np.minimum(counts, ranks * w))
+            )
+            raise ValueError(
+                f"`widths` must end with at least {needed} features per electron, got "
+                f"{width}: orbitals at one k-point are combinations of these, and "
+                f"determinants of {crystal.electrons[0]} spin-up and "
+                f"{crystal.electrons[1]} spin-down electrons of less are zero to "
+                "rounding."
+            )
+
+
+def _time_reversal_invariant(crystal: Crystal, occupation: Occupation) -> bool:
+    twice = 2 * crystal.twist
+    if not np.allclose(twice, np.round(twice), rtol=0, atol=SAME_TWIST):
+        return False
+    k = np.concatenate(occupation.kpoints) @ crystal.lattice.vectors.T / np.pi
+    return np.allclose(k, np.round(k), rtol=0, atol=SAME_TWIST)

@@ -1,0 +1,269 @@
+"""Series of energies and variances that are a divergence, and others that are not; and
+runs that diverge."""
+
+import json
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import eqsym as eqs
+from eqsym._run.divergence import Watch
+from eqsym._storage.history import History, read_history
+from toys import Counting, hydrogen, Lattice, waves
+
+
+_NAMES = ("step", "energy", "variance", "rejected")
+
+
+def _history(energy, variance, rejected=None):
+    energy, variance = np.broadcast_arrays(energy, variance)
+    rejected = np.zeros(energy.shape) if rejected is None else rejected
+    steps = np.arange(1, len(energy) + 1)
+    columns = (np.asarray(c, float) for c in (steps, energy, variance, rejected))
+    return dict(zip(_NAMES, columns, strict=True))
+
+
+def _lost(history, starts=(0,)):
+    """The step at which a divergence is seen, and the step to go back to."""
+    watch = Watch(starts, {name: column[:0] for name, column in history.items()})
+    columns = (history[name].tolist() for name in _NAMES)
+    for step, *values in zip(*columns, strict=True):
+        watch.see(int(step), dict(zip(_NAMES[1:], values, strict=True)))
+        if watch.lost:
+            return int(step), watch.good
+    return None
+
+
+def _calm(steps, seed=0):
+    """As late in a training: energies of 1024 walkers with a variance of 3 Ha^2."""
+    rng = np.random.default_rng(seed)
+    energy = -8 + np.sqrt(3 / 1024) * rng.normal(size=steps)
+    return energy, 3 * np.exp(0.2 * rng.normal(size=steps))
+
+
+@pytest.mark.parametrize("steps", [10, 30])
+def test_variance_that_grows_from_3_to_3700(steps):
+    """In ten steps or thirty, after which it stays there, with energies that scatter
+    accordingly. Not at once, and the state to go back to is from well before."""
+    energy, variance = _calm(350)
+    growth = np.geomspace(3, 3700, steps)
+    variance = np.concatenate([variance, growth, np.full(60, 3700.0)])
+    noise = np.random.default_rng(1).normal(size=steps + 60)
+    energy = np.append(energy, -8 + noise * np.sqrt(variance[350:] / 1024))
+    step, good = _lost(_history(energy, variance))
+    assert 350 + 20 < step < 350 + steps + 20 and good == 300
+    # Just after one mark, to the one before.
+    step, good = _lost(_history(energy[45:], variance[45:]))
+    assert good == 200 < step
+
+
+@pytest.mark.parametrize("rise", [3.0, 30.0])
+def test_energy_that_rises_and_stays(rise):
+    """By more than the standard deviation of the local energy, 1.7 Ha."""
+    energy, variance = _calm(300)
+    energy[200:] += rise
+    assert _lost(_history(energy, variance)) == (220, 100)
+
+
+def test_energy_far_below_with_a_variance_far_above():
+    """As of walkers that lag behind a wave function that is being lost."""
+    energy, variance = _calm(300)
+    energy[200:] -= 50
+    variance[200:] = 8 * np.max(variance[:200])
+    assert _lost(_history(energy, variance)) == (220, 100)
+
+
+def test_improvements_are_none():
+    """Energies and variances that fall, slowly or at once, at the start or later."""
+    energy, variance = _calm(400)
+    time = np.arange(400)
+    for rate in (0.005, 0.05, 0.5):
+        fall = np.exp(-rate * time)
+        assert _lost(_history(energy + 20 * fall, variance * (1 + 100 * fall))) is None
+    energy[200:] -= 40
+    assert _lost(_history(energy, variance)) is None
+
+
+def test_short_excursions_are_none():
+    """A walker near a node for 19 steps; updates rejected in it count, others do
+    not."""
+    energy, variance = _calm(300)
+    rejected = np.zeros(300)
+    variance[200:219] = 1e6
+    assert _lost(_history(energy, variance)) is None
+    rejected[219] = 1
+    assert _lost(_history(energy, variance, rejected)) == (220, 100)
+    rejected[200:240], variance[200:] = 1, np.nan
+    assert _lost(_history(energy, variance, rejected)) is None
+
+
+def test_no_range_yet():
+    """At the start, and where another function is trained from a step on."""
+    energy, variance = _calm(300)
+    variance[19:] *= 1e3
+    assert _lost(_history(energy, variance)) is None
+    assert _lost(_history(energy[1:], variance[1:])) is None
+    variance[250:] *= 1e3
+    assert _lost(_history(energy, variance)) == (270, 200)
+    assert _lost(_history(energy, variance), (0, 250)) is None
+
+
+def test_converged_to_nothing():
+    """Ratios of variances of an eigenstate mean nothing."""
+    rng = np.random.default_rng(0)
+    variance = np.append(np.full(200, 1e-20), 1e-6 * rng.uniform(size=200))
+    assert _lost(_history(-0.5 + 1e-3 * np.sqrt(variance), variance)) is None
+
+
+@settings(max_examples=20)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    tail=st.sampled_from([0.5, 1.0, 1.5, 3.0]),
+    width=st.sampled_from([0.0, 0.5, 2.0]),
+)
+def test_heavy_tails_are_none(seed, tail, width):
+    """2000 independent steps with variances whose tails are so heavy that they have no
+    variance, or no mean, themselves, and energies that scatter with them. A false alarm
+    has a probability below 2000 times 7e-12."""
+    rng = np.random.default_rng(seed)
+    variance = 1 + rng.pareto(tail, size=2000)
+    variance *= np.exp(width * rng.normal(size=2000))
+    energy = np.sqrt(variance / 256) * rng.standard_t(2, size=2000)
+    assert _lost(_history(energy, variance)) is None
+
+
+@settings(max_examples=20)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    growth=st.sampled_from([1.08, 1.3, 2.0, 10.0]),
+    start=st.integers(120, 400),
+)
+def test_sustained_growth_is_one(seed, growth, start):
+    """By 8 percent per step and more."""
+    energy, variance = _calm(start + 100, seed)
+    variance[start:] *= growth ** np.arange(1, 101)
+    step, good = _lost(_history(energy, variance))
+    assert start + 20 <= step and good <= step - 39
+
+
+def test_resumed_at_any_step():
+    """All of it follows from the history."""
+    energy, variance = _calm(260)
+    variance[230:] *= 100
+    history = _history(energy, variance)
+    whole = Watch((0,), history)
+    for cut in (0, 99, 150, 231, 245, 260):
+        watch = Watch((0,), {name: column[:cut] for name, column in history.items()})
+        for i in range(cut, 260):
+            watch.see(i + 1, {name: history[name].item(i) for name in _NAMES})
+        assert vars(watch).keys() == vars(whole).keys()
+        assert (watch.outside, watch.first) == (whole.outside, whole.first) == (30, 231)
+        assert watch.marks == whole.marks == [100, 200]
+
+
+class Overshooting(eqs.AbstractOptimizer):
+    """Nothing for 130 steps, and then steps towards all parameters 0, which is the
+    ground state, too long by some factor."""
+
+    factor: float
+
+    def init(self, parameters):
+        return Counting()
+
+    def step(self, scores, residual, state):
+        factor = jnp.where(state.count < 130, 0.0, self.factor)
+        update = jax.tree.map(lambda x: -factor * x, scores.parameters)
+        return update, Counting(state.count + 1)
+
+
+def _run(path, factor):
+    vmc = eqs.VMC(
+        Lattice(hydrogen(), 0.0), eqs.Metropolis(1), Overshooting(factor), chunk=None
+    )
+    return eqs.run(
+        vmc,
+        waves(a=(0.3, 0.2, 0.1)),
+        steps=170,
+        walkers=16,
+        key=jax.random.key(1),
+        burn_in=1,
+        path=path,
+        checkpoint_every=30,
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def back(tmp_path_factory):
+    """A run whose error doubles in every step, and halves with half of each update;
+    what it logged, and its folder."""
+    path = tmp_path_factory.mktemp("back") / "run"
+    return _run(path, 3.0), path
+
+
+def test_goes_back_once_with_half_the_step(back):
+    found, path = back
+    assert found.state.scale == 0.5
+    # From step 130 on they are divided by -2.
+    np.testing.assert_allclose(
+        found.wavefunction.a, np.array([0.3, 0.2, 0.1]) / 2**40, rtol=1e-12
+    )
+    history = read_history(path / "history.csv")
+    np.testing.assert_array_equal(history["step"], np.arange(1, 171))
+    np.testing.assert_array_equal(history["energy"], found.history["energy"])
+    assert np.max(history["variance"]) < 1
+    assert eqs.checkpoint.latest(path / "checkpoints") == 170
+    (session,) = json.loads((path / "run.json").read_text())["sessions"]
+    (note,) = session["went_back"]
+    assert note == {"at_step": 152, "to_step": 100, "scale": 0.5}
+
+
+def test_without_a_folder_it_goes_back_too(back):
+    assert eqx.tree_equal(_run(None, 3.0).state, back[0].state)
+
+
+def test_interrupted_run_goes_back_too(tmp_path, back, monkeypatch, caplog):
+    """To the same state, bit for bit: interrupted before, twice while energies are
+    outside of their range, when no state is saved, and after."""
+    append = History.append
+    for rows, saved in ((117, 116), (22, 132), (12, 132), (40, 119)):
+        left = [rows]
+
+        def appended(self, row, left=left):
+            append(self, row)
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(History, "append", appended)
+            _run(tmp_path, 3.0)
+        assert eqs.checkpoint.latest(tmp_path / "checkpoints") == saved
+    found = _run(tmp_path, 3.0)
+    assert eqx.tree_equal(found.state, back[0].state)
+    for name in found.history.keys() - {"seconds"}:
+        np.testing.assert_array_equal(found.history[name], back[0].history[name])
+    assert sum("It goes back to step 100" in m for m in caplog.messages) == 1
+
+
+def test_stops_the_second_time(tmp_path, caplog):
+    """With advice, a good state in the folder, and a history of what happened."""
+    with pytest.raises(FloatingPointError) as caught:
+        _run(tmp_path, 7.0)
+    message = str(caught.value)
+    # Rounding decides about a step more or less.
+    again = "diverged again, with half of each update: since step 13.,"
+    assert re.search(again, message)
+    assert "Step 100, before that, is saved. Try a smaller learning rate" in message
+    assert re.match(r"Step 15.: training diverges: since step 13.,", caplog.messages[0])
+    assert "goes back to step 100 and on with half of each update" in caplog.text
+    good = eqs.load_run(tmp_path, waves())
+    assert good.step == 100
+    np.testing.assert_array_equal(good.wavefunction.a, [0.3, 0.2, 0.1])
+    assert 150 <= len(good.history["step"]) < 160
+    assert good.history["variance"][-1] > 1e9

@@ -1,0 +1,227 @@
+"""Trees described in JSON: built again, compared, and what is refused."""
+
+import functools
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import eqsym as eqs
+from eqsym._storage.serialise import (
+    arrays_of,
+    decode,
+    differences,
+    dumps,
+    encode,
+    flatten,
+    opaque,
+    pretty,
+)
+from group_toys import crystal_for, database
+from toys import hydrogen, waves
+
+
+def _again(tree):
+    node = json.loads(dumps(encode(tree)))
+    arrays = {
+        name: np.asarray(
+            jax.random.key_data(leaf)
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else leaf
+        )
+        for name, leaf in arrays_of(tree).items()
+    }
+    return decode(node, arrays)
+
+
+def _equal(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert type(a) is type(b)
+        if eqx.is_array(a) and jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def _network():
+    crystal = hydrogen(supercell=(2, 1, 1), twist=(0.25, 0, 0))
+    k = [crystal.frac_kpoints[:1] @ crystal.lattice.reciprocal] * 2
+    return eqs.SolidNet(
+        crystal,
+        eqs.Occupation((k[0], k[1])),
+        widths=((4, 2),),
+        determinants=2,
+        features=eqs.NuFeatures(),
+        key=jax.random.key(0),
+    )
+
+
+def _lih_group():
+    return eqs.SpaceGroup.of(eqs.Crystal.rock_salt("Li", "H", a=4.0, unit="angstrom"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _network,
+        _lih_group,
+        lambda: eqs.Symmetrized(
+            _network(), eqs.GroupAverage(eqs.SpaceGroup.of(_network().crystal))
+        ),
+        lambda: eqs.IrrepProjection(_lih_group(), "T1u", row=1),
+        lambda: eqs.Canonicalization(eqs.FundamentalDomain.of(_lih_group())),
+        lambda: eqs.RandomSubset(_lih_group(), 3).draw(jax.random.key(1)),
+        lambda: eqs.Hamiltonian(hydrogen()),
+        lambda: eqs.Schedule(
+            [
+                (0, eqs.NoSymmetry()),
+                (5, eqs.Symmetrize(eqs.GroupAverage(_lih_group()))),
+            ]
+        ),
+        lambda: (jax.random.key(3), {"a": [1, 2.5, np.inf], "b": (None, "x", 1 + 2j)}),
+    ],
+)
+def test_round_trip(make):
+    tree = make()
+    _equal(_again(tree), tree)
+
+
+@pytest.mark.parametrize("hall", [1, 143, 530])
+def test_groups_survive(hall):
+    group = eqs.SpaceGroup.of(crystal_for(*database(hall)))
+    assert group.order > 0 and _again(group) == group
+
+
+def test_functions_of_the_library_survive():
+    form = functools.partial(eqs.Symmetrized, chunk=4)
+    found = _again(eqs.Symmetrize(eqs.GroupAverage(_lih_group()), form))
+    assert found.form.func is eqs.Symmetrized and found.form.keywords == {"chunk": 4}
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (waves(), r"`` is a `toys.Waves`, which is not of eqsym"),
+        (eqs.Optax(optax.sgd(0.1)), "`.transformation` is a `optax.*not of eqsym"),
+        (eqs.Spring(lambda step: 0.1), "`.learning_rate` is a .*cannot be made"),
+        ({"x": np.linalg.norm}, r"`\['x'\]` is a numpy.*norm, which cannot"),
+        (dict, "`` is a `builtins.dict`, which is not of eqsym"),
+    ],
+)
+def test_refused(tree, message):
+    with pytest.raises(ValueError, match=message):
+        _again(tree)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"name": "os.system"}, "`os.system`, which is not of eqsym"),
+        ({"class": "subprocess.Popen", "fields": {"args": ["true"]}}, "not of eqsym"),
+        ({"name": "eqsym.Perpetuum"}, "this version of eqsym does not have"),
+        ({"name": "eqsym._nowhere.Crystal"}, "this version of eqsym does not have"),
+        ({"class": "eqsym.run", "fields": {}}, "must be a module of eqsym"),
+        ({"class": "eqsym._run_folder.os.system", "fields": {}}, "does not have"),
+        (
+            {"class": "eqsym.GroupAverage", "fields": {"subgroup": 1}},
+            r"another version of eqsym: it has the fields \['subgroup'\].*'group'",
+        ),
+    ],
+)
+def test_foreign_data_is_not_run(node, message):
+    with pytest.raises(ValueError, match=message):
+        decode(node, {})
+
+
+def test_double_precision_is_not_lost_silently():
+    node, arrays = encode({"x": jnp.zeros(3)}), {"['x']": np.zeros(3)}
+    with jax.enable_x64(False), pytest.raises(ValueError, match="double precision"):
+        decode(node, arrays)
+
+
+def _differences(one, other):
+    nodes = [json.loads(dumps(encode(tree))) for tree in (one, other)]
+    return differences(*(flatten(node, "x") for node in nodes))
+
+
+def _decaying(scale):
+    return lambda step: scale / (1 + step)
+
+
+_SCALE = 2.0
+
+
+def _global(step):
+    return _SCALE / (1 + step)
+
+
+def test_differences():
+    rate = eqs.Spring(0.1)
+    assert _differences(rate, eqs.Spring(0.1)) == []
+    assert _differences(rate, eqs.Spring(0.1 + 1e-12)) == []
+    assert _differences(rate, eqs.Spring(0.2)) == [
+        "x.learning_rate: saved 0.1, here 0.2"
+    ]
+    assert _differences(rate, eqs.Spring(0.1, chunk=4)) == []
+    forms = [functools.partial(eqs.Symmetrized, chunk=chunk) for chunk in (2, 4)]
+    assert _differences(*forms) == []
+    assert (
+        "x.learning_rate: saved 0.1"
+        in _differences(rate, eqs.Spring(_decaying(0.1)))[0]
+    )
+
+
+def test_functions_differ_by_code_and_by_what_they_hold(monkeypatch):
+    assert _differences(_decaying(1.0), _decaying(1.0)) == []
+    assert _differences(_decaying(1.0), _decaying(2.0)) == [
+        "x.scale: saved 1.0, here 2.0"
+    ]
+    one, other = (lambda step: 1 / (1 + step)), (lambda step: 1 / (2 + step))
+    assert len(_differences(one, other)) == 1
+    assert "(code)" in _differences(one, other)[0]
+    saved = encode(_global)
+    assert differences(flatten(saved, "x"), flatten(encode(_global), "x")) == []
+    monkeypatch.setitem(_global.__globals__, "_SCALE", 3.0)
+    assert differences(flatten(saved, "x"), flatten(encode(_global), "x")) == [
+        "x._SCALE: saved 2.0, here 3.0"
+    ]
+
+
+def test_code_of_another_python_is_not_compared():
+    saved = flatten(encode(_global), "x")
+    assert saved["x(code)"].startswith("3.")
+    older = saved | {"x(code)": "3.10 0123456789abcdef"}
+    assert differences(older, saved) == []
+    assert differences(saved | {"x(code)": "0"}, saved) == []
+    same = saved["x(code)"].split()[0]
+    assert len(differences(saved | {"x(code)": f"{same} 0"}, saved)) == 1
+
+
+def test_optax_settings_differ():
+    one, other = optax.adam(1e-2), optax.adam(1e-3)
+    assert _differences(one, optax.adam(1e-2)) == []
+    (line,) = _differences(one, other)
+    assert line.endswith("saved -0.01, here -0.001") or "0.01, here" in line
+    assert _differences(one, optax.adam(1e-2, b1=0.8))
+    assert _differences(one, optax.chain(optax.clip(1.0), optax.adam(1e-2)))
+    cosine = optax.cosine_decay_schedule(0.1, 100)
+    assert _differences(eqs.Spring(cosine), eqs.Spring(cosine)) == []
+    longer = optax.cosine_decay_schedule(0.1, 200)
+    assert _differences(eqs.Spring(cosine), eqs.Spring(longer))
+
+
+def test_what_cannot_be_compared_is_named():
+    tree = {"a": object(), "b": eqs.Spring(0.1), "c": [object()]}
+    assert opaque(encode(tree), "x") == ["x['a']", "x['c'][0]"]
+    assert _differences(tree, tree | {"a": object()}) == []
+
+
+def test_pretty():
+    value = {"a": [[1.5, -2]] * 20, "e": {"f": [None, True]}, "g": [{}], "h": "x" * 99}
+    assert json.loads(pretty(value)) == value
+    lines = pretty(value).splitlines()
+    assert "    [1.5, -2]," in lines and '  "e": {"f": [null, true]},' in lines

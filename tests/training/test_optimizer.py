@@ -1,0 +1,192 @@
+"""Updates against dense linear algebra written from the formulas."""
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import eqsym as eqs
+from eqsym._training.optimizer import _solve
+from toys import hydrogen, walkers, waves
+
+
+_WALKERS = 12
+
+
+def _wavefunction(is_complex):
+    crystal = hydrogen(supercell=(2, 1, 1))
+    return waves(crystal, b=(0.3, -0.2, 0.1) if is_complex else None, c=(0.1, 0.2, 0.3))
+
+
+def _residual(is_complex, seed):
+    rng = np.random.default_rng(seed)
+    energies = rng.normal(size=_WALKERS) + 1j * rng.normal(size=_WALKERS)
+    energies = energies if is_complex else energies.real
+    return (energies - energies.mean()) / np.sqrt(_WALKERS)
+
+
+def _stacked(values):
+    return np.concatenate([values.real, values.imag][: 1 + np.iscomplexobj(values)])
+
+
+@eqx.filter_jit
+def _jacobian(wavefunction, places):
+    parameters, rest = eqs.partition(wavefunction)
+    flat, unravel = jax.flatten_util.ravel_pytree(parameters)
+
+    def rows(flat):
+        psi = jax.vmap(eqs.combine(unravel(flat), rest))(places)
+        return jnp.stack([psi.log] if psi.is_real else [psi.log, psi.phase])
+
+    return jax.jacrev(rows)(flat)
+
+
+def _dense(wavefunction, places):
+    jacobian = np.asarray(_jacobian(wavefunction, places))
+    centred = jacobian - np.mean(jacobian, axis=1, keepdims=True)
+    return centred.reshape(-1, jacobian.shape[-1]) / np.sqrt(_WALKERS)
+
+
+def _flat(tree):
+    return np.asarray(jax.flatten_util.ravel_pytree(tree)[0])
+
+
+# The first bound is never reached, the second one always.
+@pytest.mark.parametrize("bound", [1e6, 1e-4])
+@pytest.mark.parametrize("chunk", [None, 5])
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_spring(is_complex, chunk, bound):
+    """Goldshlager, Abrahamsen, Lin, arXiv 2401.10190, over several steps."""
+    mu, damping = 0.9, 1e-2
+    schedule = optax.exponential_decay(0.1, 1, 0.5)
+    optimizer = eqs.Spring(
+        schedule,
+        momentum=mu,
+        damping=damping,
+        norm_bound=optax.exponential_decay(bound, 1, 0.25),
+        chunk=chunk,
+    )
+    wavefunction = _wavefunction(is_complex)
+    state = optimizer.init(eqs.partition(wavefunction)[0])
+    direction = np.zeros_like(_flat(state.direction))
+    step = eqx.filter_jit(optimizer.step)
+    for i in range(4):
+        places = walkers(wavefunction.crystal, _WALKERS, seed=i)
+        residual = _residual(is_complex, i)
+        dense = _dense(wavefunction, places)
+        zeta = _stacked(residual) - dense @ (mu * direction)
+        gram = dense @ dense.T + damping * np.eye(len(zeta))
+        direction = mu * direction + dense.T @ np.linalg.solve(gram, zeta)
+        rate, size = 0.1 * 0.5**i, np.linalg.norm(direction)
+        largest = 0.5**i * np.sqrt(bound)
+        expected = -rate * min(1, largest / (rate * size)) * direction
+
+        update, state = step(
+            eqs.Scores(wavefunction, places), jnp.asarray(residual), state
+        )
+        np.testing.assert_allclose(_flat(update), expected, rtol=1e-7, atol=1e-12)
+        np.testing.assert_allclose(_flat(state.direction), direction, rtol=1e-7)
+        assert (state.count, state.retries) == (i + 1, 0)
+        if bound < 1:
+            np.testing.assert_allclose(np.linalg.norm(_flat(update)), largest)
+        parameters, rest = eqs.partition(wavefunction)
+        wavefunction = eqs.combine(eqx.apply_updates(parameters, update), rest)
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_minsr_is_natural_gradient(is_complex):
+    """(O^T O + lambda)^-1 O^T epsilon: the same direction from the other side."""
+    optimizer = eqs.MinSR(0.1, damping=1e-2, norm_bound=1e6)
+    wavefunction = _wavefunction(is_complex)
+    places = walkers(wavefunction.crystal, _WALKERS)
+    residual = _residual(is_complex, 0)
+    dense = _dense(wavefunction, places)
+    metric = dense.T @ dense + 1e-2 * np.eye(dense.shape[1])
+    expected = -0.1 * np.linalg.solve(metric, dense.T @ _stacked(residual))
+    state = optimizer.init(eqs.partition(wavefunction)[0])
+    step = eqx.filter_jit(optimizer.step)
+    for _ in range(2):
+        update, state = step(
+            eqs.Scores(wavefunction, places), jnp.asarray(residual), state
+        )
+        np.testing.assert_allclose(_flat(update), expected, rtol=1e-7)
+
+
+def test_no_residual_no_step():
+    """Also not through 0 / 0 in the bound on the norm."""
+    wavefunction = _wavefunction(False)
+    optimizer = eqs.Spring()
+    scores = eqs.Scores(wavefunction, walkers(wavefunction.crystal, _WALKERS))
+    state = optimizer.init(scores.parameters)
+    update, _ = eqx.filter_jit(optimizer.step)(scores, jnp.zeros(_WALKERS), state)
+    np.testing.assert_array_equal(_flat(update), 0)
+
+
+def _reweighted(flat, unravel, rest, places, energies):
+    """The energy of other parameters from the same walkers, local energies held."""
+    psi = jax.vmap(eqs.combine(unravel(flat), rest))(places)
+    weights = jnp.exp(2 * (psi.log - jax.lax.stop_gradient(psi.log)))
+    return jnp.sum(weights * energies) / jnp.sum(weights)
+
+
+def test_optax():
+    wavefunction = _wavefunction(False)
+    places = walkers(wavefunction.crystal, _WALKERS)
+    residual = _residual(False, 0)
+    energies = jnp.asarray(residual * np.sqrt(_WALKERS) - 3.0)
+    transformation = optax.adam(1e-2)
+    optimizer = eqs.Optax(transformation)
+    parameters, rest = eqs.partition(wavefunction)
+    flat, unravel = jax.flatten_util.ravel_pytree(parameters)
+    gradient = jax.grad(_reweighted)(flat, unravel, rest, places, energies)
+
+    plain = eqs.Optax(optax.sgd(1.0))
+    scores = eqs.Scores(wavefunction, places)
+    update, _ = plain.step(scores, jnp.asarray(residual), plain.init(parameters))
+    np.testing.assert_allclose(_flat(update), -gradient, rtol=1e-10)
+
+    state, expected = optimizer.init(parameters), transformation.init(flat)
+    for _ in range(3):
+        update, state = optimizer.step(scores, jnp.asarray(residual), state)
+        # optax itself needs it.
+        with jax.numpy_dtype_promotion("standard"):
+            other, expected = transformation.update(gradient, expected, flat)
+        np.testing.assert_allclose(_flat(update), other, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(momentum=1.0), r"`momentum` must be in \[0, 1\), got 1.0"),
+        (dict(momentum=-0.1), r"`momentum` must be in \[0, 1\)"),
+        (dict(damping=0.0), "`damping` must be positive, got 0.0"),
+        (dict(norm_bound=-1.0), "`norm_bound` must be positive"),
+        (dict(chunk=0), "`chunk` must be at least 1"),
+    ],
+)
+def test_errors(change, message):
+    with pytest.raises(ValueError, match=message):
+        eqs.Spring(0.1, **change)
+
+
+def test_solve_of_a_matrix_that_rounding_made_negative():
+    """In single precision, a rank-one matrix of huge entries is not positive any more:
+    the shift that rounding asks for grows until the factorization succeeds."""
+    rng = np.random.default_rng(0)
+    vector = rng.normal(size=300)
+    noise = rng.normal(size=(300, 300))
+    gram = 1e8 * (np.outer(vector, vector) - 1e-5 * (noise + noise.T))
+    zeta = jnp.asarray(rng.normal(size=300), jnp.float32)
+    solve = jax.jit(lambda gram: _solve(gram, 1e-3, zeta))
+    found, retries = solve(jnp.asarray(gram, jnp.float32))
+    assert np.all(np.isfinite(found))
+    shift = np.finfo(np.float32).eps * np.trace(gram)
+    assert np.min(np.linalg.eigvalsh(gram)) < -shift
+    assert 1 <= retries <= 8
+    raised = 10 ** int(retries) * shift
+    expected = np.linalg.solve(gram + raised * np.eye(300), zeta)
+    error = np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected)
+    assert error < 1e-2

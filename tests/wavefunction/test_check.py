@@ -1,0 +1,118 @@
+"""What is tried of a wave function before it is trained."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, Float
+
+import eqsym as eqs
+from eqsym._core.math import sum_of_determinants
+from toys import hydrogen, Lattice, walkers, waves
+
+
+_CRYSTAL = hydrogen(supercell=(3, 1, 1), twist=(0.2, 0.0, 0.5))
+
+
+class Slater(eqs.AbstractWavefunction):
+    """Plane waves of the twist for two electrons up and one down, each in a mean field
+    of all, and what can be wrong with it."""
+
+    crystal: eqs.Crystal
+    waves: Float[Array, "orbitals 3"]
+    numbers: Float[np.ndarray, " numbers"] | None = None
+    wrong: str = eqx.field(default="", static=True)
+
+    @property
+    def crystal_momentum(self):
+        total = self.crystal.cart_twist * 3 + self.crystal.supercell.reciprocal[0]
+        return 1.01 * total if self.wrong == "momentum" else total
+
+    def __call__(self, electrons):
+        if self.wrong == "twist":
+            electrons = electrons * 1.01
+        angles = electrons @ self.waves.astype(electrons.dtype).T
+        b = jnp.asarray(self.crystal.supercell.reciprocal[1], electrons.dtype)
+        cosines = jnp.cos(electrons @ b)
+        mean = jnp.exp(0.1 * jnp.sum(cosines))
+        if self.wrong == "symmetric":
+            mean *= jnp.exp(0.01 * cosines[0])
+        orbitals = jax.lax.complex(jnp.cos(angles), jnp.sin(angles))
+        psi = sum_of_determinants(orbitals[None, :2, :2], orbitals[None, 2:, :1])
+        sign, log = psi.sign, psi.log + jnp.log(mean)
+        if self.wrong == "sign":
+            sign = 2 * sign
+        if self.wrong == "not finite":
+            log = log * jnp.nan
+        if self.wrong == "only in the cell":
+            frac = electrons @ jnp.linalg.inv(
+                jnp.asarray(self.crystal.supercell.vectors)
+            )
+            log = jnp.where(jnp.any((frac < -0.2) | (frac > 1.2)), jnp.nan, log)
+        if self.wrong == "shape":
+            sign, log = sign[None], log[None]
+        if self.wrong == "kind":
+            return jnp.exp(log)
+        return eqs.LogPsi(sign, log)
+
+
+def _slater(wrong="", **kwargs):
+    # One step of the supercell's reciprocal lattice between the orbitals.
+    twist, steps = _CRYSTAL.cart_twist, _CRYSTAL.supercell.reciprocal[0]
+    k = jnp.asarray(twist + np.array([[0], [1]]) * steps)
+    return Slater(_CRYSTAL, k, wrong=wrong, **kwargs)
+
+
+_check = functools.partial(eqs.check_wavefunction, key=jax.random.key(0))
+
+
+def test_accepts_what_keeps_its_promises():
+    _check(_slater())
+    _check(waves(hydrogen(supercell=(2, 1, 1), twist=(0.1, 0, 0)), b=(0.1, 0.2, 0.3)))
+    # In single precision, where rounding is larger than what may be wrong in double.
+    single = walkers(_CRYSTAL, 4).astype(jnp.float32)
+    for walker in (single, single + 100.0):
+        _check(_slater(), walkers=walker)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("symmetric", r"two spin-up electrons exchanged, it .* by -1 \(antisymmetry\)"),
+        ("twist", r"one electron moved by supercell vector 0, .*the twist \[0.2, 0.0"),
+        ("momentum", r"all electrons moved by lattice vector 0, .*`crystal_momentum`"),
+        ("sign", "modulus 1, .* got "),
+        ("not finite", "not finite at any configuration"),
+        ("only in the cell", "its amplitude is not finite or 0, and was not before"),
+        ("shape", "must return a `LogPsi`"),
+        ("kind", "must return a `LogPsi`"),
+    ],
+)
+def test_says_what_fails(wrong, message):
+    inside = jnp.asarray(_CRYSTAL.supercell.to_cartesian(np.full((4, 3, 3), 0.5)))
+    with pytest.raises(ValueError, match=message):
+        _check(_slater(wrong), walkers=inside)
+
+
+def test_arrays_of_numpy_are_neither_parameters_nor_data():
+    with pytest.raises(ValueError, match=r"`wavefunction.numbers` must be .* numpy"):
+        _check(_slater(numbers=np.ones(2)))
+
+
+def _vmc(crystal, optimizer=None):
+    optimizer = eqs.Spring() if optimizer is None else optimizer
+    return eqs.VMC(Lattice(crystal), eqs.Metropolis(2), optimizer)
+
+
+def test_is_called_before_training():
+    vmc, places = _vmc(_CRYSTAL), walkers(_CRYSTAL, 6)
+    init = functools.partial(vmc.init, walkers=places, key=jax.random.key(1))
+    with pytest.raises(ValueError, match="antisymmetry"):
+        init(_slater("symmetric"))
+    # Shapes can be had without it.
+    eqx.filter_eval_shape(init, _slater("symmetric"))
+    good = init(_slater())
+    np.testing.assert_allclose(good.sampler.walkers[0] % 4, places[0] % 4, atol=1e-9)
