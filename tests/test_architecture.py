@@ -2,6 +2,7 @@
 nothing, and public names that are documented."""
 
 import ast
+import collections
 import dataclasses
 import graphlib
 import importlib
@@ -156,6 +157,16 @@ def test_packages_are_rooms():
             for file in path.parent.glob("[!_]*.py"):
                 found = getattr(package, file.stem, None)
                 assert found is None or inspect.ismodule(found), file
+
+
+def test_names_of_classes_are_unique():
+    """Files that eqsym writes name a class by nothing else."""
+    found = collections.defaultdict(list)
+    for name, tree in _trees().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                found[node.name].append(name)
+    assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 
 def test_source_habits():

@@ -65,7 +65,7 @@ class PostHoc(eqx.Module):
         )
 
 
-class _Sample(AbstractOrbitEstimate):
+class _PostHocSample(AbstractOrbitEstimate):
     orbit: OrbitSampler
 
     @property
@@ -164,7 +164,7 @@ def post_hoc(
     trivial = np.ones((1, group.order))
     check_projection(wavefunction, group, trivial[0])
     chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
-    sample = _Sample(
+    sample = _PostHocSample(
         OrbitSampler(
             wavefunction,
             hamiltonian,

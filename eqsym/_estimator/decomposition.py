@@ -92,7 +92,7 @@ class Sectors(eqx.Module):
         return aligned(lines)
 
 
-class _Sample(AbstractOrbitEstimate):
+class _SectorSample(AbstractOrbitEstimate):
     orbit: OrbitSampler
 
     @property
@@ -157,7 +157,7 @@ def sectors(
     # Something is left of f in one irrep or another: the regular representation.
     regular = np.sum([i.dimension * i.characters for i in table.irreps], axis=0).real
     check_projection(wavefunction, group, regular)
-    sample = _Sample(
+    sample = _SectorSample(
         OrbitSampler(
             wavefunction,
             hamiltonian,

@@ -16,7 +16,7 @@ from .energies import AbstractSample, evaluation, excess, per_cell, sampled, sta
 from .estimate import Evaluation, jackknife
 
 
-class _Sample(AbstractSample):
+class _EnergySample(AbstractSample):
     wavefunction: AbstractWavefunction
     hamiltonian: AbstractHamiltonian
     symmetrizer: AbstractSymmetrizer | None
@@ -97,7 +97,7 @@ def evaluate(
     if more than half of the walkers have no finite local energy in the first 10 steps,
     or less than two have one.
     """
-    sample = _Sample(wavefunction, hamiltonian, symmetrizer)
+    sample = _EnergySample(wavefunction, hamiltonian, symmetrizer)
     chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
     samples = sampled(sample, wavefunction, hamiltonian, chains)
 

@@ -81,7 +81,7 @@ class Ewald(AbstractFixed):
             )
         electrons = sum(crystal.electrons)
         charges = crystal.supercell_charges.astype(np.float64)
-        sums = _Sums(
+        sums = _EwaldSums(
             crystal.supercell,
             pairs=electrons * (electrons - 1) // 2 + electrons * len(charges),
             particles=electrons,
@@ -245,7 +245,7 @@ def ewald_energy(
     positions = np.asarray(positions, np.float64)
     charges = np.asarray(charges, np.float64)
     i, j = np.triu_indices(len(charges), 1)
-    sums = _Sums(
+    sums = _EwaldSums(
         lattice,
         pairs=len(i),
         particles=len(charges),
@@ -263,7 +263,7 @@ def ewald_energy(
     return float(short + long + own + np.sum(charges) ** 2 * sums.background)
 
 
-class _Sums:
+class _EwaldSums:
     """Which terms of both sums are needed, for a cell, a set of charges and a largest
     error; plain arrays of float64."""
 

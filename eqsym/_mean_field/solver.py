@@ -40,7 +40,7 @@ _STATE = ("e_tot", "mo_energy", "mo_coeff", "mo_occ")
 
 
 @dataclasses.dataclass
-class Orbitals:
+class SpinOrbitals:
     """The occupied orbitals of one spin."""
 
     kpoints: np.ndarray  # (orbitals, 3)
@@ -52,8 +52,8 @@ class Solution:
     """A Hartree-Fock determinant: spin-up and spin-down orbitals."""
 
     energy: float
-    up: Orbitals
-    down: Orbitals
+    up: SpinOrbitals
+    down: SpinOrbitals
 
 
 def hartree_fock(
@@ -85,7 +85,7 @@ def hartree_fock(
         # Both spins or none: the network is real for all orbitals or complex.
         sets = real if len(real) == len(sets) else sets
     up, down = (
-        Orbitals(k, expand(crystal.lattice, found.shells, k, mo)) for k, mo in sets
+        SpinOrbitals(k, expand(crystal.lattice, found.shells, k, mo)) for k, mo in sets
     )
     return Solution(found.energy, up, down)
 

@@ -130,7 +130,7 @@ def check_orbitals(
             )
 
 
-class _Products(NamedTuple):
+class _TranslationProducts(NamedTuple):
     """The translations by which products of operations differ from operations,
     `g_i g_j = g_k t`, each once: integer multiples of the primitive vectors, with i, j
     of one such product."""
@@ -140,13 +140,13 @@ class _Products(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _products(group: SpaceGroup) -> _Products:
+def _products(group: SpaceGroup) -> _TranslationProducts:
     table = group.multiplication_table
     inverses = np.round(np.linalg.inv(group.rotations)).astype(int)
     # Before the operation instead of after it: that is where the momentum is known.
     first = np.einsum("ijkl,ijl->ijk", inverses[table], group.product_translations)
     found, where = np.unique(first.reshape(-1, 3), axis=0, return_index=True)
-    return _Products(found, np.stack(np.divmod(where, len(table)), axis=1))
+    return _TranslationProducts(found, np.stack(np.divmod(where, len(table)), axis=1))
 
 
 def _translations(
@@ -182,7 +182,9 @@ def _phases(angles: Float[np.ndarray, "*batch"]) -> Complex[np.ndarray, "*batch"
 
 
 def _product(
-    group: SpaceGroup, products: _Products, bad: Bool[np.ndarray, " products"]
+    group: SpaceGroup,
+    products: _TranslationProducts,
+    bad: Bool[np.ndarray, " products"],
 ) -> str:
     worst = int(np.flatnonzero(bad)[0])
     i, j = products.factors[worst]
