@@ -4,6 +4,8 @@ jaxtyping hook sees it first."""
 import os
 import resource
 import signal
+import sys
+import types
 
 import hypothesis
 import jax
@@ -46,6 +48,23 @@ def lih():
     return eqs.MeanField.solve(
         eqs.Crystal.rock_salt("Li", "H", a=4.02, unit="angstrom")
     )
+
+
+@pytest.fixture
+def move(monkeypatch):
+    """Moves classes and functions of eqsym to another file of it."""
+    name = "eqsym._elsewhere.file"
+    file = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, file)
+
+    def moved(*values):
+        for value in values:
+            home = sys.modules[value.__module__]
+            monkeypatch.delattr(home, value.__name__)
+            monkeypatch.setattr(value, "__module__", name)
+            setattr(file, value.__name__, value)
+
+    return moved
 
 
 @pytest.fixture

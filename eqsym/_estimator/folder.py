@@ -14,20 +14,21 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from .._core import is_first, on_all, on_first, on_host
+from .._core import is_first, on_first, on_host
 from .._storage import (
     arrays_of,
     compare,
     encode,
     History,
     is_key,
-    latest_checkpoint,
+    listed,
     locked,
     read_arrays,
     read_description,
     restore_checkpoint,
+    resumable_checkpoint,
     save_checkpoint,
-    set_aside_damaged,
+    warn_of_uncompared,
     writable,
 )
 
@@ -37,7 +38,6 @@ _logger = logging.getLogger("eqsym")
 _CHECKPOINTS, _HISTORY = "checkpoints", "history.csv"
 # Between two checkpoints.
 _SECONDS = 30.0
-_SHOWN = 12
 
 State = TypeVar("State", bound=PyTree)
 
@@ -78,15 +78,9 @@ class EstimateFolder:
         self._place = folder / _CHECKPOINTS
         self._columns = ("step", *names, "samples", "acceptance", "replaced", "seconds")
         self._settings = _Described(settings, _digests(settings))
-        set_aside_damaged(self._place)
-        found = on_first(lambda: str(latest_checkpoint(self._place)).encode()).decode()
-        self._saved = int(found) if found.isdigit() else 0
-        if found.isdigit():
-            if not on_all((self._place / found).is_dir()):
-                raise ValueError(
-                    "`path` must be on a disk that all processes share: not all of "
-                    f"them see the checkpoint {self._place / found}."
-                )
+        found = resumable_checkpoint(self._place)
+        self._saved = found or 0
+        if found is not None:
             self._compare()
             self.samples = int(read_arrays(self._place, self._saved)[".taken"])
         self._history = History(
@@ -106,17 +100,16 @@ class EstimateFolder:
                 f"`path` must be a folder of its own for every estimate, got "
                 f"{self._folder}: what it holds is not of an estimate, but of a run."
             )
-        lines = compare(saved, self._settings, "")
-        if lines:
-            shown = "".join(f"\n  {line}" for line in lines[:_SHOWN])
-            more = len(lines) - _SHOWN
+        found = compare(saved, self._settings, "")
+        if found:
             raise ValueError(
                 f"`path` must be the folder of the same estimate, or a new one, got "
                 f"{self._folder}, which was made with other arguments. Only `steps`, "
                 "`chunk`, `progress` and the mesh of the walkers may differ; arrays "
-                f"are compared by digests of their values. These differ:{shown}"
-                + (f"\n  and {more} more" if more > 0 else "")
+                f"are compared by digests of their values. These differ:{listed(found)}"
             )
+        place = self._place / str(self._saved)
+        warn_of_uncompared(place, settings=self._settings.settings)
 
     def restore(self, like: State) -> State:
         """The state of the newest checkpoint."""

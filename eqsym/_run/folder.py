@@ -28,11 +28,12 @@ from .._storage import (
     filled,
     Json,
     latest_checkpoint,
-    opaque,
+    listed,
     pretty,
     read_arrays,
     read_description,
     read_history,
+    uncompared,
 )
 from .._training import Pretraining, VMC
 from .._wavefunction import AbstractWavefunction
@@ -52,10 +53,9 @@ PHASES = {
 _LONG = 400
 _GROUP = "eqsym.SpaceGroup"
 _PACKAGES = "eqsym jax jaxlib equinox optax folx numpy pyscf spglib".split()
-_SHOWN = 12
 
 
-class Settings(eqx.Module):
+class RunSettings(eqx.Module):
     """The arguments of a run that decide what it computes."""
 
     vmc: VMC
@@ -195,7 +195,7 @@ def _without_checkpoint(folder: Path) -> str:
     )
 
 
-def describe_run(wavefunction: AbstractWavefunction, settings: Settings) -> Json:
+def describe_run(wavefunction: AbstractWavefunction, settings: RunSettings) -> Json:
     """What `run.json` says about a run: for people, not to be read again."""
     crystal, encoded = wavefunction.crystal, encode(settings)
     parameters = jax.tree.leaves(partition(wavefunction)[0])
@@ -221,7 +221,7 @@ def describe_run(wavefunction: AbstractWavefunction, settings: Settings) -> Json
             "operations": None if group is None else group.order,
         },
         "settings": _summary(encoded),
-        "not_compared_when_resumed": opaque(encoded, "settings"),
+        "not_compared_when_resumed": uncompared(encoded, "settings"),
     }
 
 
@@ -308,11 +308,10 @@ def _network(
                 f"{error} If it is of your own, give `load_run` a `wavefunction` of "
                 "the same structure."
             ) from None
-    lines = compare(node, like, prefix)
-    if lines:
+    found = compare(node, like, prefix)
+    if found:
         raise ValueError(
-            "`wavefunction` is of another model. These fields differ:\n  "
-            + "\n  ".join(lines[:_SHOWN])
+            f"`wavefunction` is of another model. These fields differ:{listed(found)}"
         )
     return filled(like, arrays, prefix)
 

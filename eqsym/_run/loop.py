@@ -48,8 +48,8 @@ from .folder import (
     note_in_run_json,
     PHASES,
     PRETRAINING,
+    RunSettings,
     session,
-    Settings,
     TRAINING,
     write_run_json,
 )
@@ -184,7 +184,7 @@ def run(
     if mesh is not None:
         walkers = shard_walkers(walkers, mesh)
     seeds = jax.random.key_data(key).tolist()
-    settings = Settings(vmc, len(walkers), seeds, burn_in, pretraining)
+    settings = RunSettings(vmc, len(walkers), seeds, burn_in, pretraining)
     # Refuses what does not fit, before any work.
     state = _place(vmc.init(wavefunction, walkers, key=chain), mesh)
     fit = None

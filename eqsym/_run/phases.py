@@ -1,4 +1,8 @@
-"""The checkpoints of the phases of a run."""
+"""When the states of a run are saved, and which of them it may need again.
+
+How a checkpoint is written, read and found to be damaged is in `_storage`, which knows
+nothing of phases, marks or interrupts, and which estimates and users share.
+"""
 
 import contextlib
 import logging
@@ -10,16 +14,20 @@ from typing import Generic, Protocol, runtime_checkable, TypeVar
 import jax
 from jaxtyping import Array, Int
 
-from .._core import Interrupts, on_all, on_first
+from .._core import Interrupts, on_first
 from .._storage import (
+    changed_settings,
+    common_checkpoint,
+    Difference,
     forget_after,
     is_whole,
-    latest_checkpoint,
+    listed,
     restore_checkpoint,
+    resumable_checkpoint,
     save_checkpoint,
-    set_aside_damaged,
+    warn_of_uncompared,
 )
-from .folder import PHASES, Settings
+from .folder import note_in_run_json, PHASES, RunSettings
 
 
 _logger = logging.getLogger("eqsym")
@@ -30,7 +38,7 @@ _MOST_UNSAVED = 3
 
 @runtime_checkable
 class _PhaseState(Protocol):
-    """Of a phase of a run, with the steps that it has taken."""
+    """The state of a phase of a run, with the steps that it has taken."""
 
     @property
     def step(self) -> Int[Array, ""]: ...
@@ -45,8 +53,8 @@ class Checkpoints(Generic[State]):
 
     - `interrupts`: of the run.
     - `flush`: called before a checkpoint is written; does nothing at first.
-    - `marks`: by their steps, states to go back to, which stay in memory and, once a
-        later one is saved, on the disk.
+    - `marks`: states to go back to, by their steps. They stay in memory and, once a
+        later state is saved, on the disk.
     """
 
     interrupts: Interrupts
@@ -57,25 +65,31 @@ class Checkpoints(Generic[State]):
         self,
         phase: str,
         folder: Path | None,
-        settings: Settings,
+        settings: RunSettings,
         every: int,
         interrupts: Interrupts,
+        *,
+        changed_settings: bool = False,
     ):
         """**Arguments:**
 
         - `phase`: one of `PHASES`.
         - `folder`: the run folder, or `None` to save nothing.
-        - `settings`: to store with them, and to compare.
-        - `every`: steps between two.
+        - `settings`: stored with the states, and compared when the phase goes on.
+        - `every`: steps between two checkpoints.
         - `interrupts`: of the run.
+        - `changed_settings`: whether the phase goes on with settings that are not those
+            of its checkpoint, which is then noted in `run.json`.
         """
         self.interrupts = interrupts
         self.flush = lambda: None
         self.marks = {}
-        self._phase = phase
+        self._phase, self._folder = phase, folder
         self._place = None if folder is None else folder / PHASES[phase]
         self._settings = settings
         self._every = every
+        self._may_change = changed_settings
+        self._changes: list[Difference] = []
         self._saved = 0
         self._on_disk: set[int] = set()
         self._failed_in_row = 0
@@ -83,21 +97,26 @@ class Checkpoints(Generic[State]):
     def resume(self, like: State) -> State | None:
         """The state of the newest whole checkpoint, if there is one.
 
-        **Raises:** `ValueError` if all are damaged, or of something else.
+        **Raises:** `ValueError` if all are damaged, or if it is of another model; or of
+        other settings, unless these may change.
         """
         if self._place is None:
             return None
-        set_aside_damaged(self._place)
-        found = self._latest()
+        found = resumable_checkpoint(self._place)
         if found is None:
             return None
-        if not on_all((self._place / str(found)).is_dir()):
+        place = self._place / str(found)
+        state = restore_checkpoint(self._place, found, like)
+        self._changes = changed_settings(self._place, found, self._settings)
+        if self._changes and not self._may_change:
             raise ValueError(
-                f"`path` must be on a disk that all processes share: not all of them "
-                f"see the checkpoint {self._place / str(found)}."
+                f"The checkpoint {place} is of a run with other settings. Use what it "
+                "was made with, or another folder; or go on with the settings here, "
+                "with `changed_settings=True` in `run`. These fields differ:"
+                f"{listed(self._changes)}"
             )
-        state = restore_checkpoint(self._place, found, like, self._settings)
-        _logger.info("Resuming from the checkpoint %s.", self._place / str(found))
+        warn_of_uncompared(place, state=like, settings=self._settings)
+        _logger.info("Resuming from the checkpoint %s.", place)
         return state
 
     @property
@@ -107,21 +126,22 @@ class Checkpoints(Generic[State]):
 
     @contextlib.contextmanager
     def during(self, state: State) -> Iterator[None]:
-        """Around the loop of a phase, which calls `keep` after every step. When it
-        ends, for whatever reason, the last state that was kept is saved.
+        """Around the loop of a phase, which calls `keep` after every step. However the
+        loop ends, the last state that was kept is saved.
 
         **Arguments:**
 
         - `state`: the one before the first step.
         """
+        self._note_changes(int(state.step))
         self._newest, self._saved = state, int(state.step)
         self.interrupts.new_phase()
         together = True
         try:
             yield
         except BaseException as error:
-            # Of several processes one that ends for another reason than these is alone,
-            # and none can save alone.
+            # One of several processes that ends for another reason than these is alone,
+            # and cannot save alone.
             shared = isinstance(error, (FloatingPointError, OSError))
             together = shared or self.interrupts.ending or jax.process_count() == 1
             raise
@@ -130,8 +150,8 @@ class Checkpoints(Generic[State]):
                 self._save_last(self._newest)
 
     def keep(self, state: State) -> None:
-        """Takes the newest state that may be saved, and saves it if it is due. Ends the
-        phase if it was interrupted."""
+        """Takes the newest state that may be saved, and saves it if a checkpoint is
+        due. Ends the phase if it was interrupted."""
         self._newest = state
         self._save_if_due(state)
         self.interrupts.check()
@@ -155,13 +175,13 @@ class Checkpoints(Generic[State]):
         self.marks = {n: marked for n, marked in marks.items() if n in numbers}
 
     def restore_marks(self, numbers: Collection[int], state: State) -> list[int]:
-        """Reads the states to go back to, as far as they are on the disk, and returns
-        their steps.
+        """Reads the states to go back to that are on the disk, and returns their steps.
 
         **Arguments:**
 
         - `numbers`: their steps.
-        - `state`: the one that the phase goes on from, to go back to if there is none.
+        - `state`: the one that the phase goes on from, and goes back to if there is no
+            other.
         """
         self.marks, step = {}, int(state.step)
         if self._place is not None:
@@ -172,8 +192,7 @@ class Checkpoints(Generic[State]):
             for number in map(int, whole.split()):
                 self._on_disk.add(number)
                 if number != step:
-                    found = restore_checkpoint(place, number, state, self._settings)
-                    self.marks[number] = found
+                    self.marks[number] = restore_checkpoint(place, number, state)
         if step in numbers or not self.marks:
             self.marks[step] = state
         return sorted(self.marks)
@@ -184,16 +203,34 @@ class Checkpoints(Generic[State]):
         self.marks = {n: marked for n, marked in self.marks.items() if n <= step}
         if self._place is not None:
             forget_after(self._place, step)
-            if self._latest() != step:
+            if common_checkpoint(self._place) != step:
                 self._write(state)
         self._saved = step
         return state
 
     def remove(self) -> None:
-        """Removes the folder of a phase that is over, and was followed by another."""
+        """Removes the folder of a phase that is over, once another has followed."""
         if self._place is not None:
             place = self._place
             on_first(lambda: shutil.rmtree(place, ignore_errors=True))
+
+    def _note_changes(self, step: int) -> None:
+        """Tells of settings that are not those the phase has had so far: in the log and
+        in `run.json`, once there is a session that goes on with them."""
+        folder, changes = self._folder, self._changes
+        if folder is None or not changes:
+            return
+        _logger.warning(
+            "The %s goes on from step %d with other settings:%s",
+            self._phase,
+            step,
+            listed(changes),
+        )
+        for field, before, after in changes:
+            note = {"phase": self._phase, "step": step, "field": field}
+            note |= {"before": before, "after": after}
+            on_first(lambda n=note: note_in_run_json(folder, "changed_settings", n))
+        self._changes = []
 
     def _write(self, state: State) -> None:
         assert self._place is not None
@@ -233,7 +270,7 @@ class Checkpoints(Generic[State]):
             self._failed_in_row = 0
 
     def _save_last(self, state: State) -> None:
-        """Writes the state a phase ends with, unless it is there already."""
+        """Writes the state that a phase ends with, unless it is there already."""
         step = int(state.step)
         if self._place is None:
             if self.interrupts.ending:
@@ -244,8 +281,8 @@ class Checkpoints(Generic[State]):
                     step,
                 )
             return
-        # Asked of the folder: an interrupt can come just after a checkpoint was saved.
-        if self._latest() != step:
+        # The folder knows: an interrupt can come just after a checkpoint was saved.
+        if common_checkpoint(self._place) != step:
             try:
                 self.save(state)
             except OSError as error:
@@ -258,10 +295,3 @@ class Checkpoints(Generic[State]):
                 step,
                 self._place,
             )
-
-    def _latest(self) -> int | None:
-        """The number of the newest whole checkpoint that the first process sees."""
-        assert self._place is not None
-        place = self._place
-        found = on_first(lambda: str(latest_checkpoint(place)).encode()).decode()
-        return int(found) if found.isdigit() else None

@@ -1,6 +1,8 @@
 """Files: checkpoints, histories, descriptions of objects, locked folders."""
 
 from .checkpoints import (
+    changed_settings as changed_settings,
+    common_checkpoint as common_checkpoint,
     filled as filled,
     forget_after as forget_after,
     is_whole as is_whole,
@@ -8,18 +10,23 @@ from .checkpoints import (
     read_arrays as read_arrays,
     read_description as read_description,
     restore_checkpoint as restore_checkpoint,
+    resumable_checkpoint as resumable_checkpoint,
     save_checkpoint as save_checkpoint,
-    set_aside_damaged as set_aside_damaged,
+    warn_of_uncompared as warn_of_uncompared,
+)
+from .comparison import (
+    compare as compare,
+    Difference as Difference,
+    listed as listed,
 )
 from .folder import locked as locked, writable as writable
 from .history import History as History, read_history as read_history
-from .serialise import (
+from .serialize import (
     arrays_of as arrays_of,
-    compare as compare,
     decode as decode,
     encode as encode,
     is_key as is_key,
     Json as Json,
-    opaque as opaque,
     pretty as pretty,
+    uncompared as uncompared,
 )

@@ -1,4 +1,9 @@
-"""Checkpoints: the whole state of a run, written atomically, checked when read."""
+"""Checkpoints as files: the whole state of a run, written at once, checked when read.
+
+When a state is worth a checkpoint, and which ones a run may need again, is no matter of
+files: training decides that in `_run/phases.py`, estimates in `_estimator/folder.py`.
+Users with loops of their own have `eqsym.checkpoint`, which is this file.
+"""
 
 import hashlib
 import json
@@ -15,15 +20,15 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .._core import Integer, on_first, on_host, put, whole_number
-from .serialise import arrays_of, compare, dumps, encode, is_key, Json, typed
+from .._core import Integer, on_all, on_first, on_host, put, whole_number
+from .comparison import compare, Difference, listed
+from .serialize import arrays_of, dumps, encode, is_key, Json, typed, uncompared
 
 
 _logger = logging.getLogger("eqsym")
 
 _KEPT = 2
 _ARRAYS, _DESCRIPTION, _SUMS = "arrays.npz", "description.json", "SHA256SUMS"
-_SHOWN = 12
 
 
 def save_checkpoint(
@@ -34,30 +39,31 @@ def save_checkpoint(
     *,
     keep: Collection[int] = (),
 ) -> None:
-    """Writes a state: into a temporary folder that is renamed when all of it is on the
-    disk. Afterwards only this checkpoint and the newest before it are kept.
+    """Saves a state so that a run can go on from it, whatever happens while it is
+    written: into a temporary folder, which is renamed when all of it is on the disk.
+    Afterwards only this checkpoint and the newest before it are kept.
 
     A checkpoint is a folder of three files: `arrays.npz` for numpy, `description.json`
-    with everything else, and `SHA256SUMS` for `sha256sum -c`. Of several processes all
-    have to call this, and the first one writes, to a folder that all of them can read.
+    with everything else, and `SHA256SUMS` for `sha256sum -c`. All of several processes
+    have to call this; the first one writes, to a folder that all of them can read.
 
     The newest checkpoint is the one with the highest number. So a state cannot be saved
     in a folder with a whole checkpoint of a higher number: whoever resumes would get
-    that other one. It is not deleted either: it may be weeks of work, and the folder
-    the wrong one. To go on from an earlier state, remove the later ones first, or save
-    to another folder. Damaged ones of a higher number do no harm, and stay.
+    that one. It is not deleted either: it may be weeks of work, and the folder the
+    wrong one. To go on from an earlier state, remove the later checkpoints first, or
+    save to another folder. Damaged ones of a higher number do no harm, and stay.
 
     **Arguments:**
 
     - `folder`: holds the checkpoints; made if it does not exist.
     - `step`: the number of the checkpoint. One that exists is replaced.
     - `state`: a PyTree of arrays (random keys among them) and static data.
-    - `settings`: anything else that is worth a description; its arrays are not stored.
+    - `settings`: anything else to be described; its arrays are not stored.
     - `keep`: numbers of further checkpoints that are kept.
 
-    **Raises:** `OSError` if the folder cannot be written, a full disk among the
-    reasons; `ValueError` if it has a whole checkpoint of a higher number. Then nothing
-    is changed.
+    **Raises:** `OSError` if the folder cannot be written, as on a full disk;
+    `ValueError` if it has a whole checkpoint of a higher number. Then nothing is
+    changed.
     """
     step = whole_number("step", step, 0)
     arrays = {name: _on_host(leaf) for name, leaf in arrays_of(state).items()}
@@ -129,27 +135,44 @@ def forget_after(folder: str | os.PathLike, step: int) -> None:
 
 
 def is_whole(folder: str | os.PathLike, step: int) -> bool:
-    """Whether there is a checkpoint with the checksums it should have."""
+    """Whether there is a checkpoint whose checksums agree."""
     return _damage(Path(folder) / str(step)) is None
 
 
 def latest_checkpoint(folder: str | os.PathLike) -> int | None:
-    """The number of the newest checkpoint in a folder with the checksums it should
-    have, or `None`."""
+    """The number of the newest checkpoint in a folder whose checksums agree, or
+    `None`."""
     for step in _steps(Path(folder)):
         if is_whole(folder, step):
             return step
     return None
 
 
-def set_aside_damaged(folder: str | os.PathLike) -> None:
-    """Renames checkpoints whose checksums do not agree, and that are newer than all
-    whole ones, to `<step>.damaged`, with a warning.
+def common_checkpoint(folder: str | os.PathLike) -> int | None:
+    """`latest_checkpoint` as the first of several processes sees it, for all."""
+    found = on_first(lambda: str(latest_checkpoint(folder)).encode()).decode()
+    return int(found) if found.isdigit() else None
 
-    **Raises:** `ValueError` where there are checkpoints and all of them are damaged;
-    then nothing is renamed.
+
+def resumable_checkpoint(folder: str | os.PathLike) -> int | None:
+    """The number of the checkpoint to go on from, if there is one, the same in all
+    processes.
+
+    Checkpoints that are newer, which must be damaged, are renamed to `<step>.damaged`
+    with a warning.
+
+    **Raises:** `ValueError` if there are checkpoints and all of them are damaged, in
+    which case nothing is renamed; or if some processes do not see the folder.
     """
-    on_first(lambda: _set_aside(Path(folder)))
+    place = Path(folder)
+    on_first(lambda: _set_aside(place))
+    found = common_checkpoint(place)
+    if found is not None and not on_all((place / str(found)).is_dir()):
+        raise ValueError(
+            "`path` must be on a disk that all processes share: not all of them see "
+            f"the checkpoint {place / str(found)}."
+        )
+    return found
 
 
 def _set_aside(folder: Path) -> None:
@@ -179,7 +202,7 @@ def _set_aside(folder: Path) -> None:
 def restore_checkpoint(
     folder: str | os.PathLike, step: Integer, like: PyTree, settings: Any = None
 ) -> PyTree:
-    """Reads a checkpoint.
+    """Reads a checkpoint, to go on from it.
 
     **Arguments:**
 
@@ -193,51 +216,76 @@ def restore_checkpoint(
 
     The state that was saved, bit for bit; static data as in `like`.
 
-    **Raises:** `ValueError` that names the folder for a checkpoint that is missing,
-    truncated or otherwise damaged, and for one of another model or with other settings,
-    with the fields that differ.
+    **Raises:** `ValueError` with the name of the folder if the checkpoint is missing,
+    truncated or damaged in another way; and if it is of another model or was saved with
+    other settings, with the fields that differ.
     """
     step = whole_number("step", step, 0)
-    place = Path(folder) / str(step)
     description = read_description(folder, step)
-    _compare(place, description, "state", like)
+    place = Path(folder) / str(step)
+    found = compare(description["state"], like, "state")
+    if found:
+        raise ValueError(_other(place, description, "model", found))
     if settings is not None:
-        _compare(place, description, "settings", settings)
+        found = compare(description["settings"], settings, "settings")
+        if found:
+            raise ValueError(_other(place, description, "settings", found))
     return filled(like, read_arrays(folder, step))
 
 
+def changed_settings(
+    folder: str | os.PathLike, step: int, settings: Any
+) -> list[Difference]:
+    """The settings that are not those of a checkpoint."""
+    description = read_description(folder, step)
+    return compare(description["settings"], settings, "settings")
+
+
+def warn_of_uncompared(place: Path, **described: PyTree) -> None:
+    """Warns of the functions and objects in some trees, which are not the same as in a
+    checkpoint just because they compare equal."""
+    names = [
+        name
+        for path, tree in described.items()
+        for name in uncompared(encode(tree), path)
+    ]
+    if names:
+        _logger.warning(
+            "Going on from %s. Functions and objects are compared by their names and "
+            "the values that they hold, and not by their code. Check that it is the "
+            "same, for: %s.",
+            place,
+            ", ".join(names),
+        )
+
+
 def filled(like: PyTree, arrays: dict[str, np.ndarray], prefix: str = "") -> PyTree:
-    """A tree with the arrays at its paths, which may start with a prefix."""
+    """A tree like this one, with the arrays that belong to its paths, each of which
+    may start with a prefix."""
     dynamic, static = eqx.partition(like, eqx.is_array)
     values = [_placed(arrays[prefix + n], leaf) for n, leaf in arrays_of(like).items()]
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), values), static)
 
 
-def _compare(place: Path, description: Json, part: str, here: PyTree) -> None:
-    """Raises `ValueError` with the fields in which a part of the description of a
-    checkpoint, `state` or `settings`, differs from what is here."""
-    lines = compare(description[part], here, part)
-    if not lines:
-        return
+def _other(place: Path, description: Json, part: str, found: list[Difference]) -> str:
+    """Says that a checkpoint is of another model, or of other settings."""
     versions = [description["eqsym"], metadata.version("eqsym")]
     other = (
         ""
         if versions[0] == versions[1]
         else f" It was written by eqsym {versions[0]}, this is {versions[1]}."
     )
-    shown = "".join(f"\n  {line}" for line in lines[:_SHOWN])
-    more = "" if len(lines) <= _SHOWN else f"\n  and {len(lines) - _SHOWN} more"
-    what = "of another model" if part == "state" else "of a run with other settings"
-    raise ValueError(
+    what = "of another model" if part == "model" else "of a run with other settings"
+    return (
         f"The checkpoint {place} is {what}.{other} Use another folder, or what it was "
-        f"made with. These fields differ:{shown}{more}"
+        f"made with. These fields differ:{listed(found)}"
     )
 
 
 def read_description(folder: str | os.PathLike, step: int) -> Json:
-    """The description in a checkpoint, after its checksums were compared.
+    """The description in a checkpoint, if its checksums agree.
 
-    **Raises:** `ValueError` for a damaged one.
+    **Raises:** `ValueError` if it is damaged.
     """
     place = Path(folder) / str(step)
     damage = _damage(place)
@@ -256,7 +304,7 @@ def read_description(folder: str | os.PathLike, step: int) -> Json:
 
 
 def read_arrays(folder: str | os.PathLike, step: int) -> dict[str, np.ndarray]:
-    """The arrays in a checkpoint by their paths, keys as numbers."""
+    """The arrays in a checkpoint by their paths; random keys as numbers."""
     with np.load(Path(folder) / str(step) / _ARRAYS, allow_pickle=False) as file:
         return dict(file)
 
@@ -289,7 +337,7 @@ def _digest(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    """To the disk itself, to survive a power cut too."""
+    """Puts a file on the disk itself, to survive a power cut too."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

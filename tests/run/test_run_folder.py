@@ -1,6 +1,7 @@
 """What a run folder says about itself, and runs loaded from nothing but it."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 import eqsym as eqs
 from eqsym._run import folder as run_folder_module
+from eqsym._run.phases import Checkpoints
 from eqsym._storage.checkpoints import read_description
 from eqsym._storage.folder import locked
 from toys import hydrogen, Lattice, seal, waves
@@ -104,6 +106,22 @@ def test_loaded_in_another_process(trained):
     assert (step, symbol) == ("2", _group().symbol)
     expected = (result.wavefunction.layers[0].own.weight, result.walkers)
     assert sums == [float(values.sum()).hex() for values in expected]
+
+
+def test_loaded_after_moves_inside_the_package(trained, move):
+    """Public and private classes in other files than when the run was written."""
+    result, path = trained
+    network = result.wavefunction
+    move(eqs.SolidNet, eqs.GroupAverage, eqs.SpaceGroup, eqs.Crystal)
+    move(type(network.features), type(network.layers[0]), type(result.state.sampler))
+    found = eqs.load_run(path)
+    assert eqx.tree_equal(found.wavefunction, network)
+    assert found.group == _group() and type(found.trained) is eqs.Symmetrized
+    like = result.state
+    again = eqs.checkpoint.restore(path / "checkpoints", 2, like)
+    np.testing.assert_array_equal(again.sampler.walkers, result.walkers)
+    description = (path / "checkpoints" / "2" / "description.json").read_text()
+    assert not re.search(r"eqsym\._\w+\.", description)
 
 
 def test_run_json(trained):
@@ -209,7 +227,7 @@ def test_other_settings_are_refused(tmp_path, plain, change, line):
         assert (tmp_path / "run" / name).read_bytes() == (plain[1] / name).read_bytes()
 
 
-def test_what_may_differ(tmp_path, plain):
+def test_what_may_differ(tmp_path, plain, caplog):
     found = _change(
         tmp_path,
         plain[1],
@@ -221,6 +239,84 @@ def test_what_may_differ(tmp_path, plain):
     assert int(found.state.step) == 3
     sessions = json.loads((tmp_path / "run" / "run.json").read_text())["sessions"]
     assert [(s["from_step"], s["to_step"]) for s in sessions] == [(0, 2), (2, 3)]
+    # The code of the user's function is not compared, which is said once.
+    (message,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    code = "settings.vmc.optimizer.learning_rate (the code of _fast)"
+    assert message.startswith(f"Going on from {tmp_path / 'run' / 'checkpoints' / '2'}")
+    assert message.endswith(f"Check that it is the same, for: {code}.")
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert written["not_compared_when_resumed"] == [code]
+
+
+def test_run_goes_on_with_changed_settings(tmp_path, plain, caplog):
+    """If that is said; what changes is noted, once, and compared from there on."""
+    before = dict(wavefunction=waves(), rate=_fast)
+    now = dict(wavefunction=waves(), rate=0.2, burn_in=2)
+    with pytest.raises(ValueError, match="go on .* `changed_settings=True` in `run`"):
+        _change(tmp_path, plain[1], **now)
+    # Nothing to do: nothing to note.
+    path = tmp_path / "run"
+    _run(path, 2, changed_settings=True, **now)
+    assert "changed_settings" not in (path / "run.json").read_text()
+    caplog.clear()
+    found = _run(path, 3, changed_settings=True, **now)
+    assert int(found.state.step) == 3
+    (message,) = caplog.messages
+    assert message == (
+        "The training goes on from step 2 with other settings:"
+        "\n  settings.burn_in: saved 1, here 2"
+        "\n  settings.vmc.optimizer.learning_rate: saved _fast, here 0.2"
+    )
+    sessions = json.loads((path / "run.json").read_text())["sessions"]
+    note = dict(phase="training", step=2)
+    rate = "settings.vmc.optimizer.learning_rate"
+    assert "changed_settings" not in sessions[0]
+    assert sessions[1]["changed_settings"] == [
+        note | dict(field="settings.burn_in", before=1, after=2),
+        note | dict(field=rate, before="_fast", after=0.2),
+    ]
+    _run(path, 4, changed_settings=True, **now)
+    sessions = json.loads((path / "run.json").read_text())["sessions"]
+    assert "changed_settings" not in sessions[2]
+    with pytest.raises(ValueError, match=f"{rate}: saved 0.2, here _fast"):
+        _run(path, 5, **before)
+    # The same as if the steps had been done one by one.
+    other = tmp_path / "other"
+    shutil.copytree(plain[1], other)
+    _run(other, 3, changed_settings=True, **now)
+    assert eqx.tree_equal(_run(other, 4, **now).state, _run(path, 4, **now).state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(wavefunction=waves(hydrogen(twist=(0.25, 0, 0)))),
+        dict(walkers=5),
+        dict(wavefunction=waves(c=(0.0, 0.0, 0.0))),
+    ],
+)
+def test_another_model_is_refused_in_any_case(tmp_path, plain, change):
+    settings = dict(wavefunction=waves(), rate=_fast, changed_settings=True) | change
+    with pytest.raises(ValueError, match="is of another model"):
+        _change(tmp_path, plain[1], **settings)
+
+
+def test_changed_settings_before_training(tmp_path, monkeypatch):
+    """In burn-in, which is a phase with a checkpoint of its own."""
+    settings = dict(wavefunction=waves(), burn_in=3)
+
+    def interrupted(self, state):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "keep", interrupted)
+        _run(tmp_path, 1, **settings)
+    with pytest.raises(ValueError, match="learning_rate: saved 0.05, here 0.1"):
+        _run(tmp_path, 1, rate=0.1, **settings)
+    _run(tmp_path, 1, rate=0.1, changed_settings=True, **settings)
+    (*_, session) = json.loads((tmp_path / "run.json").read_text())["sessions"]
+    (note,) = session["changed_settings"]
+    assert (note["phase"], note["after"]) == ("burn-in", 0.1)
 
 
 def test_second_run_in_a_folder(tmp_path, plain):

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 import eqsym as eqs
 from eqsym._storage.history import History
-from eqsym._storage.serialise import encode
+from eqsym._storage.serialize import encode
 from toys import hydrogen, seal, waves
 
 

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import re
+import types
 
 import equinox as eqx
 import jax
@@ -11,15 +13,15 @@ import optax
 import pytest
 
 import eqsym as eqs
-from eqsym._storage.serialise import (
+from eqsym._hamiltonian.laplacian import Derivatives
+from eqsym._storage.comparison import differences, flatten
+from eqsym._storage.serialize import (
     arrays_of,
     decode,
-    differences,
     dumps,
     encode,
-    flatten,
-    opaque,
     pretty,
+    uncompared,
 )
 from group_toys import crystal_for, database
 from toys import hydrogen, waves
@@ -102,13 +104,35 @@ def test_functions_of_the_library_survive():
     assert found.form.func is eqs.Symmetrized and found.form.keywords == {"chunk": 4}
 
 
+def test_named_tuples_of_the_library_survive():
+    tree = Derivatives(jnp.ones(3), jnp.zeros(()))
+    found = _again({"x": tree})["x"]
+    assert type(found) is Derivatives
+    _equal(found, tree)
+
+
+def test_moves_inside_the_package_change_nothing(move):
+    """Of public and private classes, and of functions: the same text, from which the
+    same is made."""
+    tree = eqs.Symmetrize(eqs.GroupAverage(_lih_group()), eqs.Symmetrized)
+    network = _network()
+    described = (tree, network, eqs.initial_walkers, eqs.SmoothStep.__call__)
+    before = dumps(encode(described))
+    move(eqs.GroupAverage, eqs.Symmetrized, eqs.SpaceGroup, type(network.features))
+    move(eqs.initial_walkers, type(network.layers[0]))
+    assert dumps(encode(described)) == before
+    assert not re.search(r"eqsym\._\w+\.", before)
+    for one in (tree, network):
+        _equal(_again(one), one)
+
+
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
         (waves(), r"`` is a `toys.Waves`, which is not of eqsym"),
         (eqs.Optax(optax.sgd(0.1)), "`.transformation` is a `optax.*not of eqsym"),
         (eqs.Spring(lambda step: 0.1), "`.learning_rate` is a .*cannot be made"),
-        ({"x": np.linalg.norm}, r"`\['x'\]` is a numpy.*norm, which cannot"),
+        ({"x": np.linalg.norm}, r"`\['x'\]` is a `numpy.norm`, which is not of"),
         (dict, "`` is a `builtins.dict`, which is not of eqsym"),
     ],
 )
@@ -124,8 +148,12 @@ def test_refused(tree, message):
         ({"class": "subprocess.Popen", "fields": {"args": ["true"]}}, "not of eqsym"),
         ({"name": "eqsym.Perpetuum"}, "this version of eqsym does not have"),
         ({"name": "eqsym._nowhere.Crystal"}, "this version of eqsym does not have"),
+        # Imported by eqsym, but not of it.
+        ({"name": "eqsym.Path"}, "this version of eqsym does not have"),
+        ({"name": "eqsym.History"}, "must be a module of eqsym"),
         ({"class": "eqsym.run", "fields": {}}, "must be a module of eqsym"),
-        ({"class": "eqsym._run_folder.os.system", "fields": {}}, "does not have"),
+        ({"class": "eqsym.save_checkpoint", "fields": {}}, "must be a module of eqsym"),
+        ({"class": "eqsym.folder.os.system", "fields": {}}, "does not have"),
         (
             {"class": "eqsym.GroupAverage", "fields": {"subgroup": 1}},
             r"another version of eqsym: it has the fields \['subgroup'\].*'group'",
@@ -145,18 +173,22 @@ def test_double_precision_is_not_lost_silently():
 
 def _differences(one, other):
     nodes = [json.loads(dumps(encode(tree))) for tree in (one, other)]
-    return differences(*(flatten(node, "x") for node in nodes))
+    return list(map(str, differences(*(flatten(node, "x") for node in nodes))))
 
 
 def _decaying(scale):
     return lambda step: scale / (1 + step)
 
 
-_SCALE = 2.0
+def _bounded(step, bound=0.1):
+    return min(bound, 1 / (1 + step))
 
 
-def _global(step):
-    return _SCALE / (1 + step)
+class _Rates:
+    """A plain object: its values cannot be seen."""
+
+    def rate(self, step):
+        return 1 / (1 + step)
 
 
 def test_differences():
@@ -175,30 +207,69 @@ def test_differences():
     )
 
 
-def test_functions_differ_by_code_and_by_what_they_hold(monkeypatch):
+def _tabulated(rates):
+    return lambda step: rates[step]
+
+
+def test_functions_differ_by_name_and_by_what_they_hold():
     assert _differences(_decaying(1.0), _decaying(1.0)) == []
     assert _differences(_decaying(1.0), _decaying(2.0)) == [
         "x.scale: saved 1.0, here 2.0"
     ]
-    one, other = (lambda step: 1 / (1 + step)), (lambda step: 1 / (2 + step))
-    assert len(_differences(one, other)) == 1
-    assert "(code)" in _differences(one, other)[0]
-    saved = encode(_global)
-    assert differences(flatten(saved, "x"), flatten(encode(_global), "x")) == []
-    monkeypatch.setitem(_global.__globals__, "_SCALE", 3.0)
-    assert differences(flatten(saved, "x"), flatten(encode(_global), "x")) == [
-        "x._SCALE: saved 2.0, here 3.0"
+    (line,) = _differences(_bounded, functools.partial(_bounded))[:1]
+    assert line == "x: saved _bounded, here functools.partial"
+    other = _copied(_bounded, defaults=(0.2,))
+    assert _differences(_bounded, other) == ["x.bound: saved 0.1, here 0.2"]
+    # Numbers in arrays too, which parameters may not have.
+    for kind in (np.float64, jnp.bfloat16, np.int64, bool):
+        one, other = (_tabulated(np.asarray([1, x, 0], kind)) for x in (1, 0))
+        assert _differences(one, one) == []
+        (line,) = _differences(one, other)
+        assert line.startswith("x.rates[1]: saved ")
+    one, other = (_tabulated(jnp.asarray([1.0, x])) for x in (2.0, 3.0))
+    assert _differences(one, other) == ["x.rates[1]: saved 2.0, here 3.0"]
+
+
+def _copied(function, *, code=None, defaults=None):
+    return types.FunctionType(
+        code or function.__code__,
+        function.__globals__,
+        function.__name__,
+        defaults or function.__defaults__,
+        function.__closure__,
+    )
+
+
+def test_code_is_not_compared_but_named():
+    """A corrected docstring, or another Python, is no other setting."""
+    other = _copied(_bounded, code=(lambda step, bound: bound / 7).__code__)
+    other.__qualname__ = _bounded.__qualname__
+    assert _differences(_bounded, other) == []
+    assert uncompared(encode(eqs.Spring(_bounded)), "x") == [
+        "x.learning_rate (the code of _bounded)"
     ]
+    # The code of libraries is theirs.
+    adam = optax.adam(optax.cosine_decay_schedule(0.1, 10))
+    assert uncompared(encode(adam), "x") == []
+    inside = optax.adam(_decaying(0.1))
+    (found,) = uncompared(encode(inside), "x")
+    assert found.endswith("(the code of _decaying.<locals>.<lambda>)")
 
 
-def test_code_of_another_python_is_not_compared():
-    saved = flatten(encode(_global), "x")
-    assert saved["x(code)"].startswith("3.")
-    older = saved | {"x(code)": "3.10 0123456789abcdef"}
-    assert differences(older, saved) == []
-    assert differences(saved | {"x(code)": "0"}, saved) == []
-    same = saved["x(code)"].split()[0]
-    assert len(differences(saved | {"x(code)": f"{same} 0"}, saved)) == 1
+def test_bound_methods():
+    """By what they belong to: modules, classes of the library, other objects."""
+    one, other = (hydrogen(twist=(t, 0, 0)).matches for t in (0, 0.5))
+    assert _differences(one, hydrogen().matches) == []
+    (line,) = _differences(one, other)
+    assert line == "x.__self__._twist[0]: saved 0.0, here 0.5"
+    assert encode(eqs.SpaceGroup.of) == {
+        "function": "eqsym.SpaceGroup.of",
+        "holds": {"self": {"name": "eqsym.SpaceGroup"}},
+    }
+    assert uncompared(encode(_Rates().rate), "x") == [
+        "x (the code of _Rates.rate)",
+        "x.self",
+    ]
 
 
 def test_optax_settings_differ():
@@ -216,7 +287,10 @@ def test_optax_settings_differ():
 
 def test_what_cannot_be_compared_is_named():
     tree = {"a": object(), "b": eqs.Spring(0.1), "c": [object()]}
-    assert opaque(encode(tree), "x") == ["x['a']", "x['c'][0]"]
+    assert uncompared(encode(tree), "x") == ["x['a']", "x['c'][0]"]
+    # What has a text of its own is compared by it.
+    assert uncompared(encode({"a": np.dtype("f4")}), "x") == []
+    assert len(_differences({"a": np.dtype("f4")}, {"a": np.dtype("f8")})) == 1
     assert _differences(tree, tree | {"a": object()}) == []
 
 

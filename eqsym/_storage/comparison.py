@@ -1,0 +1,129 @@
+"""Descriptions of trees compared: which fields differ, and how that is told."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from .serialize import decode, dumps, encode, Json
+
+
+Value: TypeAlias = str | int | float
+Flat: TypeAlias = dict[str, Value]
+
+_CRYSTAL = "eqsym.Crystal"
+# Ends of the paths of settings that change memory and rounding but not what is
+# computed: fields, and arguments of `functools.partial`.
+_FREE = (".chunk", "['chunk']", ".operation_chunk", "['operation_chunk']")
+_NOTHING = "nothing"
+_SHOWN = 12
+
+
+class Difference(NamedTuple):
+    """A field in which what was saved is not what is here."""
+
+    field: str
+    saved: Value
+    here: Value
+
+    def __str__(self) -> str:
+        return f"{self.field}: saved {self.saved}, here {self.here}"
+
+
+def compare(saved: Json, here: Any, path: str) -> list[Difference]:
+    """The fields in which a stored description differs from the tree that is here.
+    Crystals are compared as [`eqsym.Crystal.matches`][] does."""
+    node = json.loads(dumps(encode(here)))
+    return differences(flatten(_matched(saved, node), path), flatten(node, path))
+
+
+def listed(found: Sequence[Difference]) -> str:
+    """A line for each of the first differences, and how many more there are."""
+    shown = "".join(f"\n  {difference}" for difference in found[:_SHOWN])
+    more = len(found) - _SHOWN
+    return shown + (f"\n  and {more} more" if more > 0 else "")
+
+
+def flatten(node: Json, path: str) -> Flat:
+    """A text or number for every field of a description, by its path."""
+    return dict(_flat(node, path))
+
+
+def differences(saved: Flat, here: Flat) -> list[Difference]:
+    """The fields in which two descriptions differ. Real numbers are the same up to
+    rounding, which differs between machines, and every `chunk` is free."""
+    found = []
+    for name in sorted(saved.keys() | here.keys()):
+        one, other = saved.get(name, _NOTHING), here.get(name, _NOTHING)
+        if not (name.endswith(_FREE) or _same(one, other)):
+            found.append(Difference(name, one, other))
+    return found
+
+
+def _same(one: Value, other: Value) -> bool:
+    if not (isinstance(one, float) or isinstance(other, float)):
+        return one == other
+    if isinstance(one, str) or isinstance(other, str):
+        return False
+    return math.isclose(one, other, rel_tol=1e-7, abs_tol=1e-10)
+
+
+def _matched(saved: Json, here: Json) -> Json:
+    """What is saved, but with the crystals that are here in the places of those that
+    are the same."""
+    if isinstance(saved, dict) and isinstance(here, dict):
+        if saved.get("class") == here.get("class") == _CRYSTAL:
+            try:
+                same = decode(saved, {}).matches(decode(here, {}))
+            except ValueError:
+                # Of another version; the fields tell.
+                same = False
+            return here if same else saved
+        return {key: _matched(value, here.get(key)) for key, value in saved.items()}
+    if isinstance(saved, list) and isinstance(here, list) and len(saved) == len(here):
+        pairs = zip(saved, here, strict=True)
+        return [_matched(one, other) for one, other in pairs]
+    return saved
+
+
+def _flat(node: Json, path: str) -> Iterator[tuple[str, Value]]:
+    if isinstance(node, list):
+        if not node:
+            yield path, "()"
+        for i, value in enumerate(node):
+            yield from _flat(value, f"{path}[{i}]")
+    elif isinstance(node, dict):
+        yield from _flat_object(node, path)
+    elif isinstance(node, (int, float)) and not isinstance(node, bool):
+        yield path, node
+    else:
+        yield path, repr(node)
+
+
+def _flat_object(node: dict, path: str) -> Iterator[tuple[str, Value]]:
+    match node:
+        case {"list": items}:
+            yield path, f"list of {len(items)}"
+            yield from _flat(items, path)
+        case {"dict": items}:
+            yield path, f"dict of {len(items)}"
+            for key, value in items:
+                yield from _flat(value, f"{path}[{key!r}]")
+        case {"class": name, "fields": fields}:
+            yield path, name
+            for field, value in fields.items():
+                yield from _flat(value, f"{path}.{field}")
+        case {"function": name, "holds": holds}:
+            yield path, name
+            for held, value in holds.items():
+                yield from _flat(value, f"{path}.{held}")
+        case {"partial": function, "args": args, "keywords": keywords}:
+            yield path, "functools.partial"
+            yield from _flat(function, f"{path}.func")
+            yield from _flat(args, f"{path}.args")
+            yield from _flat(keywords, f"{path}.keywords")
+        case {"array": kind, "values": values}:
+            yield path, kind
+            yield from _flat(values, path)
+        case _:
+            yield path, str(next(iter(node.values())))

@@ -1,0 +1,80 @@
+"""Names of classes and functions in files, which stay when code moves in a package."""
+
+import sys
+import sysconfig
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import equinox as eqx
+
+
+_LIBRARY = "eqsym"
+
+
+def name_of(value: Any) -> str:
+    """The package of a class or function and its name in there, without the modules
+    between: those may change. In eqsym no two classes have the same name."""
+    return f"{_package(value)}.{value.__qualname__}"
+
+
+def class_of(name: str, path: str) -> type:
+    """The class of eqsym with a name of `name_of`, looked up among what is imported.
+
+    Only modules and named tuples are found, and nothing is called or imported: a file
+    shall not choose what runs.
+
+    **Raises:** `ValueError` for anything else. `path` says where in the file it is.
+    """
+    package, _, attribute = name.partition(".")
+    if package != _LIBRARY:
+        raise ValueError(
+            f"`{path}` is a `{name}`, which is not of eqsym and cannot be made from a "
+            "file."
+        )
+    found = None
+    for module_name, module in list(sys.modules.items()):
+        if module_name.split(".")[0] == _LIBRARY:
+            value = vars(module).get(attribute)
+            if isinstance(value, (type, FunctionType)) and name_of(value) == name:
+                found = value
+    if found is None:
+        raise ValueError(
+            f"`{path}` is a `{name}`, which this version of eqsym does not have."
+        )
+    if isinstance(found, type) and (
+        is_named_tuple(found) or issubclass(found, eqx.Module)
+    ):
+        return found
+    raise ValueError(f"`{path}` must be a module of eqsym, got `{name}`.")
+
+
+def is_named_tuple(value: Any) -> bool:
+    """Whether this is a class of named tuples."""
+    is_tuple = isinstance(value, type) and issubclass(value, tuple)
+    return is_tuple and getattr(value, "_fields", None) is not None
+
+
+def is_constant(function: FunctionType) -> bool:
+    """Whether the name of a function says all about it: of a library, made once."""
+    return in_library(function) and "<" not in function.__qualname__
+
+
+def in_library(function: FunctionType) -> bool:
+    """Whether the code of a function is that of a library: eqsym, an installed one, or
+    that of Python."""
+    parents = Path(function.__code__.co_filename).resolve().parents
+    return _package(function) == _LIBRARY or any(
+        folder in parents for folder in _library_folders()
+    )
+
+
+def _package(value: Any) -> str:
+    return str(value.__module__).split(".")[0]
+
+
+@cache
+def _library_folders() -> tuple[Path, ...]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return tuple(Path(sysconfig.get_paths()[name]).resolve() for name in names)

@@ -1,0 +1,279 @@
+"""Trees of modules as JSON: to be compared, and built again without running any code
+but that of this library."""
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import json
+import math
+from collections.abc import Mapping
+from types import FunctionType, MethodType
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .names import class_of, in_library, is_constant, is_named_tuple, name_of
+
+
+Json: TypeAlias = Any
+
+# Entries of an array that a function holds, up to which its values are described.
+_FEW = 1000
+_NOT_COMPARED = "not compared"
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of random keys."""
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def encode(tree: Any) -> Json:
+    """A description of a tree in JSON: classes, fields and static data in full, arrays
+    by type and shape. A function by its name and what it holds: values of its closure
+    and defaults, few numbers of an array among them. Its code is not described, and
+    other objects are by the name of their class."""
+    return _encode(tree, ())
+
+
+def decode(node: Json, arrays: Mapping[str, np.ndarray], path: str = "") -> Any:
+    """The tree that a description is of.
+
+    **Arguments:**
+
+    - `node`: of `encode`.
+    - `arrays`: values by their paths as in `jax.tree_util.keystr`.
+    - `path`: of the node.
+
+    **Raises:** `ValueError` for functions, for classes that are not of this library,
+    and for those of another version of it.
+    """
+    if isinstance(node, list):
+        return tuple(decode(x, arrays, f"{path}[{i}]") for i, x in enumerate(node))
+    if not isinstance(node, dict):
+        return node
+    match node:
+        case {"list": items}:
+            return [decode(x, arrays, f"{path}[{i}]") for i, x in enumerate(items)]
+        case {"dict": items}:
+            return {k: decode(x, arrays, f"{path}[{k!r}]") for k, x in items}
+        case {"float": text}:
+            return float(text)
+        case {"complex": [real, imag]}:
+            return complex(real, imag)
+        case {"array": _} | {"key": _}:
+            return _array(node, arrays, path)
+        case {"partial": function, "args": args, "keywords": keywords}:
+            return functools.partial(
+                decode(function, arrays, f"{path}.func"),
+                *decode(args, arrays, f"{path}.args"),
+                **decode(keywords, arrays, f"{path}.keywords"),
+            )
+        case {"name": name}:
+            return class_of(name, path)
+        case {"class": name, "fields": fields}:
+            return _made(name, fields, arrays, path)
+    raise ValueError(
+        f"`{path}` is a {next(iter(node.values()))}, which cannot be made from a file."
+    )
+
+
+def uncompared(node: Json, path: str) -> list[str]:
+    """Paths in a description of objects that are compared by the names of their classes
+    only, and of functions whose code is not compared, with their names."""
+    found, inside = [], {}
+    if isinstance(node, list):
+        inside = {f"{path}[{i}]": value for i, value in enumerate(node)}
+    elif isinstance(node, dict):
+        if node.get("contents") == _NOT_COMPARED:
+            found.append(path)
+        if node.get("code") == _NOT_COMPARED:
+            found.append(f"{path} (the code of {node['function']})")
+        for key, value in node.items():
+            if key in ("fields", "holds"):
+                inside |= {f"{path}.{name}": inner for name, inner in value.items()}
+            elif key == "dict":
+                inside |= {f"{path}[{name!r}]": inner for name, inner in value}
+            elif key in ("list", "partial", "args", "keywords"):
+                inside[path if key == "list" else f"{path}.{key}"] = value
+    for place, value in inside.items():
+        found += uncompared(value, place)
+    return found
+
+
+def dumps(value: Json) -> str:
+    """JSON that every reader understands."""
+    return json.dumps(value, allow_nan=False)
+
+
+def pretty(value: Json, indent: str = "") -> str:
+    """JSON that people understand too: what is short on one line."""
+    text = json.dumps(value, allow_nan=False)
+    if len(text) + len(indent) <= 80 or not isinstance(value, (dict, list)):
+        return text
+    inner = indent + "  "
+    if isinstance(value, list):
+        parts = [pretty(item, inner) for item in value]
+    else:
+        parts = [f"{json.dumps(k)}: {pretty(v, inner)}" for k, v in value.items()]
+    body = f",\n{inner}".join(parts)
+    first, last = text[0], text[-1]
+    return f"{first}\n{inner}{body}\n{indent}{last}"
+
+
+def _encode(value: Any, within: tuple[int, ...]) -> Json:
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (np.bool_, int, np.integer)):
+        return value.item() if isinstance(value, np.generic) else int(value)
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        return number if math.isfinite(number) else {"float": str(number)}
+    if isinstance(value, (complex, np.complexfloating)):
+        return {"complex": [_encode(value.real, ()), _encode(value.imag, ())]}
+    if is_key(value):
+        return {"key": f"{jax.random.key_impl(value)}{list(value.shape)}"}
+    if eqx.is_array(value):
+        kind = {"numpy": True} if isinstance(value, np.ndarray) else {}
+        return {"array": f"{value.dtype}{list(value.shape)}", **kind}
+    if id(value) in within:
+        return {"object": "itself"}
+    within = (*within, id(value))
+    if isinstance(value, tuple) and type(value) is tuple:
+        return [_encode(item, within) for item in value]
+    if isinstance(value, list):
+        return {"list": [_encode(item, within) for item in value]}
+    if isinstance(value, dict):
+        items = [[key, _encode(item, within)] for key, item in value.items()]
+        if all(isinstance(key, (str, int)) for key, _ in items):
+            return {"dict": items}
+    return _encode_object(value, within)
+
+
+def _encode_object(value: Any, within: tuple[int, ...]) -> Json:
+    if isinstance(value, type):
+        return {"name": name_of(value)}
+    fields = None
+    if is_named_tuple(type(value)):
+        fields = value._fields
+    elif dataclasses.is_dataclass(value):
+        fields = [field.name for field in dataclasses.fields(value)]
+    if fields is not None:
+        inner = {name: _encode(getattr(value, name), within) for name in fields}
+        return {"class": name_of(type(value)), "fields": inner}
+    if isinstance(value, functools.partial):
+        return {
+            "partial": _encode(value.func, within),
+            "args": [_encode(item, within) for item in value.args],
+            "keywords": _encode(dict(value.keywords), within),
+        }
+    if callable(value):
+        held, function = {}, value
+        if isinstance(value, MethodType):
+            held, function = {"self": value.__self__}, value.__func__
+        function = inspect.unwrap(function)
+        if isinstance(function, FunctionType):
+            return _encode_function(function, held, within)
+    text = repr(value)
+    if " at 0x" in text:
+        return {"object": name_of(type(value)), "contents": _NOT_COMPARED}
+    return {"object": text}
+
+
+def _encode_function(
+    function: FunctionType, held: dict[str, Any], within: tuple[int, ...]
+) -> Json:
+    within = (*within, id(function))
+    if not is_constant(function):
+        held = held | _closure(function) | _defaults(function)
+    elif not held:
+        return {"name": name_of(function)}
+    holds = {name: _encode_held(value, within) for name, value in held.items()}
+    if in_library(function):
+        return {"function": name_of(function), "holds": holds}
+    # Without the module: `__main__` is another name of a file.
+    name = function.__qualname__
+    return {"function": name, "code": _NOT_COMPARED, "holds": holds}
+
+
+def _encode_held(value: Any, within: tuple[int, ...]) -> Json:
+    """What a function holds is a setting, so that numbers in its arrays count too."""
+    found = _encode(value, within)
+    if not (isinstance(found, dict) and "array" in found) or value.size > _FEW:
+        return found
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return found
+    return found | {"values": [_encode(x, ()) for x in np.ravel(value).tolist()]}
+
+
+def _closure(function: FunctionType) -> dict[str, Any]:
+    found = {}
+    names, cells = function.__code__.co_freevars, function.__closure__ or ()
+    for name, cell in zip(names, cells, strict=True):
+        # Raised by one that is not filled yet.
+        with contextlib.suppress(ValueError):
+            found[name] = cell.cell_contents
+    return found
+
+
+def _defaults(function: FunctionType) -> dict[str, Any]:
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+
+
+def _array(node: dict, arrays: Mapping[str, np.ndarray], path: str) -> Any:
+    if path not in arrays:
+        raise ValueError(f"The values of the array `{path}` are not stored.")
+    value = arrays[path]
+    if "key" in node:
+        return jax.random.wrap_key_data(
+            jnp.asarray(value), impl=node["key"].partition("[")[0]
+        )
+    value = typed(value, node["array"].partition("[")[0])
+    if "numpy" in node:
+        return value
+    made = jnp.asarray(value)
+    if made.dtype != value.dtype:
+        raise ValueError(
+            f"`{path}` is stored in double precision ({value.dtype}), which JAX does "
+            'not use here. Call `jax.config.update("jax_enable_x64", True)` before.'
+        )
+    return made
+
+
+def _made(name: str, fields: dict[str, Json], arrays: Mapping, path: str) -> Any:
+    cls = class_of(name, path)
+    is_tuple = is_named_tuple(cls)
+    names = cls._fields if is_tuple else [f.name for f in dataclasses.fields(cls)]
+    if set(names) != fields.keys():
+        raise ValueError(
+            f"`{path}` is a `{name}` of another version of eqsym: it has the fields "
+            f"{sorted(fields)}, here {sorted(names)}."
+        )
+    values = {n: decode(fields[n], arrays, f"{path}.{n}") for n in names}
+    if is_tuple:
+        return tuple.__new__(cls, values.values())
+    # As unflattening a PyTree does: the values have been through `__init__` already.
+    made = object.__new__(cls)
+    for field, value in values.items():
+        object.__setattr__(made, field, value)
+    return made
+
+
+def typed(value: np.ndarray, dtype: Any) -> np.ndarray:
+    """An array read from a file, with its type, which numpy does not know if it is one
+    of JAX, such as bfloat16."""
+    return value.view(jnp.dtype(dtype)) if value.dtype.kind == "V" else value
+
+
+def arrays_of(tree: PyTree) -> dict[str, Any]:
+    """All arrays of a tree by their paths."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
