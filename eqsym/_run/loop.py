@@ -108,6 +108,7 @@ def run(
     burn_in: Integer = 5,
     path: str | os.PathLike | None = None,
     checkpoint_every: Integer = 100,
+    changed_settings: bool = False,
     mesh: jax.sharding.Mesh | None = None,
     figure: Draw | None = None,
     progress: bool | None = None,
@@ -152,6 +153,10 @@ def run(
     - `checkpoint_every`: steps between checkpoints, in all phases. None is written
         while updates are being rejected, or training seems to diverge: the last one is
         of a wave function that could still be trained.
+    - `changed_settings`: whether a run in the folder goes on with settings that are not
+        those that it had before, such as another learning rate. The fields that differ
+        are logged, and noted in `run.json` with the step, before and after. A state of
+        another model, optimizer or number of walkers is refused in any case.
     - `mesh`: devices to spread walkers and images over, [`eqsym.device_mesh`][]. One
         device by default. With devices of several processes all of them have to call
         this, with the same arguments and a folder that all can read; the first one
@@ -169,7 +174,9 @@ def run(
     integers, walkers of the wrong shape or number, pretraining of anything but a
     [`eqsym.SolidNet`][], and a folder whose checkpoints are all damaged, or are of
     another model or of other settings (with the fields that differ; `steps`,
-    `checkpoint_every`, `mesh` and every `chunk` may), or whose history has other
+    `checkpoint_every`, `mesh` and every `chunk` may, and all settings with
+    `changed_settings`; functions are compared by their names and the values that they
+    hold, not by their code, which a warning says), or whose history has other
     columns; `OSError` for a folder that cannot be written, or in which another run is
     going on. All before anything is computed. `FloatingPointError` if training
     diverges: 20 updates in a row were rejected, or it diverged a second time, after it
@@ -200,7 +207,14 @@ def run(
     returning = folder is None and interactive()
     with locked(folder), interruptible(returning=returning) as interrupts:
         checkpoints = {
-            phase: Checkpoints(phase, folder, settings, checkpoint_every, interrupts)
+            phase: Checkpoints(
+                phase,
+                folder,
+                settings,
+                checkpoint_every,
+                interrupts,
+                changed_settings=changed_settings,
+            )
             for phase in PHASES
         }
         training = checkpoints[TRAINING]
