@@ -1,4 +1,4 @@
-"""Whether training diverges, seen in its energies and variances."""
+"""A watch over energies and variances that tells when training diverges."""
 
 import bisect
 import math
@@ -9,44 +9,45 @@ import numpy as np
 from jaxtyping import Float
 
 
-# Steps whose range is looked at, and how many there must be to speak of a range.
+# Steps that make up the range, and the fewest of them.
 _RANGE, _FEWEST = 100, 20
 # A variance is outside above so many medians.
 _VARIANCE = 10.0
-# In Ha^2 per primitive cell: below, a run has converged so far that ratios mean little.
+# In Ha^2 per primitive cell. Ratios of smaller variances mean little.
 _SMALL = 1e-4
 # An energy is outside by so many interquartile ranges.
 _ENERGY = 5.0
-# Steps outside in a row that are no accident.
+# Steps outside in a row that are not an accident.
 _STAY = 20
-# Steps between two states to go back to, and from one of these to the first outside.
+# Steps between two states to go back to, and the fewest from such a state to the first
+# step outside.
 _MARKS, _MARGIN = 100, 20
 
 
 class Watch:
     r"""Tells a run that is being lost from one that fluctuates.
 
-    A step is outside of the range of the last hundred steps that were inside, if
+    A step is outside the range of the last hundred steps that were inside, if
 
     - its variance is above all of theirs and above 10 times their median; or
     - its energy is above all of theirs, by more than 5 times their interquartile range
         and more than the standard deviation of the local energy (the root of the median
         variance), which is large beside the error of a mean over walkers; or
-    - its energy is as far below all of theirs, and its variance above all of theirs: a
-        lower energy alone is what training is for.
+    - its energy is as far below all of theirs, and its variance above all of theirs. A
+        lower energy alone is the aim of training.
 
     The median counts as at least 1e-4 Ha^2. 20 such steps in a row are a divergence.
     Fewer are not: the variance has heavy tails (Trail, Phys. Rev. E 77, 016703 (2008)),
     and one walker near a node can be most of it for several steps. Of 40 independent
     steps, the last 20 all exceed the first 20 with a probability of 1 / (40 over 20),
     7e-12, whatever they are drawn from. Nothing is outside as long as fewer than 20
-    steps are inside, as at the start, and after a strategy has begun, which changes
+    steps are inside: at the start, and after a strategy has begun, which changes the
     energies. A rejected update counts only if it follows a step outside.
 
     - `outside`: steps outside in a row, up to the last one.
     - `first`: the first of these.
-    - `marks`: steps to go back to, the last two: the first step inside of every
-        hundred.
+    - `marks`: the last two steps to go back to. In every hundred, the first step inside
+        is one.
     """
 
     outside: int
@@ -61,8 +62,8 @@ class Watch:
         """**Arguments:**
 
         - `starts`: steps before which a strategy begins.
-        - `history`: the steps so far. Everything follows from these, so that a run that
-            is resumed sees what it would have seen.
+        - `history`: the steps so far. Everything follows from these, so that a resumed
+            run decides as if it had never stopped.
         """
         self._starts = frozenset(starts)
         self._energies, self._variances = _Window(), _Window()
@@ -99,8 +100,8 @@ class Watch:
 
     @property
     def good(self) -> int:
-        """The step to go back to: the newest of the marks that is far enough from the
-        first step outside, or else the oldest."""
+        """The step to go back to: the newest mark that is far enough from the first
+        step outside, or else the oldest mark."""
         early = [mark for mark in self.marks if mark <= self.first - _MARGIN]
         return max(early, default=self.marks[0])
 
@@ -129,7 +130,7 @@ class Watch:
 
 
 class _Window:
-    """The last hundred numbers, and their order."""
+    """The last hundred numbers, with their quantiles."""
 
     def __init__(self):
         self._values: deque[float] = deque()

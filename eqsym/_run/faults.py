@@ -1,4 +1,4 @@
-"""Counts what goes wrong in a run, reports it, and stops a run that gets no further."""
+"""Faults of a run: counted, reported, and the end of a run that gets no further."""
 
 import logging
 import math
@@ -17,11 +17,11 @@ _LOW, _HIGH = 0.02, 0.98
 
 
 class Faults:
-    """Counts what goes wrong in the steps of a run."""
+    """Counts the faults in the steps of a run."""
 
     def __init__(self):
         self._steps = 0
-        # Why each of the last updates was rejected, since the last one that was not.
+        # The reasons for the rejected updates since the last accepted one.
         self._rejected: list[str] = []
         self._stuck_in_row = 0
         self._totals = dict.fromkeys(_MEANINGS, 0)
@@ -88,7 +88,7 @@ def _reason(row: dict[str, float | int]) -> str:
     return "it was not finite itself"
 
 
-# What the counts of faults in `Statistics` are counts of.
+# The faults that fields of `Statistics` count.
 _MEANINGS = {
     "invalid": "{} local energies or weights were not finite and were left out.",
     "dropped": "{} images with weight were left out by a bound on their number.",

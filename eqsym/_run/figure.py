@@ -12,9 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._core import is_first
-from .._storage import (
-    History,
-)
+from .._storage import History
 
 
 _logger = logging.getLogger("eqsym")
@@ -24,7 +22,7 @@ Draw: TypeAlias = Callable[[dict[str, Float[np.ndarray, " steps"]]], Any]
 _FIGURE = "training.png"
 
 
-# Between two figures: seconds, and times what it took to draw the last one.
+# The time between two figures: in seconds, and in times that the last one took.
 _FIGURE_SECONDS, _FIGURE_SHARE = 30.0, 50.0
 
 
@@ -43,8 +41,8 @@ class Figure:
         self._drawn = folder is not None and (folder / _FIGURE).exists()
 
     def refresh(self, history: History, *, last: bool = False) -> None:
-        """Draws where the last time is long enough ago, or the run ends that was drawn
-        before. What goes wrong is logged: a figure never stops a run."""
+        """Draws if the last figure is old enough, or if there is one and the run ends.
+        Errors are logged: a figure never stops a run."""
         begin = time.monotonic()
         due = begin >= self._next or (last and self._drawn)
         if self._folder is None or self._draw is None or not due:
@@ -55,7 +53,7 @@ class Figure:
             self._draw(history.columns()).savefig(temporary)
             os.replace(temporary, place)
             self._drawn = True
-            # A figure is a tangle of cycles: left to later, memory grows with each.
+            # Figures are full of reference cycles: memory would grow with each.
             gc.collect()
         except ImportError:
             self._folder = None

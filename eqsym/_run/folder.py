@@ -1,4 +1,4 @@
-"""The folder of a run: what it says about itself, and how to load it again."""
+"""The folder of a run: `run.json`, which describes it, and loading it again."""
 
 import contextlib
 import datetime
@@ -43,13 +43,13 @@ _logger = logging.getLogger("eqsym")
 
 CHECKPOINTS, HISTORY, RUN = "checkpoints", "history.csv", "run.json"
 PRETRAINING, BURN_IN, TRAINING = "pretraining", "burn-in", "training"
-# Where the states of the phases of a run are, in their order.
+# The folders of the states in each phase of a run, in their order.
 PHASES = {
     PRETRAINING: f"{CHECKPOINTS}/{PRETRAINING}",
     BURN_IN: f"{CHECKPOINTS}/{BURN_IN}",
     TRAINING: CHECKPOINTS,
 }
-# Characters of data in `run.json` that need not be read: operations and the like.
+# Characters of a list in `run.json`, such as operations, beyond which it is a digest.
 _LONG = 400
 _GROUP = "eqsym.SpaceGroup"
 _PACKAGES = "eqsym jax jaxlib equinox optax folx numpy pyscf spglib".split()
@@ -69,14 +69,14 @@ class SavedRun(eqx.Module):
     """A run as it is in its folder, see [`eqsym.load_run`][].
 
     - `wavefunction`: the wave function of the newest checkpoint, bare.
-    - `trained`: what the strategy of the run makes of it, the function that was
-        sampled; the bare one without a strategy. `None` if the strategy holds classes
-        or functions that are not of eqsym; a warning says which.
+    - `trained`: the wave function that was sampled: the bare one as the strategy of the
+        run symmetrizes it, if at all. `None` if the strategy holds classes or functions
+        that are not of eqsym; a warning says which.
     - `walkers`: distributed as `trained`, in Bohr, (walkers, electrons, 3).
-    - `history`: as [`eqsym.RunResult`][] has it; it may be some steps ahead.
+    - `history`: as in [`eqsym.RunResult`][]; it may be some steps ahead.
     - `step`: training steps taken at the checkpoint.
-    - `group`: the one that the run was symmetrized by; where there is none, that of the
-        crystal, of [`eqsym.SpaceGroup.of`][].
+    - `group`: the group that the run was symmetrized by or, without one, the group of
+        the crystal from [`eqsym.SpaceGroup.of`][].
     """
 
     wavefunction: AbstractWavefunction
@@ -95,11 +95,11 @@ class SavedRun(eqx.Module):
 def load_run(
     path: str | os.PathLike, wavefunction: AbstractWavefunction | None = None
 ) -> SavedRun:
-    """Loads a run from its folder, without any of the objects it was started with, and
-    without changing anything: the run may still be going on.
+    """Loads a run from its folder, to evaluate or plot it, without the script that
+    trained it. Nothing is changed: the run may still be going on.
 
-    The wave function is built again from its description, out of the classes of this
-    library and without any code in the folder. No pickle is read.
+    The wave function is built again from its description, with classes of eqsym only.
+    No pickle is read, and no code is taken from the folder.
 
     **Arguments:**
 
@@ -111,11 +111,11 @@ def load_run(
 
     Wave function, walkers, history and group, [`eqsym.SavedRun`][].
 
-    **Raises:** `FileNotFoundError` for a folder without a whole checkpoint, which says
-    if the run in it has not come to its first one.
-    `ValueError` for what this version of eqsym cannot build, for a `wavefunction` with
-    another structure, with the fields that differ, and for a run in double precision
-    where JAX does not use it.
+    **Raises:** `FileNotFoundError` for a folder without a whole checkpoint; the message
+    says if the run has not come to its first one.
+    `ValueError` for a wave function that this version of eqsym cannot build, for a
+    `wavefunction` with another structure, with the fields that differ, and for a run in
+    double precision if JAX does not use it.
     """
     checkpoints = Path(path) / CHECKPOINTS
     step = latest_checkpoint(checkpoints)
@@ -167,9 +167,9 @@ def load_run(
 
 
 def _without_checkpoint(folder: Path) -> str:
-    """Why a folder has no run to load."""
+    """The reason that a folder has no run to load."""
     checkpoints, history = folder / CHECKPOINTS, folder / HISTORY
-    # One that is damaged, or was removed, is another matter.
+    # A checkpoint that is damaged, or was removed, is another matter.
     lost = checkpoints.is_dir() and any(
         place.name.isdigit() or place.suffix == ".damaged"
         for place in checkpoints.iterdir()
@@ -196,7 +196,7 @@ def _without_checkpoint(folder: Path) -> str:
 
 
 def describe_run(wavefunction: AbstractWavefunction, settings: RunSettings) -> Json:
-    """What `run.json` says about a run: for people, not to be read again."""
+    """The description of a run in `run.json`, for people."""
     crystal, encoded = wavefunction.crystal, encode(settings)
     parameters = jax.tree.leaves(partition(wavefunction)[0])
     strategies = settings.vmc.schedule.strategies
@@ -228,7 +228,7 @@ def describe_run(wavefunction: AbstractWavefunction, settings: RunSettings) -> J
 def session(
     start: int, steps: int, checkpoint_every: int, mesh: jax.sharding.Mesh | None
 ) -> Json:
-    """When, where and how a part of a run was done."""
+    """A part of a run: when, where and with which versions it was done."""
     return {
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "from_step": start,
@@ -243,7 +243,7 @@ def session(
 
 
 def _versions() -> dict[str, str]:
-    """Of the packages that are installed: a run needs no PySCF."""
+    """Versions of the packages that are installed: a run does not need all of them."""
     found = {}
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -336,7 +336,7 @@ def _group(node: Json) -> SpaceGroup | None:
 
 
 def _summary(node: Json) -> Json:
-    """A description that people can read: long data by a digest."""
+    """A description that people can read: digests in the places of long lists."""
     if isinstance(node, list):
         text = json.dumps(node)
         if "{" not in text and len(text) > _LONG:

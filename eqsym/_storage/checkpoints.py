@@ -1,8 +1,8 @@
 """Checkpoints as files: the whole state of a run, written at once, checked when read.
 
-When a state is worth a checkpoint, and which ones a run may need again, is no matter of
-files: training decides that in `_run/phases.py`, estimates in `_estimator/folder.py`.
-Users with loops of their own have `eqsym.checkpoint`, which is this file.
+When a state is saved, and which ones may be needed again, others decide:
+`_run/phases.py` for training, `_estimator/folder.py` for estimates, and users in loops
+of their own, for whom these functions are `eqsym.checkpoint`.
 """
 
 import hashlib
@@ -120,7 +120,7 @@ def _write(
 
 def _remove(folder: Path, numbers: Collection[int]) -> None:
     for number in numbers:
-        # Not to be taken for a damaged one if this is interrupted.
+        # If this is interrupted, the rest is not taken for a damaged checkpoint.
         old = folder / str(number)
         old.rename(old.with_suffix(".old.tmp"))
     for old in list(folder.iterdir()):
@@ -317,7 +317,7 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _damage(place: Path) -> str | None:
-    """What is wrong with a checkpoint, if anything."""
+    """Why a checkpoint cannot be used, or `None`."""
     try:
         lines = (place / _SUMS).read_text().splitlines()
         sums = {name: digest for digest, name in (line.split("  ") for line in lines)}

@@ -1,4 +1,4 @@
-"""Descriptions of trees compared: which fields differ, and how that is told."""
+"""Differences between a stored description and a tree, field by field."""
 
 import json
 import math
@@ -12,15 +12,15 @@ Value: TypeAlias = str | int | float
 Flat: TypeAlias = dict[str, Value]
 
 _CRYSTAL = "eqsym.Crystal"
-# Ends of the paths of settings that change memory and rounding but not what is
-# computed: fields, and arguments of `functools.partial`.
+# How the paths of settings end that change memory and rounding, and nothing else:
+# fields, and arguments of `functools.partial`.
 _FREE = (".chunk", "['chunk']", ".operation_chunk", "['operation_chunk']")
 _NOTHING = "nothing"
 _SHOWN = 12
 
 
 class Difference(NamedTuple):
-    """A field in which what was saved is not what is here."""
+    """A field whose value was another one when it was saved."""
 
     field: str
     saved: Value
@@ -69,8 +69,8 @@ def _same(one: Value, other: Value) -> bool:
 
 
 def _matched(saved: Json, here: Json) -> Json:
-    """What is saved, but with the crystals that are here in the places of those that
-    are the same."""
+    """The saved description, in which crystals that match those here are replaced by
+    them."""
     if isinstance(saved, dict) and isinstance(here, dict):
         if saved.get("class") == here.get("class") == _CRYSTAL:
             try:

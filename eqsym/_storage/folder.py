@@ -1,4 +1,4 @@
-"""Folders of runs and of estimates: that can be written, by one program at a time."""
+"""Folders of runs and of estimates: written by one program at a time."""
 
 import contextlib
 import logging
@@ -16,10 +16,10 @@ _LOCK = "run.lock"
 
 @contextlib.contextmanager
 def locked(folder: Path | None) -> Iterator[None]:
-    """Keeps other runs out of a run folder. The operating system ends it with the
-    process, however that ends.
+    """Keeps other runs out of a run folder. The operating system unlocks it when the
+    process ends, however it ends.
 
-    **Raises:** `OSError` where another run is there.
+    **Raises:** `OSError` if another run is in the folder.
     """
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -49,10 +49,10 @@ def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
 
 
 def writable(folder: Path) -> Path:
-    """The folder, made by the first process.
+    """The folder, made by the first process if it does not exist.
 
-    **Raises:** `OSError` where it cannot be written, `ValueError` where not all
-    processes see it.
+    **Raises:** `OSError` if it cannot be written, `ValueError` if not all processes see
+    it.
     """
     on_first(lambda: _try_to_write(folder))
     if not on_all(folder.is_dir()):

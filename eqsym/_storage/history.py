@@ -16,8 +16,8 @@ _logger = logging.getLogger("eqsym")
 class History:
     """Rows of named numbers, appended to a CSV file as they come.
 
-    The one mutable object of the library: a log, of which no result depends. Where the
-    disk is full, rows wait in memory until they can be written.
+    It is mutable, unlike most of the library: a log, on which no result depends. While
+    the disk is full, rows wait in memory until they can be written.
     """
 
     def __init__(
@@ -32,19 +32,19 @@ class History:
 
         - `path`: the file, or `None` to keep the rows in memory only.
         - `columns`: names; the first one counts the steps, from 1.
-        - `steps`: rows of an existing file that are kept: those of steps up to here.
-            Later ones, and a line cut off in its middle, are of an interrupted run that
-            will be run again. Lines before that are damaged, or missing, are reported.
+        - `steps`: rows of an existing file are kept up to this step. Later rows, and a
+            line that was cut off, belong to steps that will be run again. Damaged or
+            missing lines before are reported.
         - `write`: whether the file is written, from the first new row on.
 
-        **Raises:** `ValueError` where the file has other columns.
+        **Raises:** `ValueError` if the file has other columns.
         """
         self._path = None if path is None else Path(path)
         self._columns = columns
-        # As text for the file, and as numbers in one row after the other.
+        # The rows as text for the file, and as numbers, one row after the other.
         self._lines: list[str] = []
         self._numbers = array("d")
-        # The file is not what the rows are; and whether that was reported.
+        # Whether the file does not hold these rows, and whether that was reported.
         self._stale, self._reported = True, False
         if self._path is not None:
             if self._path.exists():
@@ -97,7 +97,7 @@ class History:
     def flush(self) -> None:
         """Puts the rows on the disk itself, before a checkpoint that relies on them.
 
-        **Raises:** `OSError` where they cannot be written.
+        **Raises:** `OSError` if they cannot be written.
         """
         if self._path is None:
             return
@@ -108,7 +108,7 @@ class History:
             os.fsync(file.fileno())
 
     def cut(self, steps: int) -> None:
-        """Forgets the rows of later steps, which will be run again in another way."""
+        """Forgets the rows of later steps, which will be run again otherwise."""
         lines = [line for line in self._lines if int(line.split(",")[0]) <= steps]
         self._lines, self._numbers = [], array("d")
         for line in lines:
@@ -136,13 +136,13 @@ class History:
 
 
 def read_history(path: str | os.PathLike) -> dict[str, Float[np.ndarray, " steps"]]:
-    """One array for every column of a history file, which is left as it is.
+    """One array for every column of a history file. The file is left as it is.
 
     **Arguments:**
 
     - `path`: the file.
 
-    **Raises:** `FileNotFoundError` where there is none.
+    **Raises:** `FileNotFoundError` if there is none.
     """
     columns, lines = _read(Path(path))
     rows = [line.split(",") for _, line in lines]
@@ -150,8 +150,8 @@ def read_history(path: str | os.PathLike) -> dict[str, Float[np.ndarray, " steps
 
 
 def _read(path: Path) -> tuple[tuple[str, ...], list[tuple[int, str]]]:
-    """The columns, none in a file without a whole line, and steps with their lines, but
-    for a cut line at the end, and damaged lines."""
+    """The columns (none, if there is no whole line), and steps with their lines. A line
+    that was cut off at the end, and damaged lines, are left out."""
     with open(path, errors="replace") as file:
         whole = file.read().split("\n")[:-1]
     if not whole:

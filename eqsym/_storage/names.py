@@ -1,4 +1,4 @@
-"""Names of classes and functions in files, which stay when code moves in a package."""
+"""Names of classes and functions in files, which outlast moves inside a package."""
 
 import sys
 import sysconfig
@@ -14,18 +14,19 @@ _LIBRARY = "eqsym"
 
 
 def name_of(value: Any) -> str:
-    """The package of a class or function and its name in there, without the modules
-    between: those may change. In eqsym no two classes have the same name."""
+    """The package of a class or function and its name, as in `eqsym.Crystal`, without
+    the modules between, so that old files can be read after code was moved. No two
+    classes of eqsym have the same name."""
     return f"{_package(value)}.{value.__qualname__}"
 
 
 def class_of(name: str, path: str) -> type:
-    """The class of eqsym with a name of `name_of`, looked up among what is imported.
+    """The class of eqsym with such a name, wherever in eqsym it is.
 
-    Only modules and named tuples are found, and nothing is called or imported: a file
-    shall not choose what runs.
+    A file shall not choose what runs: only Equinox modules and named tuples are found,
+    no functions, and nothing is imported.
 
-    **Raises:** `ValueError` for anything else. `path` says where in the file it is.
+    **Raises:** `ValueError` for anything else, naming its `path` in the file.
     """
     package, _, attribute = name.partition(".")
     if package != _LIBRARY:
@@ -57,13 +58,12 @@ def is_named_tuple(value: Any) -> bool:
 
 
 def is_constant(function: FunctionType) -> bool:
-    """Whether the name of a function says all about it: of a library, made once."""
+    """Whether a function is of a library and no closure, so that its name says all."""
     return in_library(function) and "<" not in function.__qualname__
 
 
 def in_library(function: FunctionType) -> bool:
-    """Whether the code of a function is that of a library: eqsym, an installed one, or
-    that of Python."""
+    """Whether a function belongs to eqsym, an installed library or Python's own."""
     parents = Path(function.__code__.co_filename).resolve().parents
     return _package(function) == _LIBRARY or any(
         folder in parents for folder in _library_folders()

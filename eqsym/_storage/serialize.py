@@ -1,5 +1,4 @@
-"""Trees of modules as JSON: to be compared, and built again without running any code
-but that of this library."""
+"""Trees of modules described in JSON, and built again with classes of eqsym alone."""
 
 import contextlib
 import dataclasses
@@ -22,7 +21,7 @@ from .names import class_of, in_library, is_constant, is_named_tuple, name_of
 
 Json: TypeAlias = Any
 
-# Entries of an array that a function holds, up to which its values are described.
+# The most entries of an array in a function whose values are described.
 _FEW = 1000
 _NOT_COMPARED = "not compared"
 
@@ -33,10 +32,13 @@ def is_key(leaf: Any) -> bool:
 
 
 def encode(tree: Any) -> Json:
-    """A description of a tree in JSON: classes, fields and static data in full, arrays
-    by type and shape. A function by its name and what it holds: values of its closure
-    and defaults, few numbers of an array among them. Its code is not described, and
-    other objects are by the name of their class."""
+    """A description of a tree in JSON, to compare the tree or to build it again.
+
+    Modules, named tuples and plain data are described in full, arrays by type and
+    shape. A function is described by its name and the data in its closure and defaults,
+    with the values of small arrays, but not by its code: that changes with every
+    correction of a docstring and every version of Python. Other objects are described
+    by their text or, if that is a place in memory, by their class."""
     return _encode(tree, ())
 
 
@@ -83,8 +85,8 @@ def decode(node: Json, arrays: Mapping[str, np.ndarray], path: str = "") -> Any:
 
 
 def uncompared(node: Json, path: str) -> list[str]:
-    """Paths in a description of objects that are compared by the names of their classes
-    only, and of functions whose code is not compared, with their names."""
+    """Paths in a description of the user's functions, with their names, and of objects
+    of which only the class is known. They may differ although they compare equal."""
     found, inside = [], {}
     if isinstance(node, list):
         inside = {f"{path}[{i}]": value for i, value in enumerate(node)}
@@ -111,7 +113,7 @@ def dumps(value: Json) -> str:
 
 
 def pretty(value: Json, indent: str = "") -> str:
-    """JSON that people understand too: what is short on one line."""
+    """JSON that people understand too: short values on one line."""
     text = json.dumps(value, allow_nan=False)
     if len(text) + len(indent) <= 80 or not isinstance(value, (dict, list)):
         return text
@@ -201,7 +203,8 @@ def _encode_function(
 
 
 def _encode_held(value: Any, within: tuple[int, ...]) -> Json:
-    """What a function holds is a setting, so that numbers in its arrays count too."""
+    """A value in a closure or a default: a setting, so that the numbers in an array of
+    moderate size count too."""
     found = _encode(value, within)
     if not (isinstance(found, dict) and "array" in found) or value.size > _FEW:
         return found

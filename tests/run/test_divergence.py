@@ -103,7 +103,7 @@ def test_short_excursions_are_none():
 
 
 def test_no_range_yet():
-    """At the start, and where another function is trained from a step on."""
+    """At the start, and from a step on which trains another function."""
     energy, variance = _calm(300)
     variance[19:] *= 1e3
     assert _lost(_history(energy, variance)) is None
@@ -201,7 +201,7 @@ def _run(path, factor):
 @pytest.fixture(scope="module")
 def back(tmp_path_factory):
     """A run whose error doubles in every step, and halves with half of each update;
-    what it logged, and its folder."""
+    and its folder."""
     path = tmp_path_factory.mktemp("back") / "run"
     return _run(path, 3.0), path
 
@@ -252,7 +252,7 @@ def test_interrupted_run_goes_back_too(tmp_path, back, monkeypatch, caplog):
 
 
 def test_stops_the_second_time(tmp_path, caplog):
-    """With advice, a good state in the folder, and a history of what happened."""
+    """With advice, a good state in the folder, and a history of all steps."""
     with pytest.raises(FloatingPointError) as caught:
         _run(tmp_path, 7.0)
     message = str(caught.value)

@@ -1,5 +1,5 @@
-"""Faults injected into runs: each is counted and reported, the run goes on where it can
-and stops where it cannot, and the last good checkpoint stays."""
+"""Faults injected into runs: each is counted and reported, the run goes on if it can,
+stops if it cannot, and the last good checkpoint stays."""
 
 import json
 import logging
@@ -51,7 +51,7 @@ def _broken(bound, value):
 
 
 class Spoiled(eqs.AbstractOptimizer):
-    """Gradient descent whose updates are no numbers where the first walker is one with
+    """Gradient descent whose updates are not finite if the first walker is one with
     an energy above the mean."""
 
     value: Float[Array, ""]
@@ -153,8 +153,8 @@ class Idle(eqs.AbstractWavefunction):
 
 @pytest.mark.parametrize("value", [np.nan, 1e308])
 def test_parameters_after_an_update(tmp_path, value):
-    """Updates that would leave parameters that are no numbers are rejected one by one;
-    also where the update itself is finite. Checkpoints are of other steps."""
+    """Updates after which parameters would not be finite are rejected one by one, also
+    if the update itself is finite. Checkpoints are of other steps."""
     found = _run(
         tmp_path,
         12,
@@ -350,7 +350,7 @@ def test_full_disk(tmp_path, whole, monkeypatch, full_disk, messages):
 
 
 def test_disk_that_stays_full(tmp_path, whole, monkeypatch, full_disk, messages):
-    """The run stops after three tries, and resumes from what there was before."""
+    """The run stops after three tries, and resumes from the checkpoint before."""
     with monkeypatch.context() as patch:
         _on_full_disk(patch, full_disk, set(range(2, 100)))
         with pytest.raises(OSError, match="3 checkpoints in a row") as caught:
@@ -463,7 +463,7 @@ def test_figures_do_not_wait_for_checkpoints(tmp_path, monkeypatch):
 
 
 def test_messages_are_logged(tmp_path, caplog, capfd):
-    """By the logger `eqsym`, and nothing is printed where there is no terminal."""
+    """By the logger `eqsym`, and nothing is printed without a terminal."""
     caplog.set_level(logging.INFO, logger="eqsym")
     _run(tmp_path, 1, pretraining=None)
     found = [r.getMessage() for r in caplog.records if r.name == "eqsym"]

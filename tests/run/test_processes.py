@@ -52,7 +52,7 @@ try:
 except ValueError as error:
     basis = str(error)
 try:
-    # Where the first process makes it, and the other one does not see it.
+    # The first process makes it, and the other one does not see it.
     trained(f"{folder}-{number}", 1, mesh)
 except ValueError as error:
     disk = str(error).partition(", got")[0]
@@ -153,8 +153,8 @@ def start():
 
 
 def _start(folder, steps, script=_SCRIPT):
-    """Both processes, and the files where they write what they found. What they print
-    goes to files too: the threads of the collectives print into it."""
+    """Both processes, and the files for their results. Their output goes to files too:
+    the threads of the collectives print into it."""
     tests = pathlib.Path(__file__).resolve().parents[1]
     path = os.pathsep.join(map(str, [tests, tests.parent]))
     environment = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
@@ -177,7 +177,7 @@ def _start(folder, steps, script=_SCRIPT):
 
 
 def _wait(started, code=0):
-    """What both logged."""
+    """Waits for both, and returns their logs."""
     logs = []
     for process, found in started:
         ended = process.wait(300)
@@ -191,7 +191,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What one process gets with one device."""
+    """The result of one process with one device."""
     return trained(tmp_path_factory.mktemp("alone"), 6)
 
 

@@ -1,4 +1,4 @@
-"""What a run folder says about itself, and runs loaded from nothing but it."""
+"""Run folders: what is written there, and runs loaded from nothing else."""
 
 import json
 import re
@@ -96,7 +96,7 @@ print(*(float(values.sum()).hex() for values in (weights, run.walkers)))
 
 
 def test_loaded_in_another_process(trained):
-    """Where none of the objects, nor this file, exists."""
+    """In which none of the objects, nor this file, exists."""
     result, path = trained
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT, str(path)], capture_output=True, text=True
@@ -249,7 +249,7 @@ def test_what_may_differ(tmp_path, plain, caplog):
 
 
 def test_run_goes_on_with_changed_settings(tmp_path, plain, caplog):
-    """If that is said; what changes is noted, once, and compared from there on."""
+    """If the user says so. Changes are noted, once, and compared from there on."""
     before = dict(wavefunction=waves(), rate=_fast)
     now = dict(wavefunction=waves(), rate=0.2, burn_in=2)
     with pytest.raises(ValueError, match="go on .* `changed_settings=True` in `run`"):
@@ -421,7 +421,7 @@ def test_checkpoint_that_is_removed_while_it_is_read(tmp_path, plain, monkeypatc
 
 @pytest.mark.slow
 def test_stage_of_a_schedule(tmp_path):
-    """What was sampled in the last step."""
+    """The function that was sampled in the last step."""
     stages = [(0, eqs.NoSymmetry()), (2, eqs.Symmetrize(eqs.GroupAverage(_group())))]
     for steps, kind in ((2, type(waves())), (3, eqs.Symmetrized)):
         settings = dict(wavefunction=waves(), strategy=eqs.Schedule(stages))

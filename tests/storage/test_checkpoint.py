@@ -73,8 +73,7 @@ def test_latest(tmp_path):
 
 
 def test_lower_step_is_refused(tmp_path):
-    """Nothing is written or removed: neither what would have been deleted at once, nor
-    what would have been resumed from. Damaged ones of higher numbers do no harm."""
+    """Nothing is written or removed. Damaged ones of higher numbers do no harm."""
     for step in (3, 12):
         eqs.checkpoint.save(tmp_path, step, _state(step))
     with pytest.raises(ValueError, match="`step` must be at least 12, .* got 5") as one:
@@ -150,7 +149,7 @@ def test_flipped_bits(tmp_path):
 
 
 def test_killed_while_deleting(tmp_path, monkeypatch):
-    """What is left of an old checkpoint is not taken for a damaged one."""
+    """The rest of an old checkpoint is not taken for a damaged one."""
     eqs.checkpoint.save(tmp_path, 1, _state(1))
     eqs.checkpoint.save(tmp_path, 2, _state(2))
     with monkeypatch.context() as patch:
@@ -182,7 +181,7 @@ def test_standard_tools_read_it(tmp_path):
 
 
 def test_pickles_are_not_read(tmp_path):
-    """Not even where the checksums agree."""
+    """Not even if the checksums agree."""
     eqs.checkpoint.save(tmp_path, 5, _state(3))
     arrays = tmp_path / "5" / "arrays.npz"
     with np.load(arrays) as file:
@@ -197,8 +196,7 @@ def test_pickles_are_not_read(tmp_path):
 
 @pytest.mark.parametrize(("size", "length"), [(0, 1), (4000, 1), (6000, 9000)])
 def test_full_disk(tmp_path, full_disk, size, length):
-    """Whichever of the files does not fit, arrays or the description: what was there
-    before is untouched."""
+    """Arrays or the description do not fit: the checkpoints before are untouched."""
     name = "a" * length
     state = _state(1, name=name)
     eqs.checkpoint.save(tmp_path, 1, state)
@@ -285,7 +283,7 @@ def test_history_cut_back(tmp_path):
 
 @pytest.mark.parametrize("cut", ["3,-0.", "3", "3,-0.25"])
 def test_history_with_a_cut_line(tmp_path, cut):
-    """Also where what is left of the line looks complete."""
+    """Also if the rest of the line looks complete."""
     path = tmp_path / "history.csv"
     path.write_text(f"step,energy\n1,-0.5\n2,-0.25\n{cut}")
     history = _history(path, 10)

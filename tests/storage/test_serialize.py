@@ -1,4 +1,4 @@
-"""Trees described in JSON: built again, compared, and what is refused."""
+"""Trees described in JSON: built again, compared, or refused."""
 
 import functools
 import json
