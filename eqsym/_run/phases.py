@@ -1,7 +1,8 @@
-"""When the states of a run are saved, and which of them it may need again.
+"""Which states of a run are saved, when, and which of them it may need again.
 
-How a checkpoint is written, read and found to be damaged is in `_storage`, which knows
-nothing of phases, marks or interrupts, and which estimates and users share.
+Writing, reading and checking the files of a checkpoint is in `_storage/checkpoints.py`,
+apart from this because estimates, and users with loops of their own, share it. It knows
+nothing of phases, marks, interrupts or a disk that is full for a while.
 """
 
 import contextlib
@@ -203,7 +204,8 @@ class Checkpoints(Generic[State]):
         self.marks = {n: marked for n, marked in self.marks.items() if n <= step}
         if self._place is not None:
             forget_after(self._place, step)
-            if common_checkpoint(self._place) != step:
+            # Settings that changed since it was written change for good.
+            if common_checkpoint(self._place) != step or self._changes:
                 self._write(state)
         self._saved = step
         return state
@@ -230,7 +232,6 @@ class Checkpoints(Generic[State]):
             note = {"phase": self._phase, "step": step, "field": field}
             note |= {"before": before, "after": after}
             on_first(lambda n=note: note_in_run_json(folder, "changed_settings", n))
-        self._changes = []
 
     def _write(self, state: State) -> None:
         assert self._place is not None

@@ -181,7 +181,7 @@ class Overshooting(eqs.AbstractOptimizer):
         return update, Counting(state.count + 1)
 
 
-def _run(path, factor):
+def _run(path, factor, **kwargs):
     vmc = eqs.VMC(
         Lattice(hydrogen(), 0.0), eqs.Metropolis(1), Overshooting(factor), chunk=None
     )
@@ -191,10 +191,10 @@ def _run(path, factor):
         steps=170,
         walkers=16,
         key=jax.random.key(1),
-        burn_in=1,
         path=path,
         checkpoint_every=30,
         progress=False,
+        **dict(burn_in=1) | kwargs,
     )
 
 
@@ -227,28 +227,41 @@ def test_without_a_folder_it_goes_back_too(back):
     assert eqx.tree_equal(_run(None, 3.0).state, back[0].state)
 
 
+def _interrupted(monkeypatch, path, rows, **kwargs):
+    """Ctrl-C after so many steps. Returns the step that is saved."""
+    append, left = History.append, [rows]
+
+    def appended(self, row):
+        append(self, row)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(History, "append", appended)
+        _run(path, 3.0, **kwargs)
+    return eqs.checkpoint.latest(path / "checkpoints")
+
+
 def test_interrupted_run_goes_back_too(tmp_path, back, monkeypatch, caplog):
     """To the same state, bit for bit: interrupted before, twice while energies are
     outside of their range, when no state is saved, and after."""
-    append = History.append
     for rows, saved in ((117, 116), (22, 132), (12, 132), (40, 119)):
-        left = [rows]
-
-        def appended(self, row, left=left):
-            append(self, row)
-            left[0] -= 1
-            if not left[0]:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(History, "append", appended)
-            _run(tmp_path, 3.0)
-        assert eqs.checkpoint.latest(tmp_path / "checkpoints") == saved
+        assert _interrupted(monkeypatch, tmp_path, rows) == saved
     found = _run(tmp_path, 3.0)
     assert eqx.tree_equal(found.state, back[0].state)
     for name in found.history.keys() - {"seconds"}:
         np.testing.assert_array_equal(found.history[name], back[0].history[name])
     assert sum("It goes back to step 100" in m for m in caplog.messages) == 1
+
+
+def test_goes_back_before_settings_changed(tmp_path, back, monkeypatch):
+    """They stay changed: the state from before is saved with those of now."""
+    assert _interrupted(monkeypatch, tmp_path, 117) == 116
+    changes = dict(burn_in=2, changed_settings=True)
+    # One step after it has gone back from step 152.
+    assert _interrupted(monkeypatch, tmp_path, 37, **changes) == 100
+    assert eqx.tree_equal(_run(tmp_path, 3.0, burn_in=2).state, back[0].state)
 
 
 def test_stops_the_second_time(tmp_path, caplog):
