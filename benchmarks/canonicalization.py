@@ -76,7 +76,7 @@ def main() -> None:
             weights = jax.vmap(canonical.weights)(walkers)
             images = jnp.mean(jnp.sum(jnp.any(weights > 0, axis=1), axis=1))
             found = eqs.evaluate(
-                eqs.Symmetrized(wavefunction, canonical, chunk=CHUNK),
+                eqs.Symmetrized(wavefunction, canonical, operation_chunk=CHUNK),
                 hamiltonian,
                 walkers=walkers,
                 key=key,

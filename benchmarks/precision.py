@@ -187,7 +187,9 @@ def compare(name: str, options: argparse.Namespace) -> None:
     hamiltonian, result = trained(setting, options.path / name, steps)
     f = result.wavefunction
     group = eqs.SpaceGroup.of(hamiltonian.crystal)
-    averaged = eqs.Symmetrized(f, eqs.GroupAverage(group), chunk=setting.images)
+    averaged = eqs.Symmetrized(
+        f, eqs.GroupAverage(group), operation_chunk=setting.images
+    )
     functions = {"f": (f, options.walkers, setting.chunk)}
     if options.averaged_walkers:
         few = max(1, setting.chunk // setting.images)

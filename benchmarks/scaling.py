@@ -180,7 +180,7 @@ def subgroup(group: eqs.SpaceGroup, order: int) -> eqs.SpaceGroup:
 
 
 def symmetrized(group: eqs.SpaceGroup, chunk: int | None) -> eqs.Symmetrize:
-    form = functools.partial(eqs.Symmetrized, chunk=chunk)
+    form = functools.partial(eqs.Symmetrized, operation_chunk=chunk)
     return eqs.Symmetrize(eqs.GroupAverage(group), form)
 
 

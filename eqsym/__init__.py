@@ -72,6 +72,7 @@ from ._run import (
     SavedRun as SavedRun,
 )
 from ._symmetrizer import (
+    AbstractProjection as AbstractProjection,
     AbstractRandomSymmetrizer as AbstractRandomSymmetrizer,
     AbstractSmoothing as AbstractSmoothing,
     AbstractSymmetrizer as AbstractSymmetrizer,
@@ -80,7 +81,6 @@ from ._symmetrizer import (
     IrrepProjection as IrrepProjection,
     Orbit as Orbit,
     RandomCanonicalization as RandomCanonicalization,
-    RandomImage as RandomImage,
     RandomSubset as RandomSubset,
     SmoothStep as SmoothStep,
     SplineStep as SplineStep,
@@ -123,9 +123,9 @@ from ._training import (
 )
 from ._wavefunction import (
     AbstractFeatures as AbstractFeatures,
+    AbstractOrbitalNetwork as AbstractOrbitalNetwork,
     AbstractWavefunction as AbstractWavefunction,
     check_wavefunction as check_wavefunction,
-    Displacement as Displacement,
     HartreeFock as HartreeFock,
     initial_walkers as initial_walkers,
     NuFeatures as NuFeatures,

@@ -54,7 +54,7 @@ def main() -> None:
     average = eqs.GroupAverage(group)
     domain = eqs.FundamentalDomain.of(group)
     canonical = eqs.Canonicalization(domain)
-    averaged = functools.partial(eqs.Symmetrized, chunk=16)
+    averaged = functools.partial(eqs.Symmetrized, operation_chunk=16)
 
     # Name, strategy, and the symmetrizer of the function that it trains.
     strategies = {
@@ -64,7 +64,7 @@ def main() -> None:
         "GA": (eqs.Symmetrize(average, averaged), average),
         "GA, subset": (eqs.Symmetrize(eqs.RandomSubset(group, SUBSET)), average),
         "SC": (
-            eqs.Symmetrize(eqs.Canonicalization(domain, max_images=IMAGES)),
+            eqs.Symmetrize(eqs.Canonicalization(domain, max_terms=IMAGES)),
             canonical,
         ),
         "SC, random": (

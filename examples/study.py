@@ -169,7 +169,7 @@ class Study(NamedTuple):
 
     def strategies(self) -> dict[str, eqs.AbstractStrategy]:
         group, preset = self.group, self.preset
-        canonical = eqs.Canonicalization(self.domain, max_images=preset.images)
+        canonical = eqs.Canonicalization(self.domain, max_terms=preset.images)
         found = {
             "OG": eqs.NoSymmetry(),
             # As published: without importance weights.

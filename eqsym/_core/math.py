@@ -37,6 +37,17 @@ def full_precision() -> Iterator[None]:
         yield
 
 
+def precise_matmul(left: Array, right: ArrayLike) -> Array:
+    """`left @ right` of coordinates, phases and weights: in the precision of the
+    factors, also if the user has chosen another one for networks."""
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def precise_einsum(subscripts: str, *operands: Array) -> Array:
+    """`jnp.einsum` of coordinates, phases and weights, as `precise_matmul`."""
+    return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
+
+
 def log_sum(terms: LogPsi, weights: Inexact[Array, " terms"] | None = None) -> LogPsi:
     """`sum_m weights_m sign_m exp(log_m)` over the last axis, without overflow.
 
@@ -286,7 +297,7 @@ def _split(
     return jax.tree.map(strided, arguments), rest
 
 
-def normalised(amplitudes: LogPsi) -> Inexact[Array, " points"]:
+def normalized(amplitudes: LogPsi) -> Inexact[Array, " points"]:
     """Amplitudes at several points over their root mean square."""
     size = jnp.exp(amplitudes.log - jnp.max(amplitudes.log))
     size = size / jnp.sqrt(jnp.mean(size**2))

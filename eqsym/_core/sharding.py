@@ -1,4 +1,4 @@
-"""Placement of states and of what is computed on meshes of devices."""
+"""Meshes of devices, and which arrays are spread over them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,45 +12,45 @@ from .processes import put
 from .types import Integer, Walkers, whole_number
 
 
-WALKERS, IMAGES = "walkers", "images"
+WALKERS, OPERATIONS = "walkers", "operations"
 _AUTO = jax.sharding.AxisType.Auto
 
 
-def device_mesh(*, images: Integer = 1, devices: Integer | None = None) -> Mesh:
-    """A mesh of devices with the axes `walkers` and `images`.
+def device_mesh(*, operations: Integer = 1, devices: Integer | None = None) -> Mesh:
+    """Devices to spread a run or an estimate over: a mesh with the axes `walkers` and
+    `operations`.
 
-    Walkers are spread over the first axis. Images of a configuration, in symmetrized
+    Walkers are spread over the first axis. The operations of a group, in symmetrized
     functions and in the orbits of [`eqsym.post_hoc`][] or [`eqsym.Project`][], are
     spread over the second: for groups so large, or walkers so few, that there are more
-    devices than walkers. What has no images is computed by all devices of that axis
-    alike.
+    devices than walkers. Without operations all devices of that axis compute the same.
 
     **Arguments:**
 
-    - `images`: devices along the axis `images`.
+    - `operations`: devices along the axis `operations`.
     - `devices`: how many of `jax.devices()`, all by default; those of all processes,
         after `jax.distributed.initialize`.
 
-    **Raises:** `ValueError` where there are not as many devices, or `images` does not
+    **Raises:** `ValueError` if there are not as many devices, or `operations` does not
     divide them.
     """
     available = jax.devices()
-    images = whole_number("images", images)
+    operations = whole_number("operations", operations)
     count = len(available) if devices is None else whole_number("devices", devices)
     if not 1 <= count <= len(available):
         raise ValueError(
             f"`devices` must be from 1 to the {len(available)} of `jax.devices()`, got "
             f"{count}."
         )
-    if images < 1 or count % images:
+    if operations < 1 or count % operations:
         divisors = [str(n) for n in range(1, count + 1) if count % n == 0]
         raise ValueError(
-            f"`images` must divide the {count} devices, got {images}. Those that do: "
-            f"{', '.join(divisors)}."
+            f"`operations` must divide the {count} devices, got {operations}. These "
+            f"do: {', '.join(divisors)}."
         )
     return jax.make_mesh(
-        (count // images, images),
-        (WALKERS, IMAGES),
+        (count // operations, operations),
+        (WALKERS, OPERATIONS),
         axis_types=(_AUTO,) * 2,
         devices=available[:count],
     )
@@ -66,13 +66,14 @@ def shard_walkers(walkers: Walkers, mesh: Mesh) -> Walkers:
     - `walkers`: (walkers, electrons, 3), the same on every process.
     - `mesh`: of [`eqsym.device_mesh`][].
 
-    **Raises:** `ValueError` where the number of walkers does not divide, and for a mesh
+    **Raises:** `ValueError` if the number of walkers does not divide, and for a mesh
     with other axes.
     """
-    if tuple(mesh.shape) != (WALKERS, IMAGES) or set(mesh.axis_types) != {_AUTO}:
+    if tuple(mesh.shape) != (WALKERS, OPERATIONS) or set(mesh.axis_types) != {_AUTO}:
         raise ValueError(
-            "`mesh` must have the axes `walkers` and `images` of type `Auto`, got axes "
-            f"{tuple(mesh.shape)} of types {mesh.axis_types}. `device_mesh` makes one."
+            "`mesh` must have the axes `walkers` and `operations` of type `Auto`, got "
+            f"axes {tuple(mesh.shape)} of types {mesh.axis_types}. `device_mesh` makes "
+            "one."
         )
     devices = mesh.shape[WALKERS]
     count = walkers.shape[0]
@@ -104,7 +105,7 @@ def mesh_of(array: Array | np.ndarray) -> Mesh | None:
 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh | None) -> Iterator[None]:
-    """What is compiled inside is spread as `spread` says."""
+    """Whatever is compiled inside is spread as `spread` says."""
     if mesh is None:
         yield
     else:
@@ -113,15 +114,15 @@ def on_mesh(mesh: Mesh | None) -> Iterator[None]:
 
 
 def devices_in_use() -> int:
-    """Devices of the mesh in use, 1 where there is none, or one of somebody else."""
+    """Devices of the mesh in use, 1 if there is none, or one of somebody else."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh.size if mesh.axis_names == (WALKERS, IMAGES) else 1
+    return mesh.size if mesh.axis_names == (WALKERS, OPERATIONS) else 1
 
 
 def walker_devices() -> int:
     """Devices that walkers are spread over in the mesh in use."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh.shape[WALKERS] if mesh.axis_names == (WALKERS, IMAGES) else 1
+    return mesh.shape[WALKERS] if mesh.axis_names == (WALKERS, OPERATIONS) else 1
 
 
 def spread(

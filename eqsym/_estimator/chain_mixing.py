@@ -33,7 +33,7 @@ class Mixing(eqx.Module):
 
     Every walker is a chain. Split R-hat compares halves of all chains: it is 1 if they
     are all distributed alike, and more if walkers stay in parts of space of their own,
-    or move on slowly. It is the rank-normalised one, the larger one of bulk and folded
+    or move on slowly. It is the rank-normalized one, the larger one of bulk and folded
     R-hat, of Vehtari, Gelman, Simpson, Carpenter and Bürkner, Bayesian Anal. 16, 667
     (2021), eqs. 1 to 4, 14 and 15: local energies have heavy tails, and ranks have not.
 
@@ -198,7 +198,7 @@ class Drift(NamedTuple):
 
 
 def split_rhat(chains: Float[np.ndarray, "steps walkers"]) -> float | None:
-    """Rank-normalised split R-hat, the larger one of bulk and folded: Vehtari et al.
+    """Rank-normalized split R-hat, the larger one of bulk and folded: Vehtari et al.
     (2021), eqs. 1 to 4, 14 and 15.
 
     **Arguments:**

@@ -19,7 +19,7 @@ from .._core import (
     Electrons,
     Integer,
     Key,
-    normalised,
+    normalized,
     Walkers,
 )
 from .._group import SpaceGroup
@@ -283,7 +283,7 @@ class _PostHoc(_AbstractKinds):
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Float[Array, ""]:
         psi = jax.vmap(functools.partial(amplitude, wavefunction))
-        f = normalised(psi(self.group.apply_inverse(electrons)))
+        f = normalized(psi(self.group.apply_inverse(electrons)))
         return jnp.abs(jnp.mean(f)) ** 2
 
     def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Int
 
-from .._core import Electrons, full_precision, Integer, Key, normalised, whole_number
+from .._core import Electrons, full_precision, Integer, Key, normalized, whole_number
 from .._group import SpaceGroup
 from .._hamiltonian import AbstractHamiltonian, LocalEnergy
 from .._symmetrizer import draw_with_identity, pair_weights
@@ -109,7 +109,7 @@ class OrbitSampler(eqx.Module):
         same, other = pair_weights(points, order)
         factors = jnp.where(np.eye(points, dtype=bool), same, other)
         orbit = self.group.apply_inverse(electrons, operations)
-        f = normalised(jax.vmap(self.wavefunction)(orbit))
+        f = normalized(jax.vmap(self.wavefunction)(orbit))
         chosen = _choose(jnp.abs(f) ** 2 / points, self.images, choice)
         energies = jax.vmap(
             lambda image: self.hamiltonian.local_energy(self.wavefunction, orbit[image])

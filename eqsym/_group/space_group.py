@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core import AbstractFixed, Electrons, IMAGES, Integer, spread
+from .._core import AbstractFixed, Electrons, Integer, OPERATIONS, spread
 from .._crystal import Crystal, Lattice, MIN_VACUUM, SYMPREC
 from .operations import (
     about_fixed_point,
@@ -549,7 +549,7 @@ class SpaceGroup(AbstractFixed):
         translations = jnp.asarray(self.cart_translations, dtype)
         if operations is not None:
             rotations, translations = rotations[operations], translations[operations]
-        return spread(rotations, IMAGES), spread(translations, IMAGES)
+        return spread(rotations, OPERATIONS), spread(translations, OPERATIONS)
 
     def _operations(self) -> Operations:
         return operations_of(

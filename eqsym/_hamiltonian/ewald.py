@@ -7,9 +7,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jaxtyping import Array, Float, Int, Shaped
 
-from .._core import AbstractFixed, Electrons, in_two, nearest_displacement
+from .._core import (
+    AbstractFixed,
+    Electrons,
+    in_two,
+    nearest_displacement,
+    precise_matmul,
+)
 from .._crystal import Crystal, Lattice
 
 
@@ -18,8 +25,6 @@ from .._crystal import Crystal, Lattice
 _SHORT_COST = 3.0
 # Truncation error of energies that are computed once, in Hartree.
 _FINE = 1e-11
-
-_erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
 class Ewald(AbstractFixed):
@@ -176,7 +181,7 @@ class Ewald(AbstractFixed):
         structure factor a matrix product over electrons.
         """
         dtype = electrons.dtype
-        frac = _matmul(electrons, jnp.asarray(self.inverse, dtype))
+        frac = precise_matmul(electrons, jnp.asarray(self.inverse, dtype))
         frac = frac - jnp.round(frac)
         (cos1, sin1), (cos2, sin2), (cos3, sin3) = (
             _powers(frac[:, axis], self.reach[axis], both=axis > 0) for axis in range(3)
@@ -186,20 +191,13 @@ class Ewald(AbstractFixed):
         cos23 = cos2 * cos3 - sin2 * sin3
         sin23 = cos2 * sin3 + sin2 * cos3
         rows, columns = self.weights.shape
-        parts = _matmul(
+        parts = precise_matmul(
             jnp.concatenate([cos1, sin1]), jnp.concatenate([cos23, sin23]).T
         ).reshape(2, rows, 2, columns)
         nuclear_real, nuclear_imag = jnp.asarray(self.nuclear_factor, dtype)
         real = parts[0, :, 0] - parts[1, :, 1] - nuclear_real
         imag = parts[0, :, 1] + parts[1, :, 0] - nuclear_imag
         return jnp.sum(jnp.asarray(self.weights, dtype) * (real**2 + imag**2))
-
-
-def _matmul(
-    left: Float[Array, "left inner"], right: Float[Array, "inner right"]
-) -> Float[Array, "left right"]:
-    # Accelerators otherwise round the factors of float32 products to 10 bits.
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def _powers(
@@ -360,7 +358,7 @@ class _EwaldSums:
 def _screened(
     distance: Float[np.ndarray, "..."], alpha: float
 ) -> Float[np.ndarray, "..."]:
-    return np.asarray(_erfc(alpha * distance), np.float64) / distance
+    return scipy.special.erfc(alpha * distance) / distance
 
 
 def _lengths(vectors: Float[np.ndarray, "many 3"]) -> Float[np.ndarray, " many"]:

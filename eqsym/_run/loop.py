@@ -37,7 +37,11 @@ from .._training import (
     VMC,
     VMCState,
 )
-from .._wavefunction import AbstractWavefunction, initial_walkers, SolidNet
+from .._wavefunction import (
+    AbstractWavefunction,
+    initial_walkers,
+    orbital_network,
+)
 from .divergence import Watch
 from .faults import Faults
 from .figure import Draw, Figure
@@ -196,13 +200,8 @@ def run(
     state = _place(vmc.init(wavefunction, walkers, key=chain), mesh)
     fit = None
     if pretraining is not None:
-        if not isinstance(wavefunction, SolidNet):
-            raise ValueError(
-                "`pretraining` fits the orbitals of a `SolidNet`, got the wave "
-                f"function `{type(wavefunction).__name__}`. Leave `pretraining` out, "
-                "or call it on the network inside and start from its result."
-            )
-        fit = _place(pretraining.init(wavefunction, walkers, key=pretrain), mesh)
+        network = orbital_network("`pretraining` fits", wavefunction)
+        fit = _place(pretraining.init(network, walkers, key=pretrain), mesh)
 
     returning = folder is None and interactive()
     with locked(folder), interruptible(returning=returning) as interrupts:

@@ -4,15 +4,17 @@ from .canonicalization import (
     AbstractSmoothing as AbstractSmoothing,
     Canonicalization as Canonicalization,
     RandomCanonicalization as RandomCanonicalization,
-    RandomImage as RandomImage,
     SmoothStep as SmoothStep,
     SplineStep as SplineStep,
 )
 from .momentum import check_projection as check_projection
 from .orbitals import SymmetrizedOrbitals as SymmetrizedOrbitals
 from .orbits import (
+    AbstractProjection as AbstractProjection,
     AbstractRandomSymmetrizer as AbstractRandomSymmetrizer,
     AbstractSymmetrizer as AbstractSymmetrizer,
+    as_weights as as_weights,
+    check_projector as check_projector,
     GroupAverage as GroupAverage,
     IrrepProjection as IrrepProjection,
     Orbit as Orbit,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._core import AbstractFixed, Electrons, Integer, Key, whole_number
+from .._core import AbstractFixed, Electrons, Integer, Key, precise_matmul, whole_number
 from .._group import FundamentalDomain, polyhedron, SpaceGroup, static_data
 from .orbits import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
 
@@ -100,7 +100,7 @@ class Canonicalization(AbstractSymmetrizer):
     domain: FundamentalDomain
     eps: float = eqx.field(static=True)
     smoothing: AbstractSmoothing
-    max_images: int | None = eqx.field(static=True)
+    max_terms: int | None = eqx.field(static=True)
     _reach: "_Reach"
     _meeting: int = eqx.field(static=True)
 
@@ -109,7 +109,7 @@ class Canonicalization(AbstractSymmetrizer):
         domain: FundamentalDomain,
         eps: float | None = None,
         smoothing: AbstractSmoothing | None = None,
-        max_images: Integer | None = None,
+        max_terms: Integer | None = None,
     ):
         r"""**Arguments:**
 
@@ -119,28 +119,28 @@ class Canonicalization(AbstractSymmetrizer):
             domain. The narrower, the fewer images, and the larger the kinetic energy
             in the layer.
         - `smoothing`: the function s, by default [`eqsym.SmoothStep`][].
-        - `max_images`: how many images to keep, those with the largest weights. By
+        - `max_terms`: how many images to keep, those with the largest weights. By
             default as many as can have any weight: at most the number of operations,
             and at most the number of electrons times the number of images of the layer
             that meet in a point. With fewer, [`eqsym.Orbit`][] and
             [`eqsym.Statistics`][] count those that are dropped.
 
         **Raises:** `ValueError` where `eps` is not positive or larger than the domain,
-        or `max_images` is not positive.
+        or `max_terms` is not positive.
         """
         self.domain = domain
         self.eps = _width(domain, eps)
         self.smoothing = SmoothStep() if smoothing is None else smoothing
-        self.max_images = (
-            None if max_images is None else whole_number("max_images", max_images)
+        self.max_terms = (
+            None if max_terms is None else whole_number("max_terms", max_terms)
         )
         self._reach = _reach(domain, self.eps)
         self._meeting = _meeting(domain, self._reach, self.eps)
 
     def __check_init__(self):
-        if self.max_images is not None and self.max_images < 1:
+        if self.max_terms is not None and self.max_terms < 1:
             raise ValueError(
-                f"`max_images` must be a positive number, got {self.max_images}. Leave "
+                f"`max_terms` must be a positive number, got {self.max_terms}. Leave "
                 "it out to keep all images that have weight."
             )
 
@@ -166,7 +166,7 @@ class Canonicalization(AbstractSymmetrizer):
     def orbit(self, electrons: Electrons) -> Orbit:
         """See [`eqsym.AbstractSymmetrizer`][]. Images that only fill up the orbit have
         weight 0 and repeat the one with the largest weight. Where images are dropped
-        because of `max_images`, P f is neither invariant nor continuous."""
+        because of `max_terms`, P f is neither invariant nor continuous."""
         weights = jnp.mean(self.weights(electrons), axis=0)
         largest, indices = jax.lax.top_k(
             jax.lax.stop_gradient(weights), self._kept(electrons)
@@ -179,7 +179,7 @@ class Canonicalization(AbstractSymmetrizer):
 
     def _kept(self, electrons: Electrons) -> int:
         enough = min(self.group.order, len(electrons) * self._meeting)
-        return enough if self.max_images is None else min(enough, self.max_images)
+        return enough if self.max_terms is None else min(enough, self.max_terms)
 
 
 class RandomImage(AbstractSymmetrizer):
@@ -358,19 +358,13 @@ class _Reach(AbstractFixed):
         inverse = jnp.asarray(np.linalg.inv(self._vectors), points.dtype)
         middle = jnp.asarray(self._middle, points.dtype)
         fixed = jax.lax.stop_gradient(points)
-        frac = _times(fixed - jnp.broadcast_to(middle, points.shape), inverse)
-        wrapped = points - _times(jnp.round(frac), vectors)
+        frac = precise_matmul(fixed - jnp.broadcast_to(middle, points.shape), inverse)
+        wrapped = points - precise_matmul(jnp.round(frac), vectors)
         shifts = jnp.asarray(self.shifts, points.dtype)
         shape = (*points.shape[:-1], *shifts.shape)
         return jnp.broadcast_to(wrapped[..., None, :], shape) - jnp.broadcast_to(
             shifts, shape
         )
-
-
-def _times(
-    points: Float[Array, "*batch 3"], matrix: Float[Array, "3 3"]
-) -> Float[Array, "*batch 3"]:
-    return jnp.matmul(points, matrix, precision=jax.lax.Precision.HIGHEST)
 
 
 @functools.lru_cache(maxsize=64)

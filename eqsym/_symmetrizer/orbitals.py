@@ -2,13 +2,16 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact
 
-from .._core import Electrons, LogPsi
+from .._core import Electrons, LogPsi, precise_einsum
 from .._crystal import Crystal
-from .._wavefunction import AbstractWavefunction, SolidNet
+from .._wavefunction import (
+    AbstractOrbitalNetwork,
+    AbstractWavefunction,
+    orbital_network,
+)
 from .momentum import check_orbitals, keeps_momentum, lacks_translations
 from .orbits import AbstractSymmetrizer
 
@@ -23,13 +26,13 @@ class SymmetrizedOrbitals(AbstractWavefunction):
     after training. Huang et al. (2025), arXiv 2502.05318, appendix.
     """
 
-    wavefunction: SolidNet
+    wavefunction: AbstractOrbitalNetwork
     symmetrizer: AbstractSymmetrizer
     average_phases: bool = eqx.field(static=True)
 
     def __init__(
         self,
-        wavefunction: SolidNet,
+        wavefunction: AbstractOrbitalNetwork,
         symmetrizer: AbstractSymmetrizer,
         *,
         average_phases: bool = True,
@@ -52,11 +55,7 @@ class SymmetrizedOrbitals(AbstractWavefunction):
         self.average_phases = average_phases
 
     def __check_init__(self):
-        if not isinstance(self.wavefunction, SolidNet):
-            raise ValueError(
-                "`wavefunction` must be a `SolidNet`, whose orbitals can be averaged, "
-                f"got `{type(self.wavefunction).__name__}`."
-            )
+        orbital_network("`SymmetrizedOrbitals` averages", self.wavefunction)
         group = self.symmetrizer.group
         group.check_crystal(self.wavefunction.crystal)
         characters = self.symmetrizer.characters
@@ -96,9 +95,4 @@ def _weighted_sum(
     rows: Inexact[Array, "images determinants electrons orbitals"],
 ) -> Inexact[Array, "determinants electrons orbitals"]:
     dtype = np.promote_types(weights.dtype, rows.dtype)
-    return jnp.tensordot(
-        weights.astype(dtype),
-        rows.astype(dtype),
-        1,
-        precision=jax.lax.Precision.HIGHEST,
-    )
+    return precise_einsum("m,mdij->dij", weights.astype(dtype), rows.astype(dtype))

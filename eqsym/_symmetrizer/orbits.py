@@ -12,11 +12,12 @@ from jaxtyping import Array, Float, Inexact, Int
 from .._core import (
     AbstractFixed,
     Electrons,
-    IMAGES,
     Integer,
     Key,
     log_sum,
     LogPsi,
+    OPERATIONS,
+    precise_einsum,
     rescaled,
     scaled_sum,
     spread,
@@ -28,14 +29,25 @@ from .._wavefunction import AbstractWavefunction, amplitude
 from .momentum import check_projection, keeps_momentum, lacks_translations
 
 
-class Orbit(eqx.Module):
-    """Images of one configuration, in Bohr, and their weights; see
-    [`eqsym.AbstractSymmetrizer`][]. `dropped` counts images with non-zero weight that
-    are missing because a bound on their number was too small."""
+# Rounding of the coefficients of a projector.
+_PROJECTOR = 1e-8
 
-    weights: Inexact[Array, " images"]
-    images: Float[Array, "images electrons 3"]
-    dropped: Int[Array, ""] = eqx.field(default_factory=lambda: jnp.zeros((), int))
+
+class Orbit(eqx.Module):
+    """The terms of a sum over images of one configuration, see
+    [`eqsym.AbstractSymmetrizer`][].
+
+    - `weights`: one for each term.
+    - `images`: the configurations in Bohr, (terms, electrons, 3).
+    - `dropped_terms`: how many terms with a weight other than zero are missing, because
+        a bound on their number was too small.
+    """
+
+    weights: Inexact[Array, " terms"]
+    images: Float[Array, "terms electrons 3"]
+    dropped_terms: Int[Array, ""] = eqx.field(
+        default_factory=lambda: jnp.zeros((), int)
+    )
 
 
 class AbstractRandomSymmetrizer(AbstractFixed):
@@ -96,7 +108,64 @@ class AbstractSymmetrizer(AbstractRandomSymmetrizer):
         return self
 
 
-class GroupAverage(AbstractSymmetrizer):
+class AbstractProjection(AbstractSymmetrizer):
+    r"""A projector $P = \sum_g a_g U_g$, $(U_g f)(x) = f(g^{-1} x)$, with one number
+    for each operation of a group.
+
+    Only a projector, $P^2 = P = P^\dagger$, splits f into a part with a symmetry and
+    a rest that is orthogonal to it. Estimators and training that rely on this take
+    projections and no other symmetrizers. Derive one to project onto a part of your
+    own: give `group`, `coefficients` and `characters`.
+    """
+
+    @property
+    @abc.abstractmethod
+    def coefficients(self) -> Inexact[np.ndarray, " ops"]:
+        """The numbers $a_g$, in the order of the operations of `group`; known when a
+        projection is made, never traced."""
+
+    def orbit(self, electrons: Electrons) -> Orbit:
+        """The coefficients, and the images by all operations."""
+        weights = as_weights(self.coefficients, electrons.dtype)
+        return Orbit(weights, self.group.apply_inverse(electrons))
+
+
+def as_weights(
+    coefficients: Inexact[np.ndarray, " ops"], dtype: np.dtype
+) -> Inexact[Array, " ops"]:
+    """Coefficients in a floating-point type, or the complex one of that precision."""
+    if np.iscomplexobj(coefficients):
+        return jnp.asarray(coefficients, np.promote_types(dtype, np.complex64))
+    return jnp.asarray(coefficients, dtype)
+
+
+def check_projector(name: str, projection: AbstractProjection) -> None:
+    r"""Raises `ValueError` for anything that is not a projector: with
+    $U_g U_h = U_{gh}$ that is $\sum_h a_h a_{h^{-1} g} = a_g$ and
+    $a_{g^{-1}} = \overline{a_g}$."""
+    if not isinstance(projection, AbstractProjection):
+        raise ValueError(
+            f"`{name}` must be a projection, such as `GroupAverage` or "
+            f"`IrrepProjection`, got `{type(projection).__name__}`."
+        )
+    group, a = projection.group, np.asarray(projection.coefficients)
+    if a.shape != (group.order,):
+        raise ValueError(
+            f"`{name}` must have a coefficient for each of the {group.order} operations"
+            f" of its group, got an array of shape {a.shape}."
+        )
+    square = np.zeros(group.order, complex)
+    np.add.at(square, group.multiplication_table, np.outer(a, a))
+    worst = np.max(np.abs(square - a))
+    if max(worst, np.max(np.abs(a[group.inverses] - np.conj(a)))) > _PROJECTOR:
+        raise ValueError(
+            f"`{name}` must be a projector, equal to its square and its adjoint, but "
+            f"the `coefficients` of this `{type(projection).__name__}` are not those of"
+            f" one: those of its square differ by up to {worst:.2g}."
+        )
+
+
+class GroupAverage(AbstractProjection):
     r"""The average over a group, $(P f)(x) = |G|^{-1} \sum_g f(g^{-1} x)$: the
     projection onto functions that all operations leave as they are.
 
@@ -111,13 +180,13 @@ class GroupAverage(AbstractSymmetrizer):
         """Those of the trivial representation."""
         return np.ones(self.group.order)
 
-    def orbit(self, electrons: Electrons) -> Orbit:
-        order = self.group.order
-        weights = jnp.full((order,), 1 / order, electrons.dtype)
-        return Orbit(weights, self.group.apply_inverse(electrons))
+    @property
+    def coefficients(self) -> Float[np.ndarray, " ops"]:
+        """The same for all operations."""
+        return np.full(self.group.order, 1 / self.group.order)
 
 
-class IrrepProjection(AbstractSymmetrizer):
+class IrrepProjection(AbstractProjection):
     r"""The projection onto functions that belong to one irreducible representation,
 
     $$P_\rho f = \frac{d_\rho}{|G|} \sum_g \overline{\chi_\rho(g)}\, U_g f , \qquad
@@ -178,16 +247,14 @@ class IrrepProjection(AbstractSymmetrizer):
         """Those of the irrep."""
         return self.irrep.characters
 
-    def orbit(self, electrons: Electrons) -> Orbit:
+    @property
+    def coefficients(self) -> Inexact[np.ndarray, " ops"]:
+        """Complex conjugates of characters or diagonal elements, times d / |G|."""
         row, d = self.row, self.irrep.dimension
-        factors = (
-            self.characters if row is None else self.irrep.matrices[:, row, row]
-        ) * (d / self.group.order)
-        weights = jnp.asarray(factors.real, electrons.dtype)
-        if np.iscomplexobj(factors):
-            imag = jnp.asarray(-factors.imag, electrons.dtype)
-            weights = jax.lax.complex(weights, imag)
-        return Orbit(weights, self.group.apply_inverse(electrons))
+        factors = self.characters
+        if row is not None:
+            factors = self.irrep.matrices[:, row, row]
+        return np.conj(factors) * (d / self.group.order)
 
 
 class Symmetrized(AbstractWavefunction):
@@ -197,25 +264,26 @@ class Symmetrized(AbstractWavefunction):
 
     wavefunction: AbstractWavefunction
     symmetrizer: AbstractSymmetrizer
-    chunk: int | None = eqx.field(default=None, static=True)
+    operation_chunk: int | None = eqx.field(default=None, static=True)
 
     def __init__(
         self,
         wavefunction: AbstractWavefunction,
         symmetrizer: AbstractSymmetrizer,
-        chunk: Integer | None = None,
+        operation_chunk: Integer | None = None,
     ):
         r"""**Arguments:**
 
         - `wavefunction`: the wave function f.
         - `symmetrizer`: the symmetrizer P, for the crystal of f.
-        - `chunk`: how many images to evaluate at a time, by default all. With fewer,
-            amplitudes, local energies and gradients take the memory of so many images,
-            one part after the other. Gradients then evaluate the images twice.
+        - `operation_chunk`: how many operations (images) to evaluate at a time, by
+            default all. With fewer, amplitudes, local energies and gradients take the
+            memory of so many images, one part after the other. Gradients then evaluate
+            the images twice.
 
-        **Raises:** `ValueError` where the group of `symmetrizer` is one of another
-        crystal, or `chunk` is not positive; and where P cannot be a projection of
-        `wavefunction` as it is meant:
+        **Raises:** `ValueError` if the group of `symmetrizer` is one of another
+        crystal, or `operation_chunk` is not positive; and if P cannot project
+        `wavefunction` as it is meant to:
 
         - Operations $g_i g_j = t g_k$ multiply up to lattice translations t. On the
             wave function, translations are phases $e^{-i K \cdot t}$ of its
@@ -228,13 +296,15 @@ class Symmetrized(AbstractWavefunction):
         """
         self.wavefunction = wavefunction
         self.symmetrizer = symmetrizer
-        self.chunk = None if chunk is None else whole_number("chunk", chunk)
+        self.operation_chunk = None
+        if operation_chunk is not None:
+            self.operation_chunk = whole_number("operation_chunk", operation_chunk)
 
     def __check_init__(self):
-        if self.chunk is not None and self.chunk < 1:
+        if self.operation_chunk is not None and self.operation_chunk < 1:
             raise ValueError(
-                f"`chunk` must be a positive number of images, got {self.chunk}. Leave "
-                "it out to evaluate all images at once."
+                "`operation_chunk` must be a positive number of operations, got "
+                f"{self.operation_chunk}. Leave it out to evaluate all at once."
             )
         try:
             self.symmetrizer.group.check_crystal(self.wavefunction.crystal)
@@ -265,9 +335,10 @@ class Symmetrized(AbstractWavefunction):
 
     def __call__(self, electrons: Electrons) -> LogPsi:
         orbit = self.symmetrizer.orbit(electrons)
-        if self.chunk is None or self.chunk >= len(orbit.weights):
+        chunk = self.operation_chunk
+        if chunk is None or chunk >= len(orbit.weights):
             return log_sum(*_terms(self.wavefunction, orbit))
-        return _sum_in_chunks(self.wavefunction, orbit, self.chunk)
+        return _sum_in_chunks(self.wavefunction, orbit, chunk)
 
 
 def symmetry_ratio(
@@ -275,7 +346,7 @@ def symmetry_ratio(
     symmetrizer: AbstractSymmetrizer,
     electrons: Electrons,
     *,
-    chunk: Integer | None = None,
+    operation_chunk: Integer | None = None,
 ) -> Inexact[Array, ""]:
     r"""$r(x) = (P f)(x) / f(x)$ at one configuration.
 
@@ -288,7 +359,7 @@ def symmetry_ratio(
     - `wavefunction`: the wave function f.
     - `symmetrizer`: the symmetrizer P.
     - `electrons`: positions in Bohr.
-    - `chunk`: as for [`eqsym.Symmetrized`][].
+    - `operation_chunk`: as for [`eqsym.Symmetrized`][].
 
     **Returns:**
 
@@ -296,7 +367,8 @@ def symmetry_ratio(
 
     **Raises:** `ValueError` as [`eqsym.Symmetrized`][] does.
     """
-    symmetrized = amplitude(Symmetrized(wavefunction, symmetrizer, chunk), electrons)
+    averaged = Symmetrized(wavefunction, symmetrizer, operation_chunk)
+    symmetrized = amplitude(averaged, electrons)
     bare = amplitude(wavefunction, electrons)
     phase = symmetrized.sign * jnp.conj(bare.sign).astype(symmetrized.sign.dtype)
     return phase * jnp.exp(symmetrized.log - bare.log).astype(phase.dtype)
@@ -317,8 +389,7 @@ def _sum_in_chunks(
 ) -> LogPsi:
     """The sum of `_terms`, `chunk` images at a time, which reverse mode evaluates again
     instead of storing what it needs of them."""
-    precise = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-    count = len(orbit.weights)
+    weights, count = orbit.weights, len(orbit.weights)
     chunk = min(chunk, count)
     selections = jnp.eye(count, dtype=orbit.images.dtype)
     first = count % chunk or chunk
@@ -327,10 +398,12 @@ def _sum_in_chunks(
     def part(selection):
         # A product with ones and zeros rather than an index: the forward Laplacian of
         # folx goes through loops over what does not depend on the electrons only.
-        selection = spread(selection, IMAGES)
+        selection = spread(selection, OPERATIONS)
         some = Orbit(
-            precise("cm,m->c", selection.astype(orbit.weights.dtype), orbit.weights),
-            precise("cm,mni->cni", selection, orbit.images),
+            precise_einsum(
+                "cm,m->c", selection.astype(orbit.weights.dtype), orbit.weights
+            ),
+            precise_einsum("cm,mni->cni", selection, orbit.images),
         )
         return scaled_sum(*_terms(wavefunction, some))
 

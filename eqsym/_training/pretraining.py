@@ -22,7 +22,11 @@ from .._core import (
     whole_number,
 )
 from .._mean_field import MeanField
-from .._wavefunction import HartreeFock, SolidNet
+from .._wavefunction import (
+    AbstractOrbitalNetwork,
+    HartreeFock,
+    orbital_network,
+)
 from .sampler import Metropolis, MetropolisState, REPLACED
 
 
@@ -40,7 +44,7 @@ class PretrainingState(eqx.Module):
         all steps.
     """
 
-    wavefunction: SolidNet
+    wavefunction: AbstractOrbitalNetwork
     sampler: MetropolisState
     optimizer: optax.OptState
     step: Int[Array, ""]
@@ -48,7 +52,8 @@ class PretrainingState(eqx.Module):
 
 
 class Pretraining(eqx.Module):
-    r"""Fits the orbitals of a [`eqsym.SolidNet`][] to those of a mean field.
+    r"""Fits the orbitals of a network, such as [`eqsym.SolidNet`][], to those of a mean
+    field.
 
     Minimises the mean of $|\phi^d_j(r_i) - \varphi_j(r_i)|^2$ over walkers of the
     Hartree-Fock determinant, for all determinants d. With a full determinant the blocks
@@ -87,7 +92,7 @@ class Pretraining(eqx.Module):
         self.sampler = Metropolis(5) if sampler is None else sampler
 
     def init(
-        self, wavefunction: SolidNet, walkers: Walkers, *, key: Key
+        self, wavefunction: AbstractOrbitalNetwork, walkers: Walkers, *, key: Key
     ) -> PretrainingState:
         """**Arguments:**
 
@@ -99,9 +104,11 @@ class Pretraining(eqx.Module):
 
         The state before the first step.
 
-        **Raises:** `ValueError` for a mean field of another crystal, and one with
-        complex orbitals if the network is real-valued.
+        **Raises:** `ValueError` for a wave function without orbitals of its own, for a
+        mean field of another crystal, and for one with complex orbitals if the network
+        is real-valued.
         """
+        orbital_network("`Pretraining` fits", wavefunction)
         different = self.mean_field.crystal.difference(wavefunction.crystal)
         if different is not None:
             raise ValueError(
@@ -159,12 +166,12 @@ class Pretraining(eqx.Module):
 
     def __call__(
         self,
-        wavefunction: SolidNet,
+        wavefunction: AbstractOrbitalNetwork,
         walkers: Walkers,
         *,
         key: Key,
         callback: Callable[[int, float], Any] = lambda step, loss: None,
-    ) -> tuple[SolidNet, Walkers]:
+    ) -> tuple[AbstractOrbitalNetwork, Walkers]:
         """Takes all steps.
 
         **Arguments:**

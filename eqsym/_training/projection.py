@@ -18,10 +18,11 @@ from .._core import (
     whole_number,
 )
 from .._symmetrizer import (
+    AbstractProjection,
+    as_weights,
     check_projection,
+    check_projector,
     draw_with_identity,
-    GroupAverage,
-    IrrepProjection,
     pair_weights,
 )
 from .._wavefunction import AbstractWavefunction, amplitude
@@ -58,7 +59,7 @@ class Project(AbstractDraws):
     Afterwards, [`eqsym.post_hoc`][] and [`eqsym.sectors`][] give the energy of $P f$.
     """
 
-    projection: GroupAverage | IrrepProjection
+    projection: AbstractProjection
     share: float
     images: int = eqx.field(static=True)
     amplitudes: int = eqx.field(static=True)
@@ -66,7 +67,7 @@ class Project(AbstractDraws):
 
     def __init__(
         self,
-        projection: GroupAverage | IrrepProjection,
+        projection: AbstractProjection,
         *,
         share: float = 0.5,
         images: Integer = 2,
@@ -94,12 +95,7 @@ class Project(AbstractDraws):
         self.chunk = check_chunk(chunk)
 
     def __check_init__(self):
-        if not isinstance(self.projection, (GroupAverage, IrrepProjection)):
-            raise ValueError(
-                "`projection` must be a projector, `GroupAverage` or "
-                f"`IrrepProjection`, got `{type(self.projection).__name__}`. "
-                "`Symmetrize` trains with other symmetrizers."
-            )
+        check_projector("projection", self.projection)
         order = self.projection.group.order
         if not 0 <= self.share <= 1:
             raise ValueError(f"`share` must be from 0 to 1, got {self.share}.")
@@ -171,7 +167,7 @@ class Project(AbstractDraws):
         group, k, n = self.projection.group, self.amplitudes, self.images
         rows, columns = operations[:, None], operations[None]
         quotients = jnp.asarray(group.multiplication_table[group.inverses])
-        factors = self.projection.orbit(jnp.zeros((1, 3), weights.dtype)).weights
+        factors = as_weights(self.projection.coefficients, weights.dtype)
         kernel = group.order * factors[quotients[rows, columns]]
         same, other = (k**2 * weight for weight in pair_weights(k, group.order))
         pairs = jnp.where(rows == columns, same, other)

@@ -15,9 +15,9 @@ from .._core import (
     devices_in_use,
     Electrons,
     full_precision,
-    IMAGES,
     Integer,
     on_host,
+    OPERATIONS,
     partition,
     spread,
     WALKERS,
@@ -292,8 +292,8 @@ class FactoredScores(eqx.Module):
             # many for each, so that none ever holds the whole matrix.
             empty = -matrix.shape[-1] % devices_in_use()
             matrix = jnp.pad(matrix, [(0, 0), (0, 0), (0, empty)])
-            matrix = spread(matrix, WALKERS, None, IMAGES)
-            matrix = spread(matrix, None, None, (IMAGES, WALKERS))
+            matrix = spread(matrix, WALKERS, None, OPERATIONS)
+            matrix = spread(matrix, None, None, (OPERATIONS, WALKERS))
             matrix = jnp.swapaxes(matrix, 0, 1).reshape(components * size, -1)
             total += (matrix @ matrix.T).reshape(total.shape)
         wide, _, _ = self._split(self.parameters)

@@ -195,7 +195,7 @@ class Symmetrize(AbstractStrategy[DrawnSymmetrizer]):
         - `symmetrizer`: what to symmetrize by, or what to draw that from.
         - `form`: makes a wave function of the bare one and a symmetrizer:
             [`eqsym.Symmetrized`][] by default, also as
-            `functools.partial(eqsym.Symmetrized, chunk=4)`, or
+            `functools.partial(eqsym.Symmetrized, operation_chunk=4)`, or
             [`eqsym.SymmetrizedOrbitals`][].
         """
         self.symmetrizer = symmetrizer
@@ -226,7 +226,7 @@ class Symmetrize(AbstractStrategy[DrawnSymmetrizer]):
         state: DrawnSymmetrizer,
     ) -> Batch:
         del wavefunction
-        dropped = jax.vmap(lambda x: state.symmetrizer.orbit(x).dropped)(walkers)
+        dropped = jax.vmap(lambda x: state.symmetrizer.orbit(x).dropped_terms)(walkers)
         return Batch(walkers, dropped=jnp.sum(dropped))
 
     def cost(self, moves: int) -> Cost:

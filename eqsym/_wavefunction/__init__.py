@@ -1,9 +1,13 @@
 """Wave functions: one configuration in, the logarithm of the amplitude out."""
 
-from .base import AbstractWavefunction as AbstractWavefunction, amplitude as amplitude
+from .base import (
+    AbstractOrbitalNetwork as AbstractOrbitalNetwork,
+    AbstractWavefunction as AbstractWavefunction,
+    amplitude as amplitude,
+    orbital_network as orbital_network,
+)
 from .features import (
     AbstractFeatures as AbstractFeatures,
-    Displacement as Displacement,
     NuFeatures as NuFeatures,
     TriFeatures as TriFeatures,
 )

@@ -4,10 +4,11 @@ import abc
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Inexact
 
 from .._core import Electrons, full_precision, LogPsi
 from .._crystal import Crystal
+from .._mean_field import Occupation
 
 
 class AbstractWavefunction(eqx.Module):
@@ -46,6 +47,74 @@ class AbstractWavefunction(eqx.Module):
 
         The sign (or phase) and logarithm of psi, [`eqsym.LogPsi`][].
         """
+
+
+class AbstractOrbitalNetwork(AbstractWavefunction):
+    """A network of orbitals that depend on all electrons, and determinants of them.
+
+    A network of your own that derives from this can be pretrained on a mean field,
+    [`eqsym.Pretraining`][], and its orbitals averaged, [`eqsym.SymmetrizedOrbitals`][].
+
+    - `occupation`: the occupied k-points, one for each orbital.
+    - `full_determinant`: whether the orbitals of both spins form one determinant
+        (`True`) or one for each spin, which are multiplied.
+    - `real`: whether the wave function is real-valued.
+    """
+
+    occupation: eqx.AbstractVar[Occupation]
+    full_determinant: eqx.AbstractVar[bool]
+    real: eqx.AbstractVar[bool]
+
+    @abc.abstractmethod
+    def orbitals(
+        self, electrons: Electrons, *, phases_at: Electrons | None = None
+    ) -> tuple[
+        Inexact[Array, "determinants up up_orbitals"],
+        Inexact[Array, "determinants down down_orbitals"],
+    ]:
+        """The matrices inside the determinants.
+
+        **Arguments:**
+
+        - `electrons`: positions in Bohr.
+        - `phases_at`: positions at which the Bloch phases are taken, `electrons` by
+            default.
+
+        **Returns:**
+
+        Rows of the spin-up and of the spin-down electrons. With a full determinant the
+        columns are the orbitals of both spins, spin-up first, and the rows of both
+        make one square matrix; else each is square.
+        """
+
+    @abc.abstractmethod
+    def from_orbitals(
+        self,
+        up: Inexact[Array, "determinants up up_orbitals"],
+        down: Inexact[Array, "determinants down down_orbitals"],
+    ) -> LogPsi:
+        """The amplitude that belongs to matrices as `orbitals` returns them."""
+
+
+def orbital_network(
+    purpose: str, wavefunction: AbstractWavefunction
+) -> AbstractOrbitalNetwork:
+    """The same wave function, if it has orbitals of its own.
+
+    **Arguments:**
+
+    - `purpose`: what the orbitals are needed for, the beginning of the message.
+    - `wavefunction`: any.
+
+    **Raises:** `ValueError` for any other.
+    """
+    if not isinstance(wavefunction, AbstractOrbitalNetwork):
+        raise ValueError(
+            f"{purpose} the orbitals of a network such as `SolidNet` (an "
+            "`AbstractOrbitalNetwork`), got the wave function "
+            f"`{type(wavefunction).__name__}`."
+        )
+    return wavefunction
 
 
 @full_precision()

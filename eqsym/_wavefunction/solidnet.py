@@ -21,7 +21,7 @@ from .._core import (
 )
 from .._crystal import Crystal, SAME_TWIST
 from .._mean_field import Occupation
-from .base import AbstractWavefunction
+from .base import AbstractOrbitalNetwork
 from .compact import compact, shortest_kpoints
 from .features import AbstractFeatures, TriFeatures
 from .linear import Linear
@@ -178,7 +178,7 @@ class Orbitals(eqx.Module):
         return jnp.swapaxes(x.reshape(x.shape[0], self.determinants, -1), 0, 1)
 
 
-class SolidNet(AbstractWavefunction):
+class SolidNet(AbstractOrbitalNetwork):
     r"""A neural wave function for crystals: FermiNet with periodic features, Bloch
     phases and determinants over all cells of the supercell.
 
@@ -313,7 +313,6 @@ class SolidNet(AbstractWavefunction):
         up: Inexact[Array, "determinants up up_orbitals"],
         down: Inexact[Array, "determinants down down_orbitals"],
     ) -> LogPsi:
-        """The sum of determinants of what `orbitals` returns."""
         if self.full_determinant:
             return sum_of_determinants(jnp.concatenate([up, down], axis=1))
         return sum_of_determinants(up, down)
@@ -325,19 +324,6 @@ class SolidNet(AbstractWavefunction):
         Inexact[Array, "determinants up up_orbitals"],
         Inexact[Array, "determinants down down_orbitals"],
     ]:
-        """The matrices inside the determinants.
-
-        **Arguments:**
-
-        - `electrons`: positions in Bohr, (electrons, 3), spin-up first.
-        - `phases_at`: where the Bloch phases are taken, at `electrons` by default.
-
-        **Returns:**
-
-        Rows of the spin-up and of the spin-down electrons. With a full determinant the
-        columns are the orbitals of both spins, spin-up first, and the rows of both
-        make one square matrix; else each is square.
-        """
         n_up, n = self.crystal.electrons[0], sum(self.crystal.electrons)
         channels = (slice(0, n_up), slice(n_up, n))
         spins = tuple(s for s in channels if s.start < s.stop)

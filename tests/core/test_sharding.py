@@ -23,7 +23,7 @@ import eqsym as eqs
 from eqsym._core.sharding import on_mesh
 from toys import Lattice, hydrogen, walkers, waves
 MESHES = [
-    eqs.device_mesh(images=images, devices=devices)
+    eqs.device_mesh(operations=images, devices=devices)
     for devices, images in ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 8))
 ]
 
@@ -173,7 +173,7 @@ def numbers(mesh):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
 
-mesh = eqs.device_mesh(devices=4, images=2)
+mesh = eqs.device_mesh(devices=4, operations=2)
 alone, one, again = numbers(None), numbers(mesh), numbers(mesh)
 assert len(alone) > 5
 for a, b, c in zip(one, again, alone, strict=True):
@@ -245,7 +245,7 @@ def test_refuses_devices_that_are_not_there():
     with pytest.raises(ValueError, match=f"from 1 to the {count} of .*, got 99"):
         eqs.device_mesh(devices=99)
     with pytest.raises(ValueError, match="must divide the 1 devices, got 2. .*do: 1"):
-        eqs.device_mesh(images=2, devices=1)
+        eqs.device_mesh(operations=2, devices=1)
 
 
 def test_refuses_another_mesh():
@@ -261,7 +261,7 @@ def test_refuses_another_mesh():
 
 def test_refuses_walkers_that_do_not_divide():
     class FourDevices:
-        shape = {"walkers": 4, "images": 1}
+        shape = {"walkers": 4, "operations": 1}
         axis_types = (jax.sharding.AxisType.Auto,)
 
     for count, nearest in ((6, "4 and 8"), (3, "do: 4")):

@@ -212,7 +212,7 @@ def test_counts_that_are_not_integers_are_refused_before_work(
         with pytest.raises(ValueError, match=f"`{name}` must be an integer"):
             eqs.gradient_noise(vmc(), state, key=key, **{name: wrong})
     with pytest.raises(ValueError, match="`images` must be an integer"):
-        eqs.device_mesh(images=wrong)
+        eqs.device_mesh(operations=wrong)
     with pytest.raises(ValueError, match="`mesh` must be three integers"):
         eqs.irreducible_twists(hydrogen(), (wrong,) * 3)
     for name, make in (

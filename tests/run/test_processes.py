@@ -40,8 +40,8 @@ if number == "0":
         write(folder, step, *others)
 
     checkpoint_module._write = full
-mesh = eqs.device_mesh(images=2)
-assert mesh.shape == {"walkers": 2, "images": 2}
+mesh = eqs.device_mesh(operations=2)
+assert mesh.shape == {"walkers": 2, "operations": 2}
 assert len(mesh.local_devices) == 2
 result = trained(folder, int(steps), mesh)
 assert not result.walkers.is_fully_addressable

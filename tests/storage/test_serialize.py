@@ -99,7 +99,7 @@ def test_groups_survive(hall):
 
 
 def test_functions_of_the_library_survive():
-    form = functools.partial(eqs.Symmetrized, chunk=4)
+    form = functools.partial(eqs.Symmetrized, operation_chunk=4)
     found = _again(eqs.Symmetrize(eqs.GroupAverage(_lih_group()), form))
     assert found.form.func is eqs.Symmetrized and found.form.keywords == {"chunk": 4}
 
@@ -199,7 +199,7 @@ def test_differences():
         "x.learning_rate: saved 0.1, here 0.2"
     ]
     assert _differences(rate, eqs.Spring(0.1, chunk=4)) == []
-    forms = [functools.partial(eqs.Symmetrized, chunk=chunk) for chunk in (2, 4)]
+    forms = [functools.partial(eqs.Symmetrized, operation_chunk=n) for n in (2, 4)]
     assert _differences(*forms) == []
     assert (
         "x.learning_rate: saved 0.1"

@@ -344,14 +344,14 @@ def test_number_of_images():
     shape = lambda x: jax.eval_shape(full.orbit, x).weights.shape
     assert shape(x[0]) == (48,)
     whole = jax.tree.map(np.asarray, jax.jit(jax.vmap(full.orbit))(x))
-    assert not np.any(whole.dropped)
+    assert not np.any(whole.dropped_terms)
     # One electron needs less than the group.
     assert shape(x[0, :1]) == (full._meeting,) and full._meeting < 48
-    some = Canonicalization(full.domain, full.eps, full.smoothing, max_images=4)
+    some = Canonicalization(full.domain, full.eps, full.smoothing, max_terms=4)
     orbits = jax.jit(jax.vmap(some.orbit))(x)
     assert orbits.weights.shape == (50, 4) and orbits.images.shape == (50, 4, 3, 3)
     missing = np.maximum(needed - 4, 0)
-    np.testing.assert_array_equal(orbits.dropped, missing)
+    np.testing.assert_array_equal(orbits.dropped_terms, missing)
     assert np.sum(missing) > 0
     # The largest are kept.
     largest = np.sort(weights, axis=1)[:, :-5:-1]
@@ -551,7 +551,7 @@ def test_draws_are_data():
         ({"eps": -1.0}, "`eps` must be a positive length .* got -1.0"),
         ({"eps": float("nan")}, "`eps` must be a positive length .* got nan"),
         ({"eps": 30.0}, "`eps` .* at most the size of the domain, .* got 30.0"),
-        ({"max_images": 0}, "`max_images` must be a positive number, got 0"),
+        ({"max_terms": 0}, "`max_terms` must be a positive number, got 0"),
     ],
 )
 def test_refuses(arguments, message):

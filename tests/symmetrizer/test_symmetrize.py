@@ -252,7 +252,7 @@ def _compiled_star(chunk):
         wavefunction, average = _star(odd)
         even, rest = wavefunction.parts(electrons)
         symmetrized = Symmetrized(wavefunction, average, chunk)(electrons)
-        ratio = symmetry_ratio(wavefunction, average, electrons, chunk=chunk)
+        ratio = symmetry_ratio(wavefunction, average, electrons, operation_chunk=chunk)
         return even, rest, symmetrized, ratio
 
     return jax.jit(values)
@@ -331,7 +331,7 @@ def test_zero_and_complex_weights(chunk):
     expected = 0.5 * plain[0] + 0.5j * plain[1]
     np.testing.assert_allclose((real + 1j * imag) * np.exp(log - shift), expected)
     assert np.all(np.isfinite(jax.jit(jax.jacrev(values))(electrons)))
-    ratio = symmetry_ratio(wavefunction, symmetrizer, electrons, chunk=chunk)
+    ratio = symmetry_ratio(wavefunction, symmetrizer, electrons, operation_chunk=chunk)
     np.testing.assert_allclose(ratio, expected / plain[0])
 
 

@@ -24,7 +24,7 @@ _STRATEGIES = {
     "DA": eqs.Augment(_GROUP, 2),
     "DA, unweighted": eqs.Augment(_GROUP, 2, weighted=False),
     "GA": eqs.Symmetrize(
-        eqs.GroupAverage(_GROUP), functools.partial(eqs.Symmetrized, chunk=16)
+        eqs.GroupAverage(_GROUP), functools.partial(eqs.Symmetrized, operation_chunk=16)
     ),
     "GA, subset": eqs.Symmetrize(eqs.RandomSubset(_GROUP, 4)),
     "P": eqs.Project(eqs.GroupAverage(_GROUP)),
@@ -311,7 +311,7 @@ def test_cost():
         "P, all amplitudes": eqs.Cost(11 + 48, 2, 2),
     }
     domain = eqs.FundamentalDomain.of(_GROUP)
-    some = eqs.Symmetrize(eqs.Canonicalization(domain, max_images=5))
+    some = eqs.Symmetrize(eqs.Canonicalization(domain, max_terms=5))
     assert some.cost(10) == eqs.Cost(55, 5, 5)
     one = eqs.Symmetrize(eqs.RandomCanonicalization(domain))
     assert one.cost(10) == eqs.Cost(11, 1, 1)
@@ -319,7 +319,7 @@ def test_cost():
 
 def test_dropped_images_are_counted():
     domain = eqs.FundamentalDomain.of(_GROUP)
-    symmetrizer = eqs.Canonicalization(domain, max_images=1)
+    symmetrizer = eqs.Canonicalization(domain, max_terms=1)
     vmc = _vmc(eqs.Symmetrize(symmetrizer))
     following, seen = eqx.filter_jit(vmc.step)(_state(vmc))
     weights = jax.jit(jax.vmap(symmetrizer.weights))(following.sampler.walkers)
@@ -398,14 +398,15 @@ def test_random_parts_of_a_group_that_leaves_nothing_are_refused():
 
 def _symmetrizations(group):
     domain = eqs.FundamentalDomain.of(group)
-    canonical = eqs.Canonicalization(domain, max_images=2)
+    canonical = eqs.Canonicalization(domain, max_terms=2)
     # Of the whole group, an untrained network has too small an invariant part for four
     # walkers to see it. Of two operations both are seen.
     inversion = np.flatnonzero(np.trace(group.rotations, axis1=1, axis2=2) == -3)
     return {
         "DA": eqs.Augment(group, 2),
         "GA": eqs.Symmetrize(
-            eqs.GroupAverage(group), functools.partial(eqs.Symmetrized, chunk=4)
+            eqs.GroupAverage(group),
+            functools.partial(eqs.Symmetrized, operation_chunk=4),
         ),
         "GA, subset": eqs.Symmetrize(eqs.RandomSubset(group, 2)),
         "P": eqs.Project(eqs.GroupAverage(group.generated_by(inversion))),
