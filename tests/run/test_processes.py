@@ -43,7 +43,7 @@ if number == "0":
 mesh = eqs.device_mesh(images=2)
 assert mesh.shape == {"walkers": 2, "images": 2}
 assert len(mesh.local_devices) == 2
-result = trained(folder, int(steps), mesh)
+result = trained(folder, int(steps), mesh, figure=eqs.plot.training)
 assert not result.walkers.is_fully_addressable
 values = [float(value) for value in estimates(result)]
 energy = eqs.MeanField.solve(crystal(), basis="sto-3g").energy
