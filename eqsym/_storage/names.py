@@ -1,5 +1,6 @@
 """Names of classes and functions in files, which outlast moves inside a package."""
 
+import inspect
 import sys
 import sysconfig
 from functools import cache
@@ -44,10 +45,9 @@ def class_of(name: str, path: str) -> type:
         raise ValueError(
             f"`{path}` is a `{name}`, which this version of eqsym does not have."
         )
-    if isinstance(found, type) and (
-        is_named_tuple(found) or issubclass(found, eqx.Module)
-    ):
-        return found
+    if isinstance(found, type) and not inspect.isabstract(found):
+        if is_named_tuple(found) or issubclass(found, eqx.Module):
+            return found
     raise ValueError(f"`{path}` must be a module of eqsym, got `{name}`.")
 
 

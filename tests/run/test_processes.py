@@ -43,7 +43,7 @@ if number == "0":
 mesh = eqs.device_mesh(operations=2)
 assert mesh.shape == {"walkers": 2, "operations": 2}
 assert len(mesh.local_devices) == 2
-result = trained(folder, int(steps), mesh)
+result = trained(folder, int(steps), mesh, figure=eqs.plot.training)
 assert not result.walkers.is_fully_addressable
 values = [float(value) for value in estimates(result)]
 energy = eqs.MeanField.solve(crystal(), basis="sto-3g").energy
@@ -155,8 +155,8 @@ def start():
 def _start(folder, steps, script=_SCRIPT):
     """Both processes, and the files for their results. Their output goes to files too:
     the threads of the collectives print into it."""
-    tests = pathlib.Path(__file__).resolve().parents[1]
-    path = os.pathsep.join(map(str, [tests, tests.parent]))
+    # This file, those that tests share, and the library.
+    path = os.pathsep.join(map(str, pathlib.Path(__file__).resolve().parents[:3]))
     environment = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -152,6 +152,7 @@ def test_refused(tree, message):
         ({"name": "eqsym.Path"}, "this version of eqsym does not have"),
         ({"name": "eqsym.History"}, "must be a module of eqsym"),
         ({"class": "eqsym.run", "fields": {}}, "must be a module of eqsym"),
+        ({"class": "eqsym.AbstractOptimizer", "fields": {}}, "must be a module of"),
         ({"class": "eqsym.save_checkpoint", "fields": {}}, "must be a module of eqsym"),
         ({"class": "eqsym.folder.os.system", "fields": {}}, "does not have"),
         (
