@@ -400,9 +400,7 @@ def _sum_in_chunks(
         # folx goes through loops over what does not depend on the electrons only.
         selection = spread(selection, OPERATIONS)
         some = Orbit(
-            precise_einsum(
-                "cm,m->c", selection.astype(orbit.weights.dtype), orbit.weights
-            ),
+            precise_einsum("cm,m->c", selection.astype(weights.dtype), weights),
             precise_einsum("cm,mni->cni", selection, orbit.images),
         )
         return scaled_sum(*_terms(wavefunction, some))

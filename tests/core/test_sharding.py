@@ -251,7 +251,7 @@ def test_refuses_devices_that_are_not_there():
 def test_refuses_another_mesh():
     mesh = jax.make_mesh((1,), ("x",))
     with pytest.raises(
-        ValueError, match="axes `walkers` and `images` .* got axes .'x'"
+        ValueError, match="axes `walkers` and `operations` .* got axes .'x'"
     ):
         eqs.shard_walkers(walkers(hydrogen(), 2), mesh)
     # Of which the library itself makes no use.

@@ -99,11 +99,16 @@ CHUNKED = {
     "Optax": lambda n: eqs.Optax(optax.sgd(0.1), chunk=n),
     "Augment": lambda n: eqs.Augment(group(), chunk=n),
     "Project": lambda n: eqs.Project(eqs.GroupAverage(group()), chunk=n),
-    "Symmetrized": lambda n: eqs.Symmetrized(waves(), eqs.GroupAverage(group()), n),
 }
 ALL = [
     *((name, name, make, kept) for name, (make, kept) in KEPT.items()),
     *((name, "chunk", make, "chunk") for name, make in CHUNKED.items()),
+    (
+        "Symmetrized",
+        "operation_chunk",
+        lambda n: eqs.Symmetrized(waves(), eqs.GroupAverage(group()), n),
+        "operation_chunk",
+    ),
 ]
 
 
@@ -211,7 +216,7 @@ def test_counts_that_are_not_integers_are_refused_before_work(
     for name in ("repeats", "spacing", "burn_in"):
         with pytest.raises(ValueError, match=f"`{name}` must be an integer"):
             eqs.gradient_noise(vmc(), state, key=key, **{name: wrong})
-    with pytest.raises(ValueError, match="`images` must be an integer"):
+    with pytest.raises(ValueError, match="`operations` must be an integer"):
         eqs.device_mesh(operations=wrong)
     with pytest.raises(ValueError, match="`mesh` must be three integers"):
         eqs.irreducible_twists(hydrogen(), (wrong,) * 3)

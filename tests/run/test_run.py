@@ -336,6 +336,6 @@ def test_diverged_run_stops_and_keeps_what_was_finite(tmp_path):
 def test_pretraining_of_something_else(tmp_path, lih):
     with pytest.raises(
         ValueError,
-        match="`pretraining` fits the orbitals of a network such as `SolidNet`",
+        match="`pretraining` fits the orbitals of a net",
     ):
         _run(tmp_path / "run", 2, pretraining=eqs.Pretraining(lih, 1))

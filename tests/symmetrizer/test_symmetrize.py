@@ -423,7 +423,7 @@ def test_refuses_a_group_of_another_crystal():
 
 @pytest.mark.parametrize("chunk", [0, -3])
 def test_refuses_chunks_that_are_none(chunk):
-    with pytest.raises(ValueError, match="`chunk` must be a positive number"):
+    with pytest.raises(ValueError, match="`operation_chunk` must be a positive number"):
         Symmetrized(*_wavefunction("diamond"), chunk)
 
 

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import eqsym as eqs
+from eqsym._training import projection as projection_module
 from eqsym._training.vmc import _normalised, _residual, _shares, _statistics
 from toys import grid, hydrogen, Lattice, walkers, waves
 
@@ -134,7 +135,9 @@ def _expected(name, monkeypatch):
             weights = 1 / (0.5 + 0.5 * densities / jnp.mean(densities))
             return chosen, weights[chosen]
 
-        monkeypatch.setattr(projection, "draw_with_identity", lambda *_: operations)
+        monkeypatch.setattr(
+            projection_module, "draw_with_identity", lambda *_: operations
+        )
         probabilities = density
         if images < amplitudes:
             orbit = jax.vmap(lambda x: projection.group.apply_inverse(x, operations))

@@ -9,6 +9,7 @@ import pytest
 from jaxtyping import Array, Float
 
 import eqsym as eqs
+from eqsym._wavefunction import orbital_network
 from toys import waves
 
 
@@ -84,10 +85,5 @@ def test_its_orbitals_are_averaged(lih):
 
 
 def test_others_are_refused(lih):
-    group = eqs.SpaceGroup.of(lih.crystal)
-    f = waves(lih.crystal)
-    with pytest.raises(ValueError, match="averages the orbitals of a network such as"):
-        eqs.SymmetrizedOrbitals(f, eqs.GroupAverage(group))
-    places = eqs.initial_walkers(lih.crystal, 2, key=jax.random.key(1))
     with pytest.raises(ValueError, match="got the wave function `Waves`"):
-        eqs.Pretraining(lih).init(f, places, key=jax.random.key(0))
+        orbital_network("`x` averages", waves(lih.crystal))
