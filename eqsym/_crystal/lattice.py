@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._core import AbstractFixed
+from .modulo import ROUNDING
 
 
 def frozen(values: Any, kind: type = float) -> Any:
@@ -34,7 +35,7 @@ class Lattice(AbstractFixed):
 
         - `vectors`: 3x3 numbers, rows are lattice vectors in Bohr.
 
-        **Raises:** `ValueError` where the vectors are not three independent ones.
+        **Raises:** `ValueError` if the vectors are not three independent ones.
         """
         self._vectors = frozen(vectors)
 
@@ -92,12 +93,14 @@ class Lattice(AbstractFixed):
     ) -> Float[np.ndarray, "*batch 3"]:
         """Moves points, in Bohr, into the cell by lattice vectors."""
         frac = self.to_fractional(cart)
-        return self.to_cartesian(frac - np.floor(frac + 1e-9))
+        return self.to_cartesian(frac - np.floor(frac + ROUNDING))
 
     def reduced(self) -> "Lattice":
         """The same lattice with Minkowski-reduced vectors, the shortest first: none can
         be made shorter by adding others, which in three dimensions need be tried only
         once each (Semaev, 2001, "A 3-dimensional lattice reduction algorithm")."""
+        # Here rather than from ASE, which is an extra, or from spglib, whose Niggli
+        # reduction stops at a tolerance of its own.
         basis = self.vectors
         improved = True
         while improved:

@@ -10,19 +10,15 @@ import numpy as np
 import spglib
 from jaxtyping import Bool, Float, Int
 
+from .modulo import length_modulo, ROUNDING, SYMPREC
+
 
 _logger = logging.getLogger("eqsym")
 
-# In Bohr: how far from symmetric places nuclei may be unless something else is asked.
-SYMPREC = 1e-5
 # In Bohr: what is tried, up to what rounding of a structure file can do. Three digits
 # of a fraction are off by 0.0005, 0.01 Bohr along a vector of 20 Bohr, and two nuclei
 # together by twice as much; an error of 0.001 Angstrom is within that, too.
 _COARSE = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 2e-2)
-# Of fractions, and of the metric relative to its size: rounding of float64.
-_ROUNDING = 1e-9
-# In Bohr: what has moved less has not moved.
-SAME_PLACE = 1e-9
 
 _Operations: TypeAlias = tuple[Int[np.ndarray, "ops 3 3"], Float[np.ndarray, "ops 3"]]
 
@@ -231,7 +227,7 @@ def _coarser_repetitions(
 
 def in_bohr(length: float) -> str:
     """A length to two digits; rounding of float64 is 0."""
-    return f"{length:.2g}" if length > SAME_PLACE else "0"
+    return f"{length:.2g}" if length > ROUNDING else "0"
 
 
 def _pure(rotations: Int[np.ndarray, "ops 3 3"]) -> Bool[np.ndarray, " ops"]:
@@ -264,8 +260,8 @@ def _averaged(
     around = frac - middle
     turned_middle = rotations @ middle
     moves = translations + turned_middle - middle
-    centred = cell._replace(frac=around)
-    onto, whole = _images(centred, rotations, moves)
+    centered = cell._replace(frac=around)
+    onto, whole = _images(centered, rotations, moves)
     exact = np.mean(whole, axis=1)
     images = around @ turns + exact[:, None] - whole
     order = np.argsort(onto, axis=1)
@@ -273,7 +269,7 @@ def _averaged(
 
     again = placed @ turns + exact[:, None] - whole - placed[onto]
     change = turns @ metric @ rotations - metric
-    if max(np.max(np.abs(again)), np.max(np.abs(change)) / np.max(metric)) > _ROUNDING:
+    if max(np.max(np.abs(again)), np.max(np.abs(change)) / np.max(metric)) > ROUNDING:
         raise ValueError(
             f"`symprec` {symprec} Bohr: the operations that spglib finds to this "
             "precision are not a group. Try a smaller one."
@@ -315,7 +311,7 @@ def _images(
         zip(rotations, translations, strict=True)
     ):
         gaps = (cell.frac @ rotation.T + translation)[:, None] - cell.frac
-        rest = np.linalg.norm((gaps - np.round(gaps)) @ cell.vectors, axis=-1)
+        rest = length_modulo(cell.vectors, gaps)
         onto[i] = np.argmin(np.where(unlike, np.inf, rest), axis=1)
         whole[i] = np.round(gaps[everything, onto[i]])
     if np.any(np.sort(onto, axis=1) != everything):

@@ -8,13 +8,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._core import whole_number
+from .arguments import BOHR_PER_ANGSTROM
 from .standard import Cell, repetitions
 
 
 _logger = logging.getLogger("eqsym")
 
-# CODATA 2018, the value PySCF uses.
-BOHR_PER_ANGSTROM = 1 / 0.529177210903
 # In Bohr; less vacuum than this, and a slab is not finite but a layered crystal.
 MIN_VACUUM = 10.0
 # Occupancies are printed with three digits or more.

@@ -3,7 +3,6 @@
 from .domain import FundamentalDomain as FundamentalDomain, polyhedron as polyhedron
 from .elements import (
     integer_complement as integer_complement,
-    modulo_lattice as modulo_lattice,
     symmetry_elements as symmetry_elements,
     SymmetryAxis as SymmetryAxis,
     SymmetryElements as SymmetryElements,

@@ -12,7 +12,7 @@ import scipy.spatial
 from jaxtyping import Array, Bool, Float, Int
 
 from .._core import AbstractFixed
-from .._crystal import Lattice
+from .._crystal import from_nearest, Lattice
 from .operations import static_data
 from .space_group import SpaceGroup
 
@@ -65,38 +65,38 @@ class FundamentalDomain(AbstractFixed):
 
         **Raises:** `ValueError` where an operation does not move `point`.
         """
-        centre = np.asarray(point, dtype=np.float64)
-        if centre.shape != (3,) or not np.all(np.isfinite(centre)):
+        center = np.asarray(point, dtype=np.float64)
+        if center.shape != (3,) or not np.all(np.isfinite(center)):
             raise ValueError(
                 f"`point` must be three finite numbers in Bohr, got {point}."
             )
         operations = _Operations(group)
-        moved = operations.distances(centre)
+        moved = operations.distances(center)
         if np.min(moved) < _FIXED:
             i = int(np.argmin(moved))
             raise ValueError(
                 "`point` must be a generic point, which every operation moves by at "
                 f"least {_FIXED} Bohr, but operation {i} with rotation "
-                f"{group.rotations[i].tolist()} moves {centre.tolist()} by "
+                f"{group.frac_rotations[i].tolist()} moves {center.tolist()} by "
                 f"{moved[i]:.3g} Bohr, up to a lattice translation. Choose a point off "
-                "the axes, planes and centres of symmetry, or leave it out of "
+                "the axes, planes and centers of symmetry, or leave it out of "
                 "`FundamentalDomain.of`."
             )
-        cell = _dirichlet_cell(operations, centre)
+        cell = _dirichlet_cell(operations, center)
         volume = scipy.spatial.ConvexHull(cell.vertices).volume
         expected = operations.lattice.volume / group.order
         if not abs(volume / expected - 1) < 1e-6:
             raise ValueError(
                 "`point` must give a domain of the volume of the cell divided by the "
                 f"number of operations, {expected:.8g} cubic Bohr, but that of "
-                f"{centre.tolist()} has {volume:.8g}: its faces are too small to be "
+                f"{center.tolist()} has {volume:.8g}: its faces are too small to be "
                 "told apart. Leave it out of `FundamentalDomain.of`."
             )
         self.group = group
-        self._point = static_data(centre)
+        self._point = static_data(center)
         self._normals = static_data(cell.normals)
-        self._offsets = static_data(cell.offsets + cell.normals @ centre)
-        self._vertices = static_data(cell.vertices + centre)
+        self._offsets = static_data(cell.offsets + cell.normals @ center)
+        self._vertices = static_data(cell.vertices + center)
         self._faces = cell.faces
 
     @classmethod
@@ -230,7 +230,7 @@ class _Operations:
         self.translations = exact @ vectors
         self.lattice = Lattice(vectors).reduced()
 
-    def neighbours(
+    def neighbors(
         self, point: Float[np.ndarray, "3"], shifts: Float[np.ndarray, "shifts 3"]
     ) -> Float[np.ndarray, "points 3"]:
         """Images of a point relative to it, each moved near to it and then by all
@@ -242,8 +242,8 @@ class _Operations:
     def distances(self, point: Float[np.ndarray, "3"]) -> Float[np.ndarray, " ops"]:
         """How far operations move a point, up to lattice translations; infinity for
         the identity."""
-        gaps = self._near(point)[:, None] + self.lattice.to_cartesian(_AROUND)
-        moved = np.min(np.linalg.norm(gaps, axis=-1), axis=1)
+        gaps = self.rotations @ point + self.translations - point
+        moved = np.linalg.norm(from_nearest(self.lattice, gaps), axis=1)
         identity = np.all(np.abs(self.rotations - np.eye(3)) < 1e-6, axis=(1, 2))
         # Other translations move all points alike, and never by 0.
         return np.where(identity & (moved < _FIXED), np.inf, moved)
@@ -286,7 +286,7 @@ def _dirichlet_cell(
     for all but a few cells, and never smaller.
     """
     around = operations.lattice.to_cartesian(_AROUND)
-    images = operations.neighbours(point, around)
+    images = operations.neighbors(point, around)
     cell = _cut(images, around[np.any(around != 0, axis=1)])
     if not exact:
         return cell
@@ -295,7 +295,7 @@ def _dirichlet_cell(
     reach = 2 * np.max(np.linalg.norm(cell.vertices, axis=1))
     spread = 0.5 * np.sum(np.linalg.norm(operations.lattice.vectors, axis=1))
     shifts = operations.lattice.points_within(reach + spread)
-    images = operations.neighbours(point, shifts)
+    images = operations.neighbors(point, shifts)
     images = images[np.sum(images**2, axis=1) <= (1.01 * reach) ** 2]
     return _cut(images, around[np.any(around != 0, axis=1)])
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .._crystal import Crystal, SAME_TWIST
+from .._crystal import Crystal, is_whole, length_modulo
 
 
 Rotations: TypeAlias = Int[np.ndarray, "ops 3 3"]
@@ -34,9 +34,8 @@ class Operations(NamedTuple):
 
     def length(self, frac: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "..."]:
         """Length in Bohr of a vector modulo the sublattice; exact where it is short."""
-        inside = frac @ np.linalg.inv(self.matrix)
-        nearest = (inside - np.round(inside)) @ np.array(self.matrix)
-        return np.linalg.norm(nearest @ np.array(self.vectors), axis=-1)
+        vectors = np.array(self.matrix) @ np.array(self.vectors)
+        return length_modulo(vectors, frac @ np.linalg.inv(self.matrix))
 
 
 class Products(NamedTuple):
@@ -85,28 +84,28 @@ def identity_first(rotations: Any, translations: Any) -> tuple[Any, Any]:
 
 
 def checked_operations(
-    rotations: Any, frac_translations: Any
+    frac_rotations: Any, frac_translations: Any
 ) -> tuple[Rotations, Translations]:
     """As arrays.
 
     **Raises:** `ValueError` where they have another shape or kind.
     """
-    given = np.asarray(rotations)
+    given = np.asarray(frac_rotations)
     translations = np.asarray(frac_translations, dtype=np.float64)
     if given.ndim != 3 or given.shape[1:] != (3, 3) or len(given) == 0:
         raise ValueError(
-            "`rotations` must be 3x3 matrices, of shape (ops, 3, 3) with at least "
+            "`frac_rotations` must be 3x3 matrices, of shape (ops, 3, 3) with at least "
             f"one operation, got shape {given.shape}."
         )
     if translations.shape != (len(given), 3) or not np.all(np.isfinite(translations)):
         raise ValueError(
             "`frac_translations` must be three finite numbers for each of the "
-            f"{len(given)} `rotations`, got shape {translations.shape}."
+            f"{len(given)} `frac_rotations`, got shape {translations.shape}."
         )
     integers = np.round(given).astype(int)
     if not np.array_equal(integers, given):
         raise ValueError(
-            "`rotations` must be integers: they act on fractions of the primitive "
+            "`frac_rotations` must be integers: they act on fractions of the primitive "
             "lattice vectors, not on Cartesian coordinates."
         )
     return integers, translations
@@ -115,6 +114,13 @@ def checked_operations(
 def pure_translations(rotations: Rotations) -> Bool[np.ndarray, " ops"]:
     """Which operations turn nothing."""
     return np.all(rotations == np.eye(3, dtype=int), axis=(1, 2))
+
+
+def is_identity(operations: Operations) -> Bool[np.ndarray, " ops"]:
+    """Which operation is the identity, up to a vector of the sublattice."""
+    moved = operations.length(np.array(operations.translations))
+    pure = pure_translations(np.array(operations.rotations))
+    return pure & (moved < operations.tolerance)
 
 
 def _alike(
@@ -216,12 +222,6 @@ def _fixed_point(
     return point
 
 
-def to_unit_cell(translations: Translations) -> Translations:
-    """Into [0, 1), with rounding errors around 0 and 1 both taken to 0."""
-    inside = translations - np.floor(translations + 1e-9)
-    return np.where(np.abs(inside) < 1e-12, 0.0, inside)
-
-
 def maps_nuclei(
     crystal: Crystal, rotations: Rotations, translations: Translations, tolerance: float
 ) -> Bool[np.ndarray, " ops"]:
@@ -231,7 +231,7 @@ def maps_nuclei(
     good = np.empty(len(rotations), dtype=bool)
     for some in chunks(len(rotations), len(charges) ** 2):
         gaps = gaps_of(crystal, rotations[some], translations[some])
-        onto = (length_of(crystal, gaps) < tolerance) & alike
+        onto = (length_modulo(crystal.lattice.vectors, gaps) < tolerance) & alike
         good[some] = np.all(onto.any(axis=2) & onto.any(axis=1), axis=1)
     return good
 
@@ -241,7 +241,7 @@ def keeps_supercell(crystal: Crystal, rotations: Rotations) -> Bool[np.ndarray, 
     # Supercell vectors have integer y, so their images must be integer too. R^-1 is a
     # power of R, so the lattice is then mapped onto itself.
     inside = supercell_rotations(crystal, rotations)
-    return np.all(np.abs(inside - np.round(inside)) < 1e-6, axis=(1, 2))
+    return np.all(is_whole(inside), axis=1)
 
 
 def keeps_twist(crystal: Crystal, rotations: Rotations) -> Bool[np.ndarray, " ops"]:
@@ -250,7 +250,7 @@ def keeps_twist(crystal: Crystal, rotations: Rotations) -> Bool[np.ndarray, " op
     # k.r is the same before and after, so the row of fractions k goes to k Q^-1; that
     # is k modulo integers where k Q is, as Q and Q^-1 are integer.
     change = crystal.twist @ supercell_rotations(crystal, rotations) - crystal.twist
-    return np.all(np.abs(change - np.round(change)) < SAME_TWIST, axis=1)
+    return is_whole(change)
 
 
 def supercell_rotations(
@@ -276,10 +276,3 @@ def gaps_of(
         frac = crystal.lattice.to_fractional(crystal.positions)
     images = np.einsum("gij,nj->gni", rotations, frac) + translations[:, None]
     return images[:, :, None] - frac
-
-
-def length_of(
-    crystal: Crystal, frac: Float[np.ndarray, "*batch 3"]
-) -> Float[np.ndarray, "*batch"]:
-    """Length in Bohr of a vector modulo lattice vectors; exact where it is short."""
-    return np.linalg.norm(crystal.lattice.to_cartesian(frac - np.round(frac)), axis=-1)

@@ -144,7 +144,7 @@ class CharacterTable(AbstractFixed):
 def character_table(group: SpaceGroup) -> CharacterTable:
     """The character table of a group of operations.
 
-    Found by diagonalising a random element of the centre of the group algebra, whose
+    Found by diagonalizing a random element of the center of the group algebra, whose
     eigenvectors are the characters, and made exact by rounding the multiplicities of
     the eigenvalues of every D(g): J. D. Dixon, Numer. Math. 10, 446 (1967). 384
     operations take less than a second, and are found only once.
@@ -263,7 +263,7 @@ def _orthogonal(
 
 
 def _symbols(group: SpaceGroup) -> list[str]:
-    rotations = group.rotations
+    rotations = group.frac_rotations
     determinants = np.round(np.linalg.det(rotations)).astype(int)
     traces = np.trace(rotations, axis1=1, axis2=2)
     symbols = [_TYPES[d, t] for d, t in zip(determinants, traces, strict=True)]

@@ -13,7 +13,10 @@ from .._crystal import (
     Crystal,
     find_operations,
     in_bohr,
+    into_cell,
+    is_whole,
     larger_group,
+    ROUNDING,
     SymmetricCell,
     with_cell,
     with_changes,
@@ -24,7 +27,6 @@ from .operations import (
     operations_of,
     Rotations,
     supercell_rotations,
-    to_unit_cell,
     Translations,
 )
 from .tables import group_symbol
@@ -52,7 +54,7 @@ def admitted_operations(
     """
     cell = cell_of(crystal)
     rotations, translations = find_operations(cell, symprec)
-    translations = to_unit_cell(translations)
+    translations = into_cell(translations)
     keep, enough = _warned(crystal, rotations, translations, vacuum)
 
     def admits(moved: Crystal, other: SymmetricCell) -> Bool[np.ndarray, " ops"]:
@@ -168,8 +170,7 @@ def _better_twist(
         if np.max(np.abs(move)) > _TWIST_REACH:
             continue
         twist = crystal.twist + move
-        after = twist @ steps
-        number = int(np.sum(np.all(np.abs(after - np.round(after)) < 1e-9, axis=1)))
+        number = int(np.sum(is_whole(twist @ steps, ROUNDING)))
         if number > kept:
             best, kept = (twist, number), number
     return best
@@ -181,7 +182,7 @@ def _listed(twist: Float[np.ndarray, "3"]) -> str:
 
 def _written(number: float) -> str:
     simple = Fraction(number).limit_denominator(_SIMPLE)
-    return str(simple) if abs(float(simple) - number) < 1e-9 else f"{number:.8f}"
+    return str(simple) if abs(float(simple) - number) < ROUNDING else f"{number:.8f}"
 
 
 def _warn_of_rounding(

@@ -7,17 +7,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from .._core import AbstractFixed, Electrons, IMAGES, Integer, spread
 from .._crystal import Crystal, Lattice, MIN_VACUUM, SYMPREC
+from .algebra import (
+    check_closed,
+    checked_numbers,
+    conjugacy_classes,
+    generated,
+    inverses,
+)
 from .operations import (
     about_fixed_point,
     checked_operations,
     identity_first,
-    keeps_supercell,
-    keeps_twist,
-    maps_nuclei,
+    is_identity,
     Operations,
     operations_of,
     Products,
@@ -26,6 +31,7 @@ from .operations import (
     repeated,
     static_data,
 )
+from .requirements import cartesian, check_group
 from .search import admitted_operations
 from .tables import (
     group_symbol,
@@ -34,13 +40,13 @@ from .tables import (
     space_group_setting,
     tabulated_operations,
 )
-from .vacuum import check_vacuum, keeps_plane, vacuum_directions
+from .vacuum import check_vacuum, vacuum_directions
 
 
 # How far, in Bohr, an operation may take a nucleus from the next one, a lattice vector
-# from its length, and a product from the operation it should be: ten times SYMPREC, as
+# from its length, and a product from the operation it should be. More than SYMPREC, as
 # products of operations deviate by more than these.
-_TOLERANCE = 1e-4
+_TOLERANCE = 10 * SYMPREC
 
 
 class SpaceGroup(AbstractFixed):
@@ -81,13 +87,13 @@ class SpaceGroup(AbstractFixed):
     tolerance: float = eqx.field(static=True)
     modulo_supercell: bool = eqx.field(static=True)
     vacuum: tuple[int, ...] = eqx.field(static=True)
-    _rotations: tuple[tuple[tuple[int, ...], ...], ...] = eqx.field(static=True)
+    _frac_rotations: tuple[tuple[tuple[int, ...], ...], ...] = eqx.field(static=True)
     _frac_translations: tuple[tuple[float, ...], ...] = eqx.field(static=True)
 
     def __init__(
         self,
         crystal: Crystal,
-        rotations: Any,
+        frac_rotations: Any,
         frac_translations: Any,
         *,
         tolerance: float = _TOLERANCE,
@@ -97,7 +103,7 @@ class SpaceGroup(AbstractFixed):
         """**Arguments:**
 
         - `crystal`: the crystal whose operations these are.
-        - `rotations`: (ops, 3, 3) integers R, acting on columns of fractions of the
+        - `frac_rotations`: (ops, 3, 3) integers R on columns of fractions of the
             primitive lattice vectors, `x' = R x + t`: the convention of spglib and of
             the International Tables.
         - `frac_translations`: (ops, 3), the t.
@@ -114,67 +120,17 @@ class SpaceGroup(AbstractFixed):
         supercell lattice to itself, to keep the twist; and for all together to hold the
         identity, to hold no operation twice, and to be closed under multiplication.
         """
-        integers, translations = checked_operations(rotations, frac_translations)
+        integers, translations = checked_operations(frac_rotations, frac_translations)
         self.crystal = crystal
         self.tolerance = float(tolerance)
         self.modulo_supercell = bool(modulo_supercell)
         self.vacuum = vacuum_directions(vacuum)
-        self._rotations = static_data(integers)
+        self._frac_rotations = static_data(integers)
         self._frac_translations = static_data(translations)
 
     def __check_init__(self):
-        advice = " Use `SpaceGroup.of` to find the operations of a crystal."
-        for name, good in (
-            ("be an isometry", self._isometric()),
-            (
-                "map each nucleus to one of the same species",
-                maps_nuclei(
-                    self.crystal, self.rotations, self.frac_translations, self.tolerance
-                ),
-            ),
-            (
-                "map the supercell lattice to itself",
-                keeps_supercell(self.crystal, self.rotations),
-            ),
-            (
-                "keep the twist, up to a reciprocal vector of the supercell",
-                keeps_twist(self.crystal, self.rotations),
-            ),
-            (
-                f"keep the span of the directions without `vacuum` {self.vacuum}",
-                keeps_plane(self.rotations, self.vacuum),
-            ),
-        ):
-            if not np.all(good):
-                i = int(np.argmin(good))
-                raise ValueError(
-                    "`rotations` and `frac_translations`: every operation must "
-                    f"{name}, but {int(np.sum(~good))} of {self.order} do not, first "
-                    f"{self._describe(i)}.{advice}"
-                )
-        kind = "supercell" if self.modulo_supercell else "primitive lattice"
-        first = repeated(self._operations())
-        if np.any(first != np.arange(self.order)):
-            j = int(np.argmax(first != np.arange(self.order)))
-            raise ValueError(
-                "`rotations` and `frac_translations` must be free of duplicates modulo "
-                f"{kind} translations, but {self._describe(first[j])} is the same "
-                f"as {self._describe(j)}.{advice}"
-            )
-        missing = np.argwhere(self.multiplication_table < 0)
-        if not np.any(self._is_identity()):
-            raise ValueError(
-                "`rotations` and `frac_translations` must contain the identity, got "
-                f"{self.order} operations without it.{advice}"
-            )
-        if len(missing):
-            i, j = missing[0]
-            raise ValueError(
-                "`rotations` and `frac_translations` must be closed under "
-                f"multiplication modulo {kind} translations, but the product "
-                f"of {self._describe(i)} and {self._describe(j)} is not among the "
-                f"{self.order} operations.{advice}"
-            )
+        lattice = "supercell" if self.modulo_supercell else "primitive lattice"
+        check_group(self.crystal, self._operations(), self.vacuum, lattice)
 
     @classmethod
     def of(
@@ -217,7 +173,7 @@ class SpaceGroup(AbstractFixed):
         vacuum = vacuum_directions(vacuum)
         check_vacuum(crystal, vacuum, min_vacuum)
         rotations, translations = admitted_operations(crystal, symprec, vacuum)
-        tolerance = max(_TOLERANCE, symprec * _TOLERANCE / SYMPREC)
+        tolerance = max(_TOLERANCE, 10 * symprec)
         kept = operations_of(crystal, rotations, translations, tolerance)
         return cls(
             crystal,
@@ -252,7 +208,7 @@ class SpaceGroup(AbstractFixed):
         - `hall_number`: 1 to 530 for one of the settings of the space groups, -1 to
             -116 for one of the layer groups, whose third axis is the aperiodic one.
         - `axes`: 3x3 integers, rows are the conventional vectors in terms of the
-            lattice vectors of the crystal; by default these are the same, and centring
+            lattice vectors of the crystal; by default these are the same, and centering
             translations are operations.
         - `frac_origin`: where the origin of the tables is, in fractions of the lattice
             vectors of the crystal.
@@ -333,12 +289,12 @@ class SpaceGroup(AbstractFixed):
     @property
     def order(self) -> int:
         """Number of operations."""
-        return len(self._rotations)
+        return len(self._frac_rotations)
 
     @property
-    def rotations(self) -> Int[np.ndarray, "ops 3 3"]:
+    def frac_rotations(self) -> Int[np.ndarray, "ops 3 3"]:
         """The R on columns of fractions of the primitive lattice vectors."""
-        return np.array(self._rotations)
+        return np.array(self._frac_rotations)
 
     @property
     def frac_translations(self) -> Float[np.ndarray, "ops 3"]:
@@ -348,9 +304,7 @@ class SpaceGroup(AbstractFixed):
     @property
     def cart_rotations(self) -> Float[np.ndarray, "ops 3 3"]:
         """The R as orthogonal matrices on columns of Cartesian coordinates."""
-        # Lattice vectors are rows, so r = A^T x.
-        columns = self.crystal.lattice.vectors.T
-        return columns @ self.rotations @ np.linalg.inv(columns)
+        return cartesian(self.crystal, self.frac_rotations)
 
     @property
     def cart_translations(self) -> Float[np.ndarray, "ops 3"]:
@@ -394,24 +348,19 @@ class SpaceGroup(AbstractFixed):
     @property
     def identity(self) -> int:
         """The number of the operation that moves nothing."""
-        return int(np.argmax(self._is_identity()))
+        return int(np.argmax(is_identity(self._operations())))
 
     @property
     def inverses(self) -> Int[np.ndarray, " ops"]:
         """`inverses[i]` is the number of the operation that is the inverse of `g_i` up
         to a translation of `lattice`."""
-        return np.argmax(self.multiplication_table == self.identity, axis=1)
+        return inverses(self.multiplication_table, self.identity)
 
     @property
     def conjugacy_classes(self) -> Int[np.ndarray, " ops"]:
         """The number of the conjugacy class of each operation; classes are numbered in
         the order of their first operations."""
-        table = self.multiplication_table
-        conjugates = table[table, self.inverses[:, None]]
-        _, first, label = np.unique(
-            conjugates.min(axis=0), return_index=True, return_inverse=True
-        )
-        return np.argsort(np.argsort(first))[label]
+        return conjugacy_classes(self.multiplication_table, self.inverses)
 
     def subgroup(self, operations: Any) -> "SpaceGroup":
         """The group of some of the operations.
@@ -423,18 +372,9 @@ class SpaceGroup(AbstractFixed):
         **Raises:** `ValueError` where the numbers are not those of operations, or the
         operations are not a group.
         """
-        some = self._numbers(operations)
-        outside = np.argwhere(
-            ~np.isin(self.multiplication_table[np.ix_(some, some)], some)
-        )
-        if len(outside):
-            i, j = (int(some[k]) for k in outside[0])
-            raise ValueError(
-                f"`operations` must be closed under multiplication, but {i} times {j} "
-                f"is {self.multiplication_table[i, j]}, which is not among them. "
-                "`SpaceGroup.generated_by` adds what is missing."
-            )
-        return self._with(self.rotations[some], self.frac_translations[some])
+        some = checked_numbers(operations, self.order)
+        check_closed(self.multiplication_table, some)
+        return self._with(self.frac_rotations[some], self.frac_translations[some])
 
     def generated_by(self, operations: Any) -> "SpaceGroup":
         """The smallest subgroup that has some of the operations, in the order of this
@@ -446,19 +386,14 @@ class SpaceGroup(AbstractFixed):
 
         **Raises:** `ValueError` where the numbers are not those of operations.
         """
-        inside = self._is_identity()
-        inside[self._numbers(operations)] = True
-        count = 0
-        while count < np.sum(inside):
-            some = np.flatnonzero(inside)
-            count = len(some)
-            inside[self.multiplication_table[np.ix_(some, some)]] = True
-        return self.subgroup(np.flatnonzero(inside))
+        inside = is_identity(self._operations())
+        inside[checked_numbers(operations, self.order)] = True
+        return self.subgroup(generated(self.multiplication_table, inside))
 
     def translations(self) -> "SpaceGroup":
-        """The subgroup of pure translations, such as the centring translations of a
+        """The subgroup of pure translations, such as the centering translations of a
         conventional cell."""
-        return self.subgroup(np.flatnonzero(pure_translations(self.rotations)))
+        return self.subgroup(np.flatnonzero(pure_translations(self.frac_rotations)))
 
     def point_part(self, frac_origin: Any = (0.0, 0.0, 0.0)) -> "SpaceGroup":
         """The subgroup of operations that fix a point modulo `lattice`: for the default
@@ -471,10 +406,10 @@ class SpaceGroup(AbstractFixed):
         - `frac_origin`: the point, in fractions of the primitive lattice vectors.
         """
         point = np.asarray(frac_origin, dtype=np.float64)
-        change = self.rotations @ point + self.frac_translations - point
+        change = self.frac_rotations @ point + self.frac_translations - point
         fixed = self._operations().length(change) < self.tolerance
         translations = self.frac_translations - np.round(change)
-        return self._with(self.rotations[fixed], translations[fixed])
+        return self._with(self.frac_rotations[fixed], translations[fixed])
 
     def with_translations(self) -> "SpaceGroup":
         r"""The group modulo translations of the supercell: all operations, each
@@ -487,7 +422,7 @@ class SpaceGroup(AbstractFixed):
         """
         inside = self.crystal.lattice.to_fractional(self.crystal.translations)
         shifts = np.round(inside)[:, None] + self.frac_translations
-        rotations = np.tile(self.rotations, (len(inside), 1, 1))
+        rotations = np.tile(self.frac_rotations, (len(inside), 1, 1))
         shifts = shifts.reshape(-1, 3)
         every = operations_of(
             self.crystal, rotations, shifts, self.tolerance, supercell=True
@@ -554,7 +489,7 @@ class SpaceGroup(AbstractFixed):
     def _operations(self) -> Operations:
         return operations_of(
             self.crystal,
-            self._rotations,
+            self._frac_rotations,
             self._frac_translations,
             self.tolerance,
             supercell=self.modulo_supercell,
@@ -570,37 +505,6 @@ class SpaceGroup(AbstractFixed):
             "vacuum": self.vacuum,
         }
         return SpaceGroup(self.crystal, rotations, translations, **(same | changes))
-
-    def _numbers(self, operations: Any) -> Int[np.ndarray, " some"]:
-        numbers = np.asarray(operations)
-        if numbers.size == 0:
-            return np.zeros(0, dtype=int)
-        if (
-            numbers.ndim != 1
-            or not np.issubdtype(numbers.dtype, np.integer)
-            or np.any((numbers < 0) | (numbers >= self.order))
-        ):
-            raise ValueError(
-                "`operations` must be a sequence of numbers of operations, 0 to "
-                f"{self.order - 1}, got {numbers.tolist()}."
-            )
-        return numbers
-
-    def _is_identity(self) -> Bool[np.ndarray, " ops"]:
-        moved = self._operations().length(self.frac_translations)
-        return pure_translations(self.rotations) & (moved < self.tolerance)
-
-    def _isometric(self) -> Bool[np.ndarray, " ops"]:
-        longest = np.max(np.linalg.norm(self.crystal.lattice.vectors, axis=1))
-        square = self.cart_rotations @ np.swapaxes(self.cart_rotations, 1, 2)
-        return np.max(np.abs(square - np.eye(3)), axis=(1, 2)) * longest < (
-            self.tolerance
-        )
-
-    def _describe(self, i: Any) -> str:
-        rotation = self.rotations[i].tolist()
-        translation = np.round(self.frac_translations[i], 6).tolist()
-        return f"operation {int(i)} (rotation {rotation}, translation {translation})"
 
 
 def _rotate(

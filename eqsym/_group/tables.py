@@ -8,8 +8,8 @@ import spglib
 from jaxtyping import Int
 
 from .._core import Integer, whole_number
-from .._crystal import Crystal, Lattice, quiet
-from .operations import Operations, Rotations, to_unit_cell, Translations
+from .._crystal import Crystal, into_cell, is_whole, Lattice, quiet
+from .operations import Operations, Rotations, Translations
 from .vacuum import keeps_plane
 
 
@@ -80,12 +80,12 @@ def tabulated_operations(
     # Row fractions y of the conventional vectors are y M of the lattice vectors.
     turned = matrix.T @ found["rotations"] @ np.linalg.inv(matrix.T)
     rotations = np.round(turned).astype(int)
-    if not np.allclose(rotations, turned, atol=1e-6):
+    if not np.all(is_whole(turned)):
         raise ValueError(
             "`axes` must be conventional vectors that make rotations integer in terms "
             "of the lattice vectors of the crystal, but those of Hall number "
             f"{hall_number} are not with axes {matrix.tolist()}. Check that the "
-            "lattice of the crystal has the centring of the group."
+            "lattice of the crystal has the centering of the group."
         )
     translations = found["translations"] @ matrix + origin - rotations @ origin
     vacuum = ()
@@ -97,7 +97,7 @@ def tabulated_operations(
                 "the same two lattice vectors of the crystal; the third one is the "
                 f"aperiodic direction. Got {matrix.tolist()}."
             )
-    return rotations, to_unit_cell(translations), vacuum
+    return rotations, into_cell(translations), vacuum
 
 
 def space_group_setting(number: Integer) -> int:

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from .._core import Integer, whole_number
-from .._crystal import Crystal, widest_gap
-from .operations import chunks, gaps_of, length_of, Rotations, Translations
+from .._crystal import Crystal, length_modulo, widest_gap
+from .operations import chunks, gaps_of, Rotations, Translations
 
 
 def vacuum_directions(vacuum: Sequence[Integer]) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ def keeps_vacuum(
     good = np.empty(len(rotations), dtype=bool)
     for some in chunks(len(rotations), len(inside) ** 2):
         gaps = gaps_of(crystal, rotations[some], translations[some], inside)
-        lengths = length_of(crystal, gaps)
+        lengths = length_modulo(crystal.lattice.vectors, gaps)
         alike = crystal.atomic_numbers[:, None] == crystal.atomic_numbers
         nearest = np.argmin(np.where(alike, lengths, np.inf), axis=2)
         change = np.take_along_axis(gaps, nearest[:, :, None, None], axis=2)

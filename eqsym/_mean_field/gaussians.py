@@ -18,7 +18,7 @@ _NEGLIGIBLE = 1e-10
 @dataclasses.dataclass
 class Gaussians:
     """Primitive Gaussians of one angular momentum l, in the cell around the origin, and
-    their weights: contraction, normalisation, lattice sum, Bloch phases and orbital
+    their weights: contraction, normalization, lattice sum, Bloch phases and orbital
     coefficients. Cartesian components in the order xx, xy, xz, yy, .."""
 
     l: int

@@ -63,7 +63,7 @@ class _GaussianSum(AbstractFixed):
     $\phi_o(r) = \sum_{ct} w_{cto} d^{p_c} e^{-\alpha_t d^2}$ with $d = r - R_t$ and the
     powers $p_c = (l,0,0), (l-1,1,0), \ldots, (0,0,l)$.
 
-    Contraction, normalisation, lattice sum, Bloch phases and orbital coefficients are
+    Contraction, normalization, lattice sum, Bloch phases and orbital coefficients are
     all in the weights.
     """
 
@@ -76,7 +76,7 @@ class _GaussianSum(AbstractFixed):
         dtype = points.dtype
         centers = jnp.asarray(self.centers).astype(dtype)
         exponents = jnp.asarray(self.exponents).astype(dtype)
-        # Not one (points, terms, 3) array: its last axis is too short to vectorise.
+        # Not one (points, terms, 3) array: its last axis is too short to vectorize.
         d = [points[:, i, None] - centers[None, :, i] for i in range(3)]
         gauss = jnp.exp(-exponents[None] * (d[0] * d[0] + d[1] * d[1] + d[2] * d[2]))
         features = jnp.stack(
@@ -255,7 +255,7 @@ class MeanField(AbstractFixed):
         **Returns:**
 
         `(up, down)`: rows are the electrons of that spin, columns the occupied
-        orbitals in the order of `occupation`. Normalised to one electron in a primitive
+        orbitals in the order of `occupation`. Normalized to one electron in a primitive
         cell. Complex, or real where the orbitals are.
         """
         n_up = self.occupation.kpoints[0].shape[0]

@@ -104,7 +104,7 @@ def _moments(
         )
     total = crystal.cells * float(np.sum(moments))
     spin = operator.sub(*crystal.electrons)
-    # They are a guess: off by one electron, or by half of what is polarised.
+    # They are a guess: off by one electron, or by half of what is polarized.
     if abs(total - spin) > max(1.0, crystal.cells * float(np.sum(np.abs(moments))) / 2):
         raise ValueError(
             f"`moments` {moments.tolist()} add up to {total:g} in the supercell of "

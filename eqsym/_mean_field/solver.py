@@ -10,7 +10,7 @@ import scipy.linalg
 from jaxtyping import Float, Inexact
 
 from .._core import progress_bar
-from .._crystal import Crystal, Lattice
+from .._crystal import Crystal, is_whole, Lattice
 from .gaussians import expand, Gaussians, Shell, shells_of
 from .guess import superposed_atoms
 from .settings import Settings
@@ -449,7 +449,7 @@ def _occupied(found: _Levels, spin: int) -> tuple[np.ndarray, np.ndarray]:
 def _is_real(crystal: Crystal, kpoints: Float[np.ndarray, "orbitals 3"]) -> bool:
     """Whether every k is its own negative modulo reciprocal lattice vectors."""
     doubled = kpoints @ crystal.lattice.vectors.T / np.pi
-    return bool(np.all(np.abs(doubled - np.round(doubled)) < 1e-6))
+    return bool(np.all(is_whole(doubled)))
 
 
 def _realified(

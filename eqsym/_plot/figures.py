@@ -21,7 +21,7 @@ def plot_scans(
     domain: FundamentalDomain | None = None,
     difference: bool = False,
 ) -> "Figure":
-    """Draws scans side by side, in one colour scale; a second row has the local
+    """Draws scans side by side, in one color scale; a second row has the local
     energies, where all scans have them.
 
     **Arguments:**
@@ -142,12 +142,12 @@ def plot_training(
     energy_axis, variance_axis, acceptance_axis = axes.flat
     steps, energy = history["step"], history["energy"]
     window = max(1, min(whole_number("window", window, 1), len(steps) // 4))
-    centres, mean, deviation = _moving(steps, energy, window)
+    centers, mean, deviation = _moving(steps, energy, window)
 
     energy_axis.plot(steps, energy, ".", ms=2, alpha=0.35, label="step")
-    energy_axis.plot(centres, mean, lw=1.5, label=f"mean of {window} steps")
+    energy_axis.plot(centers, mean, lw=1.5, label=f"mean of {window} steps")
     energy_axis.fill_between(
-        centres, mean - deviation, mean + deviation, alpha=0.25, color="C1", lw=0
+        centers, mean - deviation, mean + deviation, alpha=0.25, color="C1", lw=0
     )
     references = references or {}
     for i, (name, value) in enumerate(references.items()):

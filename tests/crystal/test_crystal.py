@@ -26,7 +26,7 @@ def distances(crystal: Crystal) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "crystal, atoms, nearest, neighbours, volume",
+    "crystal, atoms, nearest, neighbors, volume",
     [
         (Crystal.rock_salt("Li", "H", a=4.0, unit="bohr"), 2, 2.0, 6, 16.0),
         (Crystal.zinc_blende("B", "N", a=4.0, unit="bohr"), 2, np.sqrt(3), 4, 16.0),
@@ -50,12 +50,12 @@ def distances(crystal: Crystal) -> np.ndarray:
     ],
     ids=["rock salt", "zinc blende", "diamond", "bcc", "fcc", "graphene", "chain"],
 )
-def test_presets(crystal, atoms, nearest, neighbours, volume):
+def test_presets(crystal, atoms, nearest, neighbors, volume):
     assert len(crystal.positions) == atoms
     assert crystal.lattice.volume == pytest.approx(volume)
     found = distances(crystal)
-    np.testing.assert_allclose(found[:neighbours], nearest, rtol=1e-9)
-    assert found[neighbours] > 1.05 * nearest
+    np.testing.assert_allclose(found[:neighbors], nearest, rtol=1e-9)
+    assert found[neighbors] > 1.05 * nearest
     assert sum(crystal.electrons) == np.sum(crystal.atomic_numbers)
     assert crystal.charge == 0
 

@@ -81,7 +81,7 @@ def _point_group(symbol):
 
 @functools.cache
 def _space_group(hall):
-    """All operations in the conventional cell: with centring translations, a group of
+    """All operations in the conventional cell: with centering translations, a group of
     translations by fractions of its cell."""
     operations = group_toys.database(hall)
     return eqs.SpaceGroup(group_toys.crystal_for(*operations), *operations)

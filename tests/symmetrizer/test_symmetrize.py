@@ -639,7 +639,7 @@ def test_refuses_momenta_on_which_operations_form_no_group(hall, momentum, seed)
     if momentum is None:
         assert found is None
         return
-    turned = np.array(momentum) @ group.rotations - np.array(momentum)
+    turned = np.array(momentum) @ group.frac_rotations - np.array(momentum)
     if np.allclose(turned, np.round(turned)):
         np.testing.assert_array_equal(found, wavefunction.crystal_momentum)
     else:
