@@ -4,9 +4,7 @@ from .domain import FundamentalDomain as FundamentalDomain, polyhedron as polyhe
 from .elements import (
     integer_complement as integer_complement,
     symmetry_elements as symmetry_elements,
-    SymmetryAxis as SymmetryAxis,
     SymmetryElements as SymmetryElements,
-    SymmetryPlane as SymmetryPlane,
 )
 from .operations import (
     pure_translations as pure_translations,
@@ -15,7 +13,6 @@ from .operations import (
 )
 from .representations import (
     character_table as character_table,
-    CharacterTable as CharacterTable,
     Irrep as Irrep,
     irreps as irreps,
 )

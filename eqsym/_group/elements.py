@@ -1,4 +1,4 @@
-"""Symmetry elements: where the axes, planes and centers of a space group are."""
+"""Symmetry elements: the axes, planes and inversion centers of space groups."""
 
 import itertools
 import math
@@ -20,17 +20,7 @@ _T = TypeVar("_T")
 
 
 class SymmetryAxis(eqx.Module):
-    """A rotation, screw or rotoinversion axis; all in fractions of lattice vectors.
-
-    - `order`: the largest order N of rotations about it.
-    - `screw`: p for the screw axis N_p, whose rotation by 2 pi / N, counterclockwise
-        seen against `direction`, comes with a shift of p / N of `direction`; 0 for a
-        rotation axis.
-    - `rotoinversion`: the largest order (3, 4 or 6) of rotoinversions about it; 0
-        where there are none.
-    - `direction`: the shortest lattice vector along it.
-    - `point`: one of its points.
-    """
+    """A rotation, screw or rotoinversion axis; see `symmetry_elements`."""
 
     order: int
     screw: int
@@ -47,12 +37,7 @@ class SymmetryAxis(eqx.Module):
 
 
 class SymmetryPlane(eqx.Module):
-    """A mirror or glide plane; all in fractions of lattice vectors.
-
-    - `normal`: its Miller indices h, relatively prime.
-    - `offset`: the plane is where h . x = `offset`.
-    - `glide`: the shortest shift that comes with the reflection; 0 for a mirror.
-    """
+    """A mirror or glide plane; see `symmetry_elements`."""
 
     normal: Int[np.ndarray, "3"]
     offset: float
@@ -65,12 +50,7 @@ class SymmetryPlane(eqx.Module):
 
 
 class SymmetryElements(eqx.Module):
-    """The symmetry elements of one primitive cell; see
-    [`eqsym.symmetry_elements`][].
-
-    - `axes`, `planes`: those that no lattice translation maps to each other.
-    - `centers`: inversion centers, (centers, 3), in fractions of lattice vectors.
-    """
+    """The symmetry elements of one primitive cell; see `symmetry_elements`."""
 
     axes: tuple[SymmetryAxis, ...]
     planes: tuple[SymmetryPlane, ...]
@@ -78,14 +58,14 @@ class SymmetryElements(eqx.Module):
 
 
 def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
-    r"""The symmetry elements of a space group, one of each class modulo lattice
-    translations.
+    r"""Finds where the axes, planes and inversion centers of a space group are, one of
+    each class modulo lattice translations.
 
     An operation $x' = R x + t$ moves the points of its axis or plane by the intrinsic
-    part $w = n^{-1} \sum_{k<n} R^k t$ of its translation, with n the order of R; where
-    they are follows from $(1 - R) x = t - w$. Translations $t + L$ by all lattice
-    vectors L count: next to every six-fold axis there are two three-fold and three
-    two-fold ones.
+    part $w = n^{-1} \sum_{k<n} R^k t$ of its translation, with n the order of R; their
+    places follow from $(1 - R) x = t - w$. Translations $t + L$ by all lattice vectors
+    L count: next to every six-fold axis there are two three-fold and three two-fold
+    ones.
 
     International Tables for Crystallography A (2016), chapter 1.2, and 2.1.2 for the
     symbols.
@@ -96,8 +76,24 @@ def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
 
     **Returns:**
 
-    Axes of the highest order first, mirror planes before glide planes, and inversion
-    centers.
+    All places, directions and shifts are in fractions of the primitive lattice vectors.
+
+    - `axes`: the axes, of the highest order first, each with
+        - `order`: the largest order N of rotations about it;
+        - `screw`: p for the screw axis N_p, whose rotation by 2 pi / N,
+            counterclockwise seen against `direction`, comes with a shift of p / N of
+            `direction`; 0 for a rotation axis;
+        - `rotoinversion`: the largest order (3, 4 or 6) of rotoinversions about it, or
+            0;
+        - `direction`: the shortest lattice vector along it;
+        - `point`: one of its points;
+        - `symbol`: as printed, `"6"`, `"6_3"`, `"-4"`.
+    - `planes`: the planes, mirrors before glide planes, each with
+        - `normal`: its Miller indices h, relatively prime;
+        - `offset`: the plane is the set of points x with h . x = `offset`;
+        - `glide`: the shortest shift that comes with the reflection, 0 for a mirror;
+        - `is_mirror`: whether it is a mirror plane and not a glide plane.
+    - `centers`: the inversion centers, (centers, 3).
     """
     vectors = group.crystal.lattice.vectors
     lines: list[_Line] = []

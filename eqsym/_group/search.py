@@ -29,7 +29,7 @@ from .operations import (
     supercell_rotations,
     Translations,
 )
-from .tables import group_symbol
+from .international_tables import group_symbol
 from .vacuum import keeps_vacuum
 
 

@@ -33,7 +33,7 @@ from .operations import (
 )
 from .requirements import cartesian, check_group
 from .search import admitted_operations
-from .tables import (
+from .international_tables import (
     group_symbol,
     layer_group_setting,
     plane_group_setting,

@@ -243,7 +243,7 @@ def session(
 
 
 def _versions() -> dict[str, str]:
-    """Of the packages that are installed: a run needs no PySCF."""
+    """Of the packages that are installed."""
     found = {}
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
