@@ -1,4 +1,4 @@
-"""Lattices and crystals, and what is read from structure files."""
+"""Lattices and crystals; readers of structures of ASE and PySCF."""
 
 from .crystal import (
     cell_of as cell_of,

@@ -10,7 +10,7 @@ from .nearest import from_nearest
 
 
 def difference(one: Any, other: Any, *, electrons: bool) -> str | None:
-    """What differs between two crystals, and by how much, as part of a sentence."""
+    """The differences of two crystals and their sizes, as part of a sentence."""
     # In other lattices all nuclei have other positions.
     found = _lattices(one, other)
     if one.species != other.species:

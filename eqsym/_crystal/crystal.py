@@ -1,4 +1,4 @@
-"""Lattices and crystals: geometry, electrons, supercell and twist."""
+"""Crystals: geometry, electrons, supercell and twist."""
 
 import logging
 from collections.abc import Sequence
@@ -30,12 +30,13 @@ _logger = logging.getLogger("eqsym")
 
 
 class Crystal(AbstractFixed):
-    r"""A crystal: primitive cell, nuclei, electrons of the simulated supercell, twist.
+    r"""The system to simulate: primitive cell, nuclei, and the electrons, supercell and
+    twist of the simulation.
 
     The wave function lives in the supercell $A_s = S A$ of the primitive lattice $A$
     and obeys $\psi(.., r_i + L, ..) = e^{i k_s \cdot L} \psi$ for supercell vectors L.
     Lengths inside are in Bohr. All data is static: crystals are hashable, compare by
-    value, and are constants of what is compiled.
+    value, and are constants of compiled functions.
     """
 
     lattice: Lattice
@@ -72,7 +73,7 @@ class Crystal(AbstractFixed):
             whichever the number of electrons admits.
         - `twist`: k_s in fractions of the supercell's reciprocal vectors.
 
-        **Raises:** `ValueError` that names the argument for an unknown element,
+        **Raises:** `ValueError` that names the argument, for an unknown element,
         overlapping nuclei, a singular or non-integer supercell matrix, and a charge or
         spin that the electrons do not fit.
         """
@@ -172,17 +173,18 @@ class Crystal(AbstractFixed):
         return np.tile(self.atomic_numbers, self.cells)
 
     def symmetrized(self, symprec: float) -> "Crystal":
-        """The crystal with nuclei and lattice exactly where its space group wants them.
+        """Undoes the rounding of a structure file: the same crystal with nuclei and
+        lattice exactly where its space group wants them.
 
-        Coordinates in a structure file are rounded, and a rounded crystal has few
-        symmetry operations to the precision of [`eqsym.SpaceGroup.of`][], which then
-        warns. This takes the operations within a coarser precision and averages over
-        them: the metric of the lattice, and the images of each nucleus. The cell is not
-        turned, and order of nuclei, supercell, charge, spin and twist stay as they are.
-        The middle of all nuclei keeps its fractions.
+        A rounded crystal has few symmetry operations to the precision of
+        [`eqsym.SpaceGroup.of`][], which then warns. This takes the operations within a
+        coarser precision and averages over them: the metric of the lattice, and the
+        images of each nucleus. The cell is not turned, and order of nuclei, supercell,
+        charge, spin and twist stay as they are. The middle of all nuclei keeps its
+        fractions.
 
         A warning on the logger `eqsym` says how far nuclei and lattice vectors move. If
-        they do not, the same crystal is returned.
+        they do not move, the same crystal is returned.
 
         **Arguments:**
 
@@ -205,9 +207,9 @@ class Crystal(AbstractFixed):
         return with_cell(self, found.cell)
 
     def primitive(self, *, keep_cell: bool = False, **kwargs: Any) -> "Crystal":
-        """The same crystal in its primitive cell: what takes least work for each
-        electron. A structure file often has a conventional cell: four times the
-        electrons of the primitive one for rock salt.
+        """The same crystal in its primitive cell, which takes the least work. A
+        structure file often has a conventional cell: for rock salt, with four times as
+        many electrons as the primitive one.
 
         ```python
         eqs.Crystal.from_ase(ase.io.read("LiH.cif")).primitive(supercell=2)
@@ -216,9 +218,9 @@ class Crystal(AbstractFixed):
         Nuclei stay where they are in space, each the first one of its kind in the
         given cell, and in the same order. Lattice vectors along which nothing repeats
         stay, such as the vacuum of a slab; others are Niggli-reduced, which does not
-        turn them. A crystal in its primitive cell is returned as it is. Found by spglib
-        to 1e-5 Bohr; a warning on the logger `eqsym` says if there is a smaller cell
-        but for rounding: then use `symmetrized` first.
+        turn them. A crystal in its primitive cell is returned as it is. spglib finds
+        the cell to 1e-5 Bohr; a warning on the logger `eqsym` says if there is a
+        smaller one but for rounding: then use `symmetrized` first.
 
         **Arguments:**
 
@@ -230,8 +232,8 @@ class Crystal(AbstractFixed):
             with the lowest spin and without twist.
 
         **Raises:** `ValueError` if the crystal has another supercell, charge, spin or
-        twist than the default and neither `keep_cell` nor `kwargs` says what becomes of
-        it.
+        twist than the default and neither `keep_cell` nor `kwargs` says which ones the
+        new crystal has.
         """
         if keep_cell and kwargs:
             raise ValueError(
@@ -290,7 +292,7 @@ class Crystal(AbstractFixed):
     def zinc_blende(
         cls, cation: str, anion: str, *, a: float, unit: Unit, **kwargs: Any
     ) -> "Crystal":
-        """Zinc blende; diamond where both elements are the same.
+        """Zinc blende; diamond if both elements are the same.
 
         **Arguments:**
 
@@ -366,10 +368,10 @@ class Crystal(AbstractFixed):
 
     @classmethod
     def from_ase(cls, atoms: Any, **kwargs: Any) -> "Crystal":
-        """From ASE `Atoms`, and so from CIF or POSCAR by `ase.io.read`.
+        """Reads ASE `Atoms`, and so CIF or POSCAR by `ase.io.read`.
 
-        What such a structure says beside its cell and nuclei is taken, refused, or
-        announced by the logger `eqsym`:
+        Such a structure says more than its cell and nuclei. All of it is taken,
+        refused, or announced by the logger `eqsym`:
 
         - `ase.io.read` returns the conventional cell of a CIF, in which rock salt has 8
             atoms. It is the `lattice` of this crystal then, with a warning; see
@@ -396,7 +398,7 @@ class Crystal(AbstractFixed):
 
     @classmethod
     def from_pyscf(cls, cell: Any, **kwargs: Any) -> "Crystal":
-        """From a `pyscf.pbc.gto.Cell`, with its charge and spin.
+        """Reads a `pyscf.pbc.gto.Cell`, with its charge and spin.
 
         PySCF counts both over all k-points of a calculation. The cells of a supercell
         stand for its k-points, so that by default they are `charge` and `spin` of the
@@ -422,12 +424,12 @@ class Crystal(AbstractFixed):
         return cls(**read_pyscf(cell, cells, charge, spin), **kwargs)
 
     def matches(self, other: "Crystal") -> bool:
-        """Whether another crystal is the same: see [`eqsym.Crystal.difference`][]. Use
-        this instead of `==`, which compares bits."""
+        """Whether another crystal is the same up to rounding, as
+        [`eqsym.Crystal.difference`][] finds it; `==` compares bits."""
         return self.difference(other) is None
 
     def difference(self, other: "Crystal", *, electrons: bool = True) -> str | None:
-        """In what another crystal is not this one.
+        """How another crystal differs from this one, in words.
 
         Two descriptions are of the same crystal if lattice vectors, and nuclei up to
         primitive lattice vectors, are at most 1e-6 Bohr apart, and twists, up to
@@ -443,7 +445,7 @@ class Crystal(AbstractFixed):
 
         **Returns:**
 
-        What differs and by how much, for a message; `None` if nothing does.
+        The differences and their sizes, for a message; `None` if there are none.
         """
         return difference(self, other, electrons=electrons)
 

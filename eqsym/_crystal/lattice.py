@@ -12,7 +12,7 @@ from .modulo import ROUNDING
 
 
 def frozen(values: Any, kind: type = float) -> Any:
-    """Nested tuples, which are hashable, of what numpy makes of `values`."""
+    """An array as nested tuples, which are hashable."""
 
     def freeze(rows):
         return tuple(freeze(r) for r in rows) if isinstance(rows, list) else kind(rows)
@@ -21,11 +21,11 @@ def frozen(values: Any, kind: type = float) -> Any:
 
 
 class Lattice(AbstractFixed):
-    """A three-dimensional Bravais lattice; rows of `vectors` are lattice vectors.
+    """A three-dimensional Bravais lattice, which converts between Cartesian and
+    fractional coordinates; rows of `vectors` are lattice vectors.
 
-    The only place that converts between Cartesian and fractional coordinates. The
-    cell may be left-handed; volumes are positive. All data is static: lattices are
-    hashable, compare by value, and are constants of what is compiled.
+    The cell may be left-handed; volumes are positive. All data is static: lattices are
+    hashable, compare by value, and are constants of compiled functions.
     """
 
     _vectors: tuple[tuple[float, ...], ...] = eqx.field(static=True)

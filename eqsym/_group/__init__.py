@@ -1,4 +1,4 @@
-"""Space groups: found, tabulated, taken apart; their domains and representations."""
+"""Space groups, their symmetry elements, domains and irreducible representations."""
 
 from .domain import FundamentalDomain as FundamentalDomain, polyhedron as polyhedron
 from .elements import (

@@ -1,4 +1,4 @@
-"""Fundamental domains of space groups: polyhedra whose images tile space."""
+"""Fundamental domains of space groups."""
 
 from typing import Any, NamedTuple
 
@@ -25,24 +25,25 @@ _MERGE = 1e-7
 # face from the point, that are good enough, in units of the cube root of the volume.
 _CANDIDATES = 64
 _GOOD = 0.1
-# Images with which a cell is begun; others are added where they cut something off.
+# Images that a cell begins with; others are added if they cut something off.
 _NEAREST = 100
 
 
 class FundamentalDomain(AbstractFixed):
-    r"""A convex polyhedron D whose images under a space group tile space.
+    r"""A convex polyhedron D whose images under a space group tile space: moving an
+    electron into it chooses one of its symmetric places.
 
-    The Dirichlet cell of a point c that no operation leaves where it is,
+    D is the Dirichlet cell of a point c that every operation moves,
 
     $$D = \{r : |r - c| \le |r - g c| \text{ for all } g\}
         = \{r : n_f \cdot r \le b_f \text{ for all faces } f\}$$
 
     where g runs over the operations of the group times all translations of its lattice.
-    Its volume is that of the cell divided by the number of operations. Images share
-    boundaries only. Mirror planes are always faces; other faces depend on c.
+    Its volume is the volume of the cell divided by the number of operations. Images
+    share boundaries only. Mirror planes are always faces; other faces depend on c.
 
     All data is static, in Bohr: domains are hashable, compare by value, and are
-    constants of what is compiled.
+    constants of compiled functions.
 
     Engel, "Geometric Crystallography" (1986), chapter 5; its use for wave functions:
     Huang et al. (2025), arXiv 2502.05318.
@@ -61,9 +62,9 @@ class FundamentalDomain(AbstractFixed):
         - `group`: the space group.
         - `point`: the point c, three numbers in Bohr.
 
-        See [`eqsym.FundamentalDomain.of`][] for a point that makes a simple domain.
+        [`eqsym.FundamentalDomain.of`][] finds a point that makes a simple domain.
 
-        **Raises:** `ValueError` where an operation does not move `point`.
+        **Raises:** `ValueError` if an operation does not move `point`.
         """
         center = np.asarray(point, dtype=np.float64)
         if center.shape != (3,) or not np.all(np.isfinite(center)):
@@ -88,7 +89,7 @@ class FundamentalDomain(AbstractFixed):
         if not abs(volume / expected - 1) < 1e-6:
             raise ValueError(
                 "`point` must give a domain of the volume of the cell divided by the "
-                f"number of operations, {expected:.8g} cubic Bohr, but that of "
+                f"number of operations, {expected:.8g} cubic Bohr, but the domain of "
                 f"{center.tolist()} has {volume:.8g}: its faces are too small to be "
                 "told apart. Leave it out of `FundamentalDomain.of`."
             )
@@ -101,16 +102,16 @@ class FundamentalDomain(AbstractFixed):
 
     @classmethod
     def of(cls, group: SpaceGroup, *, point: Any = None) -> "FundamentalDomain":
-        """A domain with few faces, without short edges.
+        """A domain with few faces and without short edges.
 
         **Arguments:**
 
         - `group`: the space group.
         - `point`: the point c in Bohr. By default the best of a fixed list of
-            candidates: the fewest faces among those without short edges and without
-            images of the point nearby.
+            candidates: the one with the fewest faces, among candidates without short
+            edges and without images of the point nearby.
 
-        **Raises:** `ValueError` where an operation does not move `point`.
+        **Raises:** `ValueError` if an operation does not move `point`.
         """
         return cls(group, _best_point(_Operations(group)) if point is None else point)
 
@@ -303,8 +304,8 @@ def _dirichlet_cell(
 def _cut(
     images: Float[np.ndarray, "images 3"], bounding: Float[np.ndarray, "some 3"]
 ) -> _Cell:
-    """The cell of points nearer to the origin than to all `images`. That with respect
-    to `bounding`, which are images too, is finite."""
+    """The cell of points nearer to the origin than to all `images`. The images in
+    `bounding` alone give a finite cell."""
     square = np.sum(images**2, axis=1)
     order = np.argsort(square, kind="stable")
     images, square = images[order], square[order]
@@ -312,7 +313,7 @@ def _cut(
     while True:
         lengths = np.linalg.norm(used, axis=1)
         cell = polyhedron(used / lengths[:, None], lengths / 2)
-        # Those that cut a vertex off.
+        # The images that cut a vertex off.
         size = np.max(np.linalg.norm(cell.vertices, axis=1))
         beyond = np.max(images @ cell.vertices.T, axis=1) - square / 2
         cutting = images[beyond > _MERGE * size * np.sqrt(square)]
@@ -333,7 +334,7 @@ def polyhedron(
     close = scipy.spatial.distance.cdist(corners, corners) < merge
     vertices = corners[np.argmax(close, axis=1) == np.arange(len(corners))]
     touching = np.abs(vertices @ normals.T - offsets) < 2 * merge
-    # One of each plane; others meet the polyhedron in a vertex or an edge only.
+    # Each plane once; planes that meet the polyhedron in a vertex or an edge are none.
     _, first = np.unique(touching, axis=1, return_index=True)
     kept = np.sort(first[touching[:, first].sum(axis=0) > 2])
     faces = tuple(_ring(vertices, touching[:, f], normals[f]) for f in kept)

@@ -126,8 +126,8 @@ def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
 
 def integer_complement(vector: Int[np.ndarray, "3"]) -> Int[np.ndarray, "2 3"]:
     """A basis of the integer vectors orthogonal to one with relatively prime
-    components: what it maps points of a line along the vector to is the same for all of
-    them, and for lines a lattice vector apart it is the same up to integers."""
+    components. It maps all points of a line along the vector to the same numbers, and
+    lines a lattice vector apart to numbers that differ by integers."""
     a, b, c = vector.tolist()
     if a == b == 0:
         return np.array([[1, 0, 0], [0, 1, 0]])
@@ -250,8 +250,8 @@ def _classes(
     found: list[tuple[tuple[int, ...], np.ndarray, list[_T]]] = []
     for item in items:
         kind, place = key(item)
-        for other, where, same in found:
-            if other == kind and is_whole(place - where, SAME_ELEMENT):
+        for other, first, same in found:
+            if other == kind and is_whole(place - first, SAME_ELEMENT):
                 same.append(item)
                 break
         else:

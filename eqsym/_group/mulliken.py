@@ -117,7 +117,7 @@ def _axes(group: SpaceGroup, which: Bool[np.ndarray, " ops"]) -> np.ndarray:
 
 
 def _main_rotations(group: SpaceGroup, symbols: np.ndarray) -> Bool[np.ndarray, " ops"]:
-    """Whose characters tell A from B; none in cubic groups."""
+    """The rotations whose characters tell A from B; none in cubic groups."""
     for symbol in ("C6", "C4", "S4", "C3", "C2"):
         which = symbols == symbol
         if np.any(which):

@@ -18,12 +18,12 @@ _CHUNK = 2**20
 
 class Operations(NamedTuple):
     """Operations `x' = R x + t` on fractions of lattice vectors, taken modulo a
-    sublattice, as static data: what may be cached.
+    sublattice: as static data, so that results can be cached.
 
     - `vectors`: lattice vectors as rows, in Bohr.
     - `matrix`: the sublattice, rows in terms of the lattice vectors.
     - `rotations`, `translations`: R and t.
-    - `tolerance`: in Bohr, within which operations are the same.
+    - `tolerance`: in Bohr; operations closer than this are the same.
     """
 
     vectors: tuple[tuple[float, ...], ...]
@@ -33,7 +33,7 @@ class Operations(NamedTuple):
     tolerance: float
 
     def length(self, frac: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "..."]:
-        """Length in Bohr of a vector modulo the sublattice; exact where it is short."""
+        """Length in Bohr of a vector modulo the sublattice; exact if it is short."""
         vectors = np.array(self.matrix) @ np.array(self.vectors)
         return length_modulo(vectors, frac @ np.linalg.inv(self.matrix))
 
@@ -41,9 +41,10 @@ class Operations(NamedTuple):
 class Products(NamedTuple):
     """Products `g_i g_j`; both arrays are shared and read-only.
 
-    - `table`: number of the product, or -1 if it is not there.
-    - `translations`: what a product is more than that operation, a vector of the
-        sublattice as integers of the lattice.
+    - `table`: number of the operation that is the product up to a translation, or -1 if
+        there is none.
+    - `translations`: the translation, a vector of the sublattice as integers of the
+        lattice.
     """
 
     table: Int[np.ndarray, "ops ops"]
@@ -86,9 +87,9 @@ def identity_first(rotations: Any, translations: Any) -> tuple[Any, Any]:
 def checked_operations(
     frac_rotations: Any, frac_translations: Any
 ) -> tuple[Rotations, Translations]:
-    """As arrays.
+    """Rotations and translations as arrays.
 
-    **Raises:** `ValueError` where they have another shape or kind.
+    **Raises:** `ValueError` if they have another shape or kind.
     """
     given = np.asarray(frac_rotations)
     translations = np.asarray(frac_translations, dtype=np.float64)
@@ -112,7 +113,7 @@ def checked_operations(
 
 
 def pure_translations(rotations: Rotations) -> Bool[np.ndarray, " ops"]:
-    """Which operations turn nothing."""
+    """Which operations are translations."""
     return np.all(rotations == np.eye(3, dtype=int), axis=(1, 2))
 
 
@@ -128,8 +129,9 @@ def _alike(
 ) -> tuple[
     Int[np.ndarray, "kinds 3 3"], Int[np.ndarray, " ops"], Int[np.ndarray, "rows most"]
 ]:
-    """Rotations without repetition, which of them each operation has, and the
-    operations that have it, filled up with -1; one more row of -1 at the end."""
+    """The different rotations, the number of the rotation of each operation, and for
+    each rotation the operations that have it, filled up with -1; one more row of -1 at
+    the end."""
     flat, label = np.unique(rotations.reshape(-1, 9), axis=0, return_inverse=True)
     label = label.reshape(-1)
     members = np.full((len(flat) + 1, np.max(np.bincount(label))), -1)
@@ -141,8 +143,8 @@ def _alike(
 
 @functools.lru_cache(maxsize=32)
 def products(operations: Operations) -> Products:
-    """All products of operations. The work is done once for the same operations: groups
-    ask when they are built and whenever their tables are wanted."""
+    """All products of operations. Cached, because groups ask when they are built and
+    whenever their tables are wanted."""
     rotations = np.array(operations.rotations)
     translations = np.array(operations.translations)
     kinds, label, members = _alike(rotations)
@@ -169,8 +171,7 @@ def products(operations: Operations) -> Products:
 
 
 def repeated(operations: Operations) -> Int[np.ndarray, " ops"]:
-    """Number of the first operation that is the same as each: its own where there is
-    none before."""
+    """For each operation the number of the first one that is the same."""
     translations = np.array(operations.translations)
     _, label, members = _alike(np.array(operations.rotations))
     candidates = members[label]
@@ -180,8 +181,8 @@ def repeated(operations: Operations) -> Int[np.ndarray, " ops"]:
 
 
 def about_fixed_point(operations: Operations) -> Translations:
-    """The translations, changed by lattice vectors so that products of operations are
-    operations and nothing more, where all of them fix a point modulo the lattice."""
+    """The translations; if all operations fix a point modulo the lattice, changed by
+    lattice vectors so that products of operations are operations exactly."""
     rotations = np.array(operations.rotations)
     translations = np.array(operations.translations)
     point = _fixed_point(rotations, translations)
@@ -194,7 +195,7 @@ def about_fixed_point(operations: Operations) -> Translations:
 def _fixed_point(
     rotations: Rotations, translations: Translations
 ) -> Float[np.ndarray, "3"]:
-    """A point with `(1 - R) p = t` modulo integers for all operations; any point where
+    """A point with `(1 - R) p = t` modulo integers for all operations; any point if
     there is none."""
     rows = (np.eye(3, dtype=int) - rotations).reshape(-1, 3)
     values = translations.reshape(-1).copy()
@@ -247,8 +248,8 @@ def keeps_supercell(crystal: Crystal, rotations: Rotations) -> Bool[np.ndarray, 
 def keeps_twist(crystal: Crystal, rotations: Rotations) -> Bool[np.ndarray, " ops"]:
     """Whether rotations map the twist to itself, up to a reciprocal vector of the
     supercell."""
-    # k.r is the same before and after, so the row of fractions k goes to k Q^-1; that
-    # is k modulo integers where k Q is, as Q and Q^-1 are integer.
+    # k.r is the same before and after, so the row of fractions k goes to k Q^-1; this
+    # is k modulo integers if k Q is, because Q and Q^-1 are integer.
     change = crystal.twist @ supercell_rotations(crystal, rotations) - crystal.twist
     return is_whole(change)
 
@@ -256,14 +257,14 @@ def keeps_twist(crystal: Crystal, rotations: Rotations) -> Bool[np.ndarray, " op
 def supercell_rotations(
     crystal: Crystal, rotations: Rotations
 ) -> Float[np.ndarray, "ops 3 3"]:
-    """The same rotations on columns of fractions of the supercell vectors: with
-    x = S^T y between the two kinds of fractions, S^-T R S^T."""
+    """The same rotations on columns of fractions of the supercell vectors: S^-T R S^T,
+    as the two kinds of fractions are related by x = S^T y."""
     columns = crystal.matrix.T
     return np.linalg.inv(columns) @ rotations @ columns
 
 
 def chunks(count: int, size: int) -> list[slice]:
-    """Parts of so many operations, of which each needs so many vectors."""
+    """Parts of `count` operations that need `size` vectors each."""
     step = max(1, _CHUNK // size)
     return [slice(start, start + step) for start in range(0, count, step)]
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Bool, Complex, Inexact, Int
+from jaxtyping import Complex, Inexact, Int
 
 from .._core import AbstractFixed, aligned
 from .mulliken import INTEGER, labeled, schoenflies
@@ -14,23 +14,24 @@ from .space_group import SpaceGroup
 
 class Irrep(AbstractFixed):
     r"""An irreducible unitary representation $D$ of a group of operations, one of
-    [`eqsym.irreps`][].
+    [`eqsym.irreps`][]: a wave function is projected onto it by
+    [`eqsym.IrrepProjection`][].
 
     Static, hashable and compared by value, like the group.
 
-    **Labels** are those of Mulliken as far as characters determine them. A letter for
-    the dimension: A and B (1), E (2), T, G, H, I (3 to 6) and D8\_ and so on above. Of
-    one-dimensional ones, A has character 1 for all rotations about the main axis and B
-    has not; where there are three axes of order two and no other, A has character 1 for
-    all of them; in cubic groups there is only A. Complex
-    conjugates of one another are 1E and 2E, with the letter of the dimension of both
-    together, 1E first where the first complex character has a positive imaginary
-    part. Suffixes: g and u for even and odd under inversion; without inversion, ' and
-    '' for even and odd under a mirror perpendicular to a main axis of odd order. Where
-    a translation in the group is not 1, a star takes their place. Where two would be
-    named alike they are numbered, by falling characters: the mean over all rotations of
-    order 6, then 4, 3 and 2, then improper ones; among equals, such as B1 and B2 of
-    mmm, by the characters of the operations in the order of the group.
+    **Labels** follow Mulliken as far as characters determine them. A letter gives the
+    dimension: A and B (1), E (2), T, G, H, I (3 to 6) and D8\_ and so on above. Of
+    one-dimensional irreps, A has character 1 for all rotations about the main axis and
+    B does not; if there are three axes of order two and no other, A has character 1 for
+    all of them; in cubic groups there is only A. Complex conjugates of one another are
+    1E and 2E, with the letter of the dimension of both together; 1E is the one whose
+    first complex character has a positive imaginary part. Suffixes: g and u for even
+    and odd under inversion; without inversion, ' and '' for even and odd under a mirror
+    perpendicular to a main axis of odd order. If a translation in the group is not 1, a
+    star takes their place. Irreps with the same name are numbered, by falling
+    characters: the mean over all rotations of order 6, then 4, 3 and 2, then improper
+    operations; among equals, such as B1 and B2 of mmm, by the characters of the
+    operations in the order of the group.
     """
 
     group: SpaceGroup
@@ -45,21 +46,21 @@ class Irrep(AbstractFixed):
     @property
     def characters(self) -> Inexact[np.ndarray, " ops"]:
         r"""The characters $\chi(g) = \mathrm{tr}\, D(g)$ of the operations of the group
-        in their order; real numbers where all are."""
+        in their order; real numbers if all are."""
         values = np.array(self._characters)
         return values if np.any(np.imag(values)) else np.real(values)
 
     @property
     def indicator(self) -> int:
-        r"""The Frobenius-Schur indicator $|G|^{-1} \sum_g \chi(g^2)$: 1 where the
-        matrices can be chosen real, -1 where only the characters are real, 0 where the
-        characters are not."""
+        r"""The Frobenius-Schur indicator $|G|^{-1} \sum_g \chi(g^2)$: 1 if the
+        matrices can be chosen real, -1 if only the characters are real, 0 if the
+        characters are complex."""
         squares = np.diagonal(_products(self.group).table)
         return round(np.mean(self.characters[squares]).real)
 
     @property
     def matrices(self) -> Inexact[np.ndarray, "ops d d"]:
-        """The unitary matrices D(g); real and orthogonal where `indicator` is 1.
+        """The unitary matrices D(g); real and orthogonal if `indicator` is 1.
 
         They are determined up to a change of basis. The basis chosen here is the same
         each time, on every machine.
@@ -106,7 +107,7 @@ class CharacterTable(AbstractFixed):
                 return irrep
         names = ", ".join(irrep.label for irrep in self.irreps)
         raise ValueError(
-            f"`irrep` {label!r} is none of the group's, which are {names}. "
+            f"`irrep` must be one of the group's, {names}, got {label!r}. "
             "`eqsym.character_table` shows their characters."
         )
 
@@ -186,7 +187,7 @@ def _classes(
     group: SpaceGroup,
 ) -> tuple[Int[np.ndarray, " classes"], Int[np.ndarray, " ops"]]:
     """One operation of each conjugacy class, and the class of each operation; the class
-    of the identity first, then by the number of the first operation."""
+    of the identity first, then in the order of their first operations."""
     classes = group.conjugacy_classes
     # The class of the identity to the front.
     front = classes[group.identity]
@@ -225,7 +226,7 @@ def _exact(
     values: Complex[np.ndarray, "irreps classes"],
 ) -> Complex[np.ndarray, "irreps classes"] | None:
     """The characters near `values`: sums of roots of unity with integer multiplicities,
-    or None where these are not near integers."""
+    or None if these are not near integers."""
     exact = np.empty_like(values)
     for column, x in enumerate(first):
         powers = [first[0]]
@@ -251,7 +252,7 @@ def _orthogonal(
 
 @functools.lru_cache(maxsize=64)
 def _matrices(irrep: Irrep) -> Inexact[np.ndarray, "ops d d"]:
-    """From functions on the group, where g takes f(x) to f(g^-1 x): the projector onto
+    """In functions on the group, of which g takes f(x) to f(g^-1 x): the projector onto
     all copies of the irrep, times a random operator that commutes with all g, has the
     copies as eigenspaces."""
     group, d = irrep.group, irrep.dimension
@@ -262,7 +263,7 @@ def _matrices(irrep: Irrep) -> Inexact[np.ndarray, "ops d d"]:
     if irrep.indicator != 1:
         weights = weights + 1j * rng.normal(size=group.order)
     weights = weights + np.conj(weights[inverses])
-    # Positive, so that the copies are above what is projected out.
+    # Positive, so that the copies are above all that is projected out.
     weights[group.identity] += np.sum(np.abs(weights))
     projector = d / group.order * irrep.characters[quotient]
     matrix = projector @ weights[quotient]
@@ -275,7 +276,7 @@ def _matrices(irrep: Irrep) -> Inexact[np.ndarray, "ops d d"]:
 def _canonical(
     vectors: Inexact[np.ndarray, "n d"],
 ) -> Inexact[np.ndarray, "n d"]:
-    """The orthonormal basis of a space that does not depend on that in `vectors`: the
+    """An orthonormal basis that depends on the space spanned by `vectors` only: the
     projections of the first unit vectors that are independent, made orthonormal."""
     n, d = vectors.shape
     basis = np.zeros((n, 0), dtype=vectors.dtype)

@@ -18,6 +18,13 @@ from .algebra import (
     generated,
     inverses,
 )
+from .international_tables import (
+    group_symbol,
+    layer_group_setting,
+    plane_group_setting,
+    space_group_setting,
+    tabulated_operations,
+)
 from .operations import (
     about_fixed_point,
     checked_operations,
@@ -33,13 +40,6 @@ from .operations import (
 )
 from .requirements import cartesian, check_group
 from .search import admitted_operations
-from .international_tables import (
-    group_symbol,
-    layer_group_setting,
-    plane_group_setting,
-    space_group_setting,
-    tabulated_operations,
-)
 from .vacuum import check_vacuum, vacuum_directions
 
 
@@ -50,7 +50,7 @@ _TOLERANCE = 10 * SYMPREC
 
 
 class SpaceGroup(AbstractFixed):
-    r"""Symmetry operations of a crystal, acting diagonally on all electrons.
+    r"""The symmetry operations of a crystal, acting on all electrons at once.
 
     An operation $g = (R, t)$ takes a configuration $(r_1, .., r_N)$ to
     $g x = (R r_1 + t, .., R r_N + t)$; on functions it acts by
@@ -59,26 +59,26 @@ class SpaceGroup(AbstractFixed):
     the supercell lattice to itself and the twist to itself up to a reciprocal vector of
     the supercell (the little co-group of the twist).
 
-    The operations are one of each class modulo *primitive* lattice translations, and
-    closed modulo these: 48 for rock salt in any cubic supercell. The product of two
-    operations of a nonsymmorphic crystal can be a third one times a primitive
-    translation, also one that is not a vector of the supercell: see
-    `product_translations`. In a symmorphic one, where all operations fix a point modulo
-    the lattice, `SpaceGroup.of` takes translations with which this does not happen. The
-    amplitudes of this library carry $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for
-    primitive $t$, with the total crystal momentum $K$, so that where $K \cdot t$ is a
-    multiple of $2 \pi$ for these translations, operations may be multiplied as if they
-    formed a finite group. Where it is not, the $U_g$ multiply up to such phases only.
+    The group has one operation of each class modulo *primitive* lattice translations,
+    and is closed modulo these: 48 operations for rock salt in any cubic supercell. In a
+    nonsymmorphic crystal the product of two operations can be a third one times a
+    primitive translation, which need not be a vector of the supercell: see
+    `product_translations`. In a symmorphic crystal all operations fix a point modulo
+    the lattice, and `SpaceGroup.of` takes translations with which this does not happen.
+    The amplitudes of this library carry $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for
+    primitive $t$, with the total crystal momentum $K$. If $K \cdot t$ is a multiple of
+    $2 \pi$ for these translations, operations may be multiplied as if they formed a
+    finite group. Otherwise the $U_g$ multiply up to such phases only.
 
     For amplitudes that know the supercell only, `with_translations` is the group modulo
     *supercell* translations, with all primitive translations inside: 384 operations for
     rock salt in the 2x2x2 supercell.
 
-    Where the lattice of the crystal is not the smallest one, say a hydrogen chain with
+    If the lattice of the crystal is not the smallest one, as for a hydrogen chain with
     two atoms in its cell, the fractional translations are operations too.
 
     As in crystals, all data is static: groups are hashable, compare by value, and are
-    constants of what is compiled.
+    constants of compiled functions.
 
     Diagonal groups: Huang et al. (2025), arXiv 2502.05318.
     """
@@ -108,10 +108,10 @@ class SpaceGroup(AbstractFixed):
             the International Tables.
         - `frac_translations`: (ops, 3), the t.
         - `tolerance`: in Bohr, how precisely nuclei, lattice and products must match.
-        - `modulo_supercell`: whether operations are the same, and products among them,
-            up to vectors of the supercell only, and not of the primitive lattice.
-        - `vacuum`: lattice directions, of 0, 1, 2, in which the crystal is finite. The
-            operations keep the span of the others.
+        - `modulo_supercell`: whether operations are compared up to vectors of the
+            supercell only, and not of the primitive lattice.
+        - `vacuum`: lattice directions, out of 0, 1, 2, in which the crystal is finite.
+            The operations keep the span of the others.
 
         The operations stay in the order given.
 
@@ -141,7 +141,7 @@ class SpaceGroup(AbstractFixed):
         vacuum: Sequence[Integer] = (),
         min_vacuum: float = MIN_VACUUM,
     ) -> "SpaceGroup":
-        """All operations of a crystal that its supercell and twist admit, found by
+        """Finds all operations of a crystal that its supercell and twist admit, with
         spglib. The identity comes first.
 
         Warnings on the logger `eqsym` say
@@ -150,16 +150,16 @@ class SpaceGroup(AbstractFixed):
             twist exclude, and which twist, if there is one within 0.005, excludes
             fewer: 1/3 rather than 0.333;
         - whether a precision up to 0.02 Bohr would give more operations, which ones,
-            and how far nuclei are from where these want them. That is what rounding of
-            a structure file can do; [`eqsym.Crystal.symmetrized`][] undoes it. It can
-            also be a distortion that is meant, so that nothing is done about it here.
+            and how far nuclei are from their places then. Rounding in a structure file
+            can be the reason, which [`eqsym.Crystal.symmetrized`][] undoes. It can also
+            be a distortion that is meant, so that nothing is changed here.
 
         **Arguments:**
 
         - `crystal`: the crystal.
         - `symprec`: in Bohr, how far from symmetric positions the nuclei may be. The
             operations are as precise as the positions are: the crystal is not moved.
-        - `vacuum`: lattice directions, of 0, 1, 2, in which the crystal is finite:
+        - `vacuum`: lattice directions, out of 0, 1, 2, in which the crystal is finite:
             `(2,)` for a slab, `(1, 2)` for a chain along the first lattice vector. Only
             operations of the slab or chain alone are taken: they keep the span of the
             other directions, and take no nucleus across the vacuum. Then the length of
@@ -191,11 +191,11 @@ class SpaceGroup(AbstractFixed):
         axes: Any = None,
         frac_origin: Any = (0.0, 0.0, 0.0),
     ) -> "SpaceGroup":
-        """A group from the tables of spglib, which the crystal must have. The identity
-        comes first.
+        """Takes a group that the crystal must have from the tables of spglib, in any
+        setting. The identity comes first.
 
-        The tables are in conventional axes. Where the crystal has its primitive lattice
-        instead, give `axes`; so for rock salt, whose conventional cell is the cube:
+        The tables are in conventional axes. If the crystal has its primitive lattice
+        instead, give `axes`; for rock salt, whose conventional cell is the cube:
 
         ```python
         cube = [[-1, 1, 1], [1, -1, 1], [1, 1, -1]]
@@ -208,13 +208,13 @@ class SpaceGroup(AbstractFixed):
         - `hall_number`: 1 to 530 for one of the settings of the space groups, -1 to
             -116 for one of the layer groups, whose third axis is the aperiodic one.
         - `axes`: 3x3 integers, rows are the conventional vectors in terms of the
-            lattice vectors of the crystal; by default these are the same, and centering
-            translations are operations.
-        - `frac_origin`: where the origin of the tables is, in fractions of the lattice
-            vectors of the crystal.
+            lattice vectors of the crystal; by default the two are the same, and
+            centering translations are operations.
+        - `frac_origin`: the place of the origin of the tables, in fractions of the
+            lattice vectors of the crystal.
 
-        **Raises:** `ValueError` where there is no such group, and as
-        [`eqsym.SpaceGroup`][] does where the crystal does not have its operations.
+        **Raises:** `ValueError` if there is no such group, or if the crystal does not
+        have its operations.
         """
         rotations, translations, vacuum = tabulated_operations(
             hall_number, axes, frac_origin
@@ -313,20 +313,20 @@ class SpaceGroup(AbstractFixed):
 
     @property
     def lattice(self) -> Lattice:
-        """The lattice modulo which operations are the same: the primitive one, or that
-        of the supercell."""
+        """The lattice up to which operations are compared: the primitive lattice, or
+        the supercell's."""
         return self.crystal.supercell if self.modulo_supercell else self.crystal.lattice
 
     @property
     def symbol(self) -> str:
         """The international symbol of the group together with `lattice`, whatever its
         setting: of a space group, `"Fm-3m"`; with one direction of vacuum, of a layer
-        group, `"p6/mmm"`, or of a plane group where all operations leave the two sides
-        of the layer apart, `"p6mm"`. `"48 operations"` where spglib does not know it.
+        group, `"p6/mmm"`, or of a plane group if no operation exchanges the two sides
+        of the layer, `"p6mm"`. `"48 operations"` if spglib does not know it.
 
         It is the symbol of these operations, of which twist and supercell may have left
-        few, in the first setting of spglib. Chains have that of a space group: spglib
-        does not know rod groups.
+        few, in the first setting of spglib. For chains it is the symbol of a space
+        group: spglib does not know rod groups.
         """
         symbol = group_symbol(self.crystal, self._operations(), self.vacuum)
         return symbol or f"{self.order} operations"
@@ -369,8 +369,8 @@ class SpaceGroup(AbstractFixed):
 
         - `operations`: their numbers, in the order wanted.
 
-        **Raises:** `ValueError` where the numbers are not those of operations, or the
-        operations are not a group.
+        **Raises:** `ValueError` if there are no operations of these numbers, or they
+        are not a group.
         """
         some = checked_numbers(operations, self.order)
         check_closed(self.multiplication_table, some)
@@ -382,9 +382,9 @@ class SpaceGroup(AbstractFixed):
 
         **Arguments:**
 
-        - `operations`: their numbers. None gives the identity alone.
+        - `operations`: their numbers. No numbers give the identity alone.
 
-        **Raises:** `ValueError` where the numbers are not those of operations.
+        **Raises:** `ValueError` if there are no operations of these numbers.
         """
         inside = is_identity(self._operations())
         inside[checked_numbers(operations, self.order)] = True
@@ -396,10 +396,9 @@ class SpaceGroup(AbstractFixed):
         return self.subgroup(np.flatnonzero(pure_translations(self.frac_rotations)))
 
     def point_part(self, frac_origin: Any = (0.0, 0.0, 0.0)) -> "SpaceGroup":
-        """The subgroup of operations that fix a point modulo `lattice`: for the default
-        those that are pure rotations. Their translations are those with which they
-        leave the point exactly where it is, so that products are operations and nothing
-        more.
+        """The subgroup of operations that fix a point modulo `lattice`; by default, of
+        operations without a translation. Their translations are chosen so that they
+        leave the point exactly where it is, and products are operations exactly.
 
         **Arguments:**
 
@@ -417,8 +416,8 @@ class SpaceGroup(AbstractFixed):
         group come first, then those of the next translation, and so on.
 
         It averages amplitudes that do not carry
-        $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for primitive translations t. For those
-        of this library, which do, it is a waste.
+        $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for primitive translations t. The wave
+        functions of this library do, and need no such average.
         """
         inside = self.crystal.lattice.to_fractional(self.crystal.translations)
         shifts = np.round(inside)[:, None] + self.frac_translations
@@ -436,8 +435,8 @@ class SpaceGroup(AbstractFixed):
         electrons: Electrons,
         operations: Int[Array, " images"] | None = None,
     ) -> Float[Array, "images electrons 3"]:
-        """The images g x of a configuration. Coordinates are never wrapped into the
-        supercell: that would lose the phase of a twisted boundary condition.
+        """The images g x of a configuration. Coordinates are not wrapped into the
+        supercell, which would lose the phase of a twisted boundary condition.
 
         **Arguments:**
 
@@ -457,17 +456,17 @@ class SpaceGroup(AbstractFixed):
         electrons: Electrons,
         operations: Int[Array, " images"] | None = None,
     ) -> Float[Array, "images electrons 3"]:
-        """The images g^-1 x: exactly what `apply` undoes, not only up to a lattice
-        translation. Arguments and result as there."""
+        """The images g^-1 x: `apply` undoes them exactly, not only up to a lattice
+        translation. Arguments and result as for `apply`."""
         rotations, translations = self._cartesian(electrons.dtype, operations)
         shifted = electrons[None] - translations[:, None]
         return _rotate(jnp.swapaxes(rotations, 1, 2), shifted)
 
     def check_crystal(self, crystal: Crystal) -> None:
-        """Raises unless `crystal` is the crystal of this group, as
-        [`eqsym.Crystal.difference`][] has it. The number of electrons may differ.
+        """Makes sure that `crystal` is the crystal of this group, as
+        [`eqsym.Crystal.difference`][] compares them. Numbers of electrons may differ.
 
-        **Raises:** `ValueError` that names what differs.
+        **Raises:** `ValueError` that names the difference.
         """
         different = self.crystal.difference(crystal, electrons=False)
         if different is not None:

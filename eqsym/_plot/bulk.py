@@ -34,7 +34,7 @@ _TETRAHEDRON = np.array(
     [[1, 0, 0.2], [-0.6, 0.8, -0.1], [-0.5, -0.6, 0.3], [0, 0.1, -1]]
 )
 _PLANES = {True: ("mirror", "#2a6fb0"), False: ("glide", "#d9822b")}
-# With more lines or polygons, those of screw axes and glide planes are left out.
+# With more lines or polygons than this, screw axes and glide planes are left out.
 _MOST_LINES, _MOST_POLYGONS = 60, 20
 
 

@@ -34,20 +34,20 @@ def plot_densities(
 ) -> "Figure":
     """Draws densities in a plane, side by side, in one color scale.
 
-    What is drawn at a point is a mean over nearby grid points, weighted by a Gaussian
+    The value drawn at a point is a mean over nearby grid points, weighted by a Gaussian
     of their distance with a standard deviation of 0.4 times the shortest distance of
-    two grid points: as symmetric as the density is. The scale is logarithmic, and so
-    are the lines, by factors of two. Densities with values below zero (spin densities)
-    have a linear scale about zero instead. With one grid point along a lattice vector,
-    what is drawn is the integral along it. Nuclei in the plane are dots; with such an
-    integral, all are.
+    two grid points: the picture is as symmetric as the density. The scale is
+    logarithmic, and so are the lines, by factors of two. Densities with values below
+    zero (spin densities) have a linear scale about zero instead. If the grid has one
+    point along a lattice vector, the integral along it is drawn. Nuclei in the plane
+    are dots; with such an integral, all nuclei are.
 
     **Arguments:**
 
     - `density`: the observable.
-    - `observed`: what was found for it, by title.
-    - `vectors`: (2, 3), the sides of the parallelogram to draw, in Bohr, also larger
-        than a cell.
+    - `observed`: its results, by title.
+    - `vectors`: (2, 3), the sides of the parallelogram to draw, in Bohr; it may be
+        larger than a cell.
     - `origin`: its corner, in Bohr.
     - `points`: along each side.
 
@@ -55,7 +55,7 @@ def plot_densities(
 
     A matplotlib figure; save it with `savefig`.
 
-    **Raises:** `ValueError` where nothing is to be drawn, or something of another shape
+    **Raises:** `ValueError` if there is nothing to draw, or something of another shape
     than the grid, and for vectors that do not span a plane.
     """
     if not observed:

@@ -1,4 +1,4 @@
-"""Figures of runs and wave functions. Need matplotlib, the extra `plot`."""
+"""Figures of scans, training runs and sectors. Need matplotlib, the extra `plot`."""
 
 from typing import Any, TYPE_CHECKING
 
@@ -22,14 +22,14 @@ def plot_scans(
     difference: bool = False,
 ) -> "Figure":
     """Draws scans side by side, in one color scale; a second row has the local
-    energies, where all scans have them.
+    energies, if all scans have them.
 
     **Arguments:**
 
     - `scans`: scans over the same parallelogram, by title.
-    - `domain`: a fundamental domain whose images are drawn over the scans, where they
-        cut the parallelogram. Of a group that the configuration is invariant under, and
-        without fractional translations.
+    - `domain`: a fundamental domain, the images of which are drawn over the scans as
+        the lines in which they cut the parallelogram. Its group must leave the
+        configuration invariant, and be without fractional translations.
     - `difference`: whether to add, for two scans, the second one minus the first.
 
     **Returns:**
@@ -124,12 +124,12 @@ def plot_training(
     window: Integer = 50,
     references: dict[str, float] | None = None,
 ) -> "Figure":
-    """Draws energy, variance and acceptance of a training run, the latter for every
-    kind of move that was made.
+    """Draws energy, variance and acceptance of a training run, with an acceptance for
+    every kind of move that was made.
 
     **Arguments:**
 
-    - `history`: of [`eqsym.RunResult`][].
+    - `history`: the history of an [`eqsym.RunResult`][].
     - `window`: steps of the moving average of the energy; its band is one standard
         deviation of the energies inside the window.
     - `references`: energies in Hartree per primitive cell to draw as lines, by name.
@@ -215,11 +215,12 @@ def _moving(
 
 
 def plot_sectors(sectors: Sectors) -> "Figure":
-    """Weights of symmetry sectors, on a logarithmic scale, and their energies.
+    """Draws the weights of symmetry sectors, on a logarithmic scale, and their
+    energies.
 
     **Arguments:**
 
-    - `sectors`: of [`eqsym.sectors`][].
+    - `sectors`: a result of [`eqsym.sectors`][].
 
     **Returns:**
 

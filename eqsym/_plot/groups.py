@@ -1,5 +1,5 @@
-"""Pictures of space groups: cell, atoms, orbit, symmetry elements and fundamental
-domain. Need matplotlib, the extra `plot`."""
+"""Pictures of space groups, as layers or in three dimensions. Need matplotlib, the
+extra `plot`."""
 
 from typing import Any, TYPE_CHECKING
 
@@ -42,11 +42,9 @@ def plot_group(
     domain: Polyhedron | None = None,
     layer: bool | None = None,
 ) -> "Figure":
-    """Draws a crystal and its symmetry.
-
-    The cell with its atoms; the images of an object without symmetry, in one color
-    where they have its handedness and in another where they are mirror images; the
-    symmetry elements; a fundamental domain.
+    """Draws a crystal and its symmetry: the cell with its atoms; the images of an
+    object without symmetry, in one color if they have its handedness and in another if
+    they are mirror images; the symmetry elements; a fundamental domain.
 
     A layer is seen from above, against the lattice vector that crosses the vacuum;
     images of the object that are turned over are outlines. The signs are those of the
@@ -56,8 +54,8 @@ def plot_group(
     plane, unless they run along the trace of a plane.
 
     Other crystals are drawn in three dimensions: screw axes are dashed lines, planes
-    polygons, inversion centers dots. Where there are many, screw axes and glide planes
-    are left out, and the legend says so.
+    polygons, inversion centers dots. If there are many, screw axes and glide planes are
+    left out, and the legend says so.
 
     **Arguments:**
 
@@ -66,14 +64,14 @@ def plot_group(
         `SpaceGroup.of(crystal)`.
     - `domain`: a polyhedron to draw, with `vertices` in Bohr and `faces`, each the
         numbers of its vertices in order. By default none.
-    - `layer`: whether to draw a layer or in three dimensions. By default a layer where
+    - `layer`: whether to draw a layer or in three dimensions. By default a layer if
         there is vacuum along one lattice vector, at right angles to the others.
 
     **Returns:**
 
     A matplotlib figure; save it with `savefig`.
 
-    **Raises:** `ValueError` where `group` is one of another crystal, or `layer` is true
+    **Raises:** `ValueError` if `group` belongs to another crystal, or `layer` is true
     without such vacuum.
     """
     group = SpaceGroup.of(crystal) if group is None else group
@@ -246,8 +244,8 @@ def _draw_flat_axes(
     size: float,
     legend: Legend,
 ) -> None:
-    """Two-fold axes in the plane: arrows at the border, where no trace of a plane is
-    already on the same line."""
+    """Two-fold axes in the plane: arrows at the border, unless the trace of a plane is
+    on the same line."""
     pair = [(axis + 1) % 3, (axis + 2) % 3]
     seen: list[tuple[np.ndarray, float]] = []
     for one in elements.axes:

@@ -1,5 +1,5 @@
-"""What pictures of crystals and their symmetry are made of: images inside one cell,
-colors, a legend."""
+"""Parts of pictures of crystals and their symmetry: images inside one cell, colors,
+legends."""
 
 import itertools
 from collections import Counter
@@ -20,7 +20,7 @@ _SPECIES_COLORS = ("#8f8f8f", "#f2c14e", "#7fc8c2", "#d7a6d9", "#b5d66b", "#f4a6
 
 @runtime_checkable
 class Polyhedron(Protocol):
-    """What a domain needs to be drawn."""
+    """The part of a domain that is drawn."""
 
     @property
     def vertices(self) -> Float[np.ndarray, "vertices 3"]: ...
@@ -50,7 +50,7 @@ def species_colors(crystal: Crystal) -> dict[str, str]:
 
 
 class Legend:
-    """Handles by label, each once, in the order they came."""
+    """Handles by label, each once, in the order in which they came."""
 
     def __init__(self):
         self.handles: dict[str, Any] = {}
@@ -82,8 +82,8 @@ def closed_cell(frac: Float[np.ndarray, "3"]) -> Float[np.ndarray, "images 3"]:
 def axis_segments(
     direction: Int[np.ndarray, "3"], point: Float[np.ndarray, "3"]
 ) -> list[Float[np.ndarray, "2 3"]]:
-    """What lies inside the cell and on its border of a line and its images by lattice
-    translations; ends in fractions of lattice vectors."""
+    """The parts of a line and its images by lattice translations that lie inside the
+    cell or on its border; ends in fractions of lattice vectors."""
     across = integer_complement(direction)
     back = np.linalg.pinv(across)
     segments = []
@@ -97,9 +97,9 @@ def axis_segments(
 def plane_polygons(
     normal: Int[np.ndarray, "3"], offset: float
 ) -> list[Float[np.ndarray, "corners 3"]]:
-    """What lies inside the cell and on its border of the plane `normal . x = offset`
-    and its images by lattice translations; corners in order, in fractions of lattice
-    vectors."""
+    """The parts of the plane `normal . x = offset` and its images by lattice
+    translations that lie inside the cell or on its border; corners in order, in
+    fractions of lattice vectors."""
     corners = np.array(list(itertools.product((0, 1), repeat=3)))
     edges = [
         (a, b)
@@ -140,7 +140,7 @@ def motif_place(
     """A point, in Bohr, whose images under a group are far from it and from nuclei, and
     the radius of circles about images that hold nothing else.
 
-    Distances are those of projections to the rows of `plane`. The point is inside
+    Distances are between projections to the rows of `plane`. The point is inside
     `domain`, or anywhere.
     """
     rng = np.random.default_rng(0)
@@ -171,8 +171,8 @@ def domain_traces(
     origin: Float[np.ndarray, "3"],
     vectors: Float[np.ndarray, "2 3"],
 ) -> Float[np.ndarray, "segments 2 3"]:
-    """Where the faces of all images of a domain cut a parallelogram, and some beyond
-    it: the ends of lines in Bohr, each line once."""
+    """The lines in which the faces of all images of a domain cut a parallelogram, and
+    some beyond it: their ends in Bohr, each line once."""
     group, lattice = domain.group, domain.group.lattice
     normal = np.cross(*vectors)
     normal = normal / np.linalg.norm(normal)
@@ -209,7 +209,7 @@ def domain_traces(
 def _integers_between(
     rows: Int[np.ndarray, "some 3"], start: Float[np.ndarray, " some"]
 ) -> Float[np.ndarray, "places some"]:
-    """All `start` plus integers that `rows` takes some point of the cell to, and maybe
+    """All `start` plus integers to which `rows` takes some point of the cell, and maybe
     some more."""
     corners = np.array(list(itertools.product((0, 1), repeat=3))) @ rows.T
     lowest = np.ceil(np.min(corners, axis=0) - start - SAME_ELEMENT).astype(int)
@@ -244,8 +244,8 @@ def _distinct(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "some 
 def _in_order(
     points: Float[np.ndarray, "points 3"], normal: Int[np.ndarray, "3"]
 ) -> Float[np.ndarray, "points 3"]:
-    """Around their center; the corners of a convex polygon stay in order where it is
-    stretched and sheared, so fractions will do."""
+    """Points sorted around their center. Fractions will do: the corners of a convex
+    polygon stay in order if it is stretched and sheared."""
     first, second = integer_complement(normal)
     gaps = points - np.mean(points, axis=0)
     frame = np.linalg.lstsq(np.array([first, second, normal]).T, gaps.T, rcond=None)[0]
