@@ -238,7 +238,7 @@ class Crystal(AbstractFixed):
         if keep_cell and kwargs:
             raise ValueError(
                 "`keep_cell` takes supercell, charge, spin and twist of the given "
-                f"crystal, got {sorted(kwargs)} as well. Leave one of both out."
+                f"crystal, got {sorted(kwargs)} as well. Leave one of them out."
             )
         found = primitive_cell(cell_of(self))
         if len(found.chosen) == len(self.species) and not kwargs:
@@ -305,7 +305,7 @@ class Crystal(AbstractFixed):
 
     @classmethod
     def diamond(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
-        """Diamond: zinc blende with one element. Arguments as there."""
+        """Diamond: zinc blende with one element. Arguments as for `zinc_blende`."""
         return cls.zinc_blende(element, element, a=a, unit=unit, **kwargs)
 
     @classmethod
@@ -404,7 +404,7 @@ class Crystal(AbstractFixed):
         stand for its k-points, so that by default they are `charge` and `spin` of the
         supercell, whatever its size: Hartree-Fock with as many k-points has the same
         electrons. Read CIFs with ASE and [`eqsym.Crystal.from_ase`][]: PySCF reads the
-        atoms that are listed in them, without those that symmetry adds.
+        atoms that are listed in them, without the atoms that symmetry adds.
 
         **Arguments:**
 

@@ -151,7 +151,7 @@ def larger_group(
 def primitive_cell(cell: Cell) -> PrimitiveCell:
     """The smallest cell that repeats, in the given orientation. Lattice vectors along
     which nothing repeats stay as they are: a slab keeps its vacuum. The others are
-    Niggli-reduced, in the order of those that they resemble.
+    Niggli-reduced, in the order of the given vectors that they resemble.
 
     A warning says if there is a smaller one but for rounding.
 

@@ -334,7 +334,7 @@ def polyhedron(
     close = scipy.spatial.distance.cdist(corners, corners) < merge
     vertices = corners[np.argmax(close, axis=1) == np.arange(len(corners))]
     touching = np.abs(vertices @ normals.T - offsets) < 2 * merge
-    # Each plane once; planes that meet the polyhedron in a vertex or an edge are none.
+    # Each plane once, without planes that meet the polyhedron in a vertex or an edge.
     _, first = np.unique(touching, axis=1, return_index=True)
     kept = np.sort(first[touching[:, first].sum(axis=0) > 2])
     faces = tuple(_ring(vertices, touching[:, f], normals[f]) for f in kept)

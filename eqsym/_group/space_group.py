@@ -413,7 +413,7 @@ class SpaceGroup(AbstractFixed):
     def with_translations(self) -> "SpaceGroup":
         r"""The group modulo translations of the supercell: all operations, each
         followed by all $|\det S|$ primitive translations inside. The operations of this
-        group come first, then those of the next translation, and so on.
+        group come first, then the operations of the next translation, and so on.
 
         It averages amplitudes that do not carry
         $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for primitive translations t. The wave

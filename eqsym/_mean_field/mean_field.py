@@ -226,7 +226,7 @@ class MeanField(AbstractFixed):
                 raise ValueError(
                     f"`path` {os.fspath(path)!r} holds a mean field that was solved "
                     f"with {'; '.join(differences)}. Name another file, or ask for "
-                    "what is stored."
+                    "the stored settings."
                 )
             return stored
         if path is not None:

@@ -47,7 +47,7 @@ def plot_group(
     they are mirror images; the symmetry elements; a fundamental domain.
 
     A layer is seen from above, against the lattice vector that crosses the vacuum;
-    images of the object that are turned over are outlines. The signs are those of the
+    images of the object that are turned over are outlines. The signs follow the
     International Tables: lens, triangle, square and hexagon for rotation centers, white
     dots for inversion centers, lines for mirror and dashed lines for glide planes,
     arrows and half arrows at the border for two-fold rotation and screw axes in the

@@ -1,4 +1,4 @@
-"""Geometry, supercells, k-points, readers and what is refused."""
+"""Geometry, supercells, k-points, readers and bad arguments."""
 
 import itertools
 
@@ -9,8 +9,7 @@ import pytest
 from hypothesis import assume, given, strategies as st
 from pyscf.pbc import gto
 
-from eqsym._crystal.crystal import Crystal
-from eqsym._crystal.lattice import Lattice
+from eqsym import Crystal, Lattice
 
 
 ANGSTROM = 1 / 0.529177210903

@@ -88,7 +88,7 @@ def test_operations_in_the_file_are_those_of_the_crystal(name):
 
 
 def _neighbors(name, reach):
-    """Distances in Angstrom from the first nucleus of an element to those of another
+    """Distances in Angstrom from the first nucleus of an element to nuclei of another
     one (or of the only one) within `reach`."""
     crystal, center = _crystal(name), _PUBLISHED[name][3]
     first = crystal.species.index(center)

@@ -13,9 +13,7 @@ import scipy.spatial
 import spglib
 from hypothesis import given, settings, strategies as st
 
-from eqsym._crystal.crystal import Crystal
-from eqsym._group.domain import FundamentalDomain
-from eqsym._group.space_group import SpaceGroup
+from eqsym import Crystal, FundamentalDomain, SpaceGroup
 from group_toys import crystal_for, database
 
 

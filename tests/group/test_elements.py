@@ -1,4 +1,4 @@
-"""Symmetry elements: all, nothing else, and those of the International Tables."""
+"""Symmetry elements: all of them, no others, as in the International Tables."""
 
 import functools
 import itertools

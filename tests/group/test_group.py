@@ -1,4 +1,4 @@
-"""Space groups: what spglib finds, group axioms, the action, supercells and twists."""
+"""Space groups: against spglib, group axioms, the action, supercells and twists."""
 
 import itertools
 import logging
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from eqsym._crystal.crystal import Crystal
-from eqsym._group.space_group import SpaceGroup
+from eqsym import Crystal, SpaceGroup
 
 
 def _rutile(a, c, u):

@@ -61,8 +61,8 @@ def test_rock_salt_in_a_supercell():
 @settings(max_examples=30)
 @given(_CASES)
 def test_is_the_group_of_the_supercell(case):
-    """What spglib finds for the supercell as a crystal of its own, where that is
-    without further symmetry."""
+    """The same operations as spglib finds for the supercell as a crystal of its own, if
+    it has no further symmetry."""
     whole = _whole(case)
     crystal = whole.crystal
     cell = (
@@ -252,7 +252,7 @@ def test_conjugacy_classes_of_point_groups(name, classes):
     assert len(sizes) == classes
     if name == "rock salt":
         assert sorted(sizes) == [1, 1, 3, 3, 6, 6, 6, 6, 8, 8]
-    # Numbered in order, and constant where characters are.
+    # Numbered in order, and constant if characters are.
     assert labels[0] == 0 and sizes[0] == 1
     first = [int(np.argmax(labels == k)) for k in range(classes)]
     assert first == sorted(first)

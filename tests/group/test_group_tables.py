@@ -88,7 +88,7 @@ def _generic_places(rotations, translations, seed, *, flat=False):
 
 
 def _check_group(group, seed):
-    """Axioms, and that products, inverses and images are what the tables say."""
+    """Axioms, and products, inverses and images against the tables."""
     table, left, inverses = (
         group.multiplication_table,
         group.product_translations,
@@ -159,7 +159,7 @@ def test_primitive_lattices(first):
         assert group.order * _LATTICE_POINTS[first] == len(rotations)
         assert group.translations().order == 1
         assert group.symbol == _standard_symbol(hall)
-        # As operations on space, they are those of the tables.
+        # As operations on space, they are the operations of the tables.
         conventional = axes @ crystal.lattice.vectors
         inside = conventional.T @ rotations @ np.linalg.inv(conventional.T)
         for turn, move in zip(inside, translations @ conventional, strict=True):
@@ -202,8 +202,8 @@ def test_generic_crystals_have_the_group_and_no_other(hall, seed):
 
 @functools.cache
 def _layer_settings():
-    """The first setting of each layer group, its order and symbol: what spglib says of
-    a crystal with the operations of a setting and no other."""
+    """The first setting of each layer group, its order and symbol, as spglib finds them
+    for a crystal with the operations of a setting and no others."""
     first = {}
     for hall in range(1, 117):
         rotations, translations = group_toys.database(-hall)
@@ -263,7 +263,7 @@ def test_plane_groups_leave_z_alone(name, axes):
     assert len(np.unique(np.round(flat, 6), axis=0)) == group.order
 
 
-# All places with halves: what the glides need.
+# All places with halves, as the glides need them.
 _GRID = [[0, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0.5, 0.5, 0]]
 
 

@@ -1,4 +1,4 @@
-"""Slabs and chains: operations of what is between the vacuum, and no other."""
+"""Slabs and chains: operations of the matter between the vacuum, and no others."""
 
 import itertools
 import logging
@@ -54,7 +54,7 @@ def test_a_cube_is_no_symmetry_of_a_square_slab(vacuum, order, symbol):
         other = eqs.SpaceGroup.of(_box(longer), vacuum=vacuum)
         assert _rotations(other) == _rotations(group)
     if len(vacuum) == 2:
-        # Both lengths do where they differ: the four-fold axis is not one any more.
+        # If both lengths differ, the four-fold axis is not one any more.
         assert eqs.SpaceGroup.of(_box(longer), vacuum=vacuum).order == 8
 
 
@@ -178,7 +178,7 @@ def _brute_force(crystal, vacuum):
         # A screw axis of order six.
         (np.pi / 3, 0.5, 24),
         (np.pi / 3, 0.3, 12),
-        # Two-fold axes of the chain are none of the lattice across.
+        # Two-fold axes of the chain are not axes of the lattice across.
         (0.2, 0.3, 3),
     ],
 )
@@ -209,7 +209,7 @@ def test_tilted_lattice_across_the_vacuum():
     )
     group = eqs.SpaceGroup.of(crystal, vacuum=(2,))
     assert (group.order, group.symbol) == (16, "p4/mmm")
-    # Not even where the supercell is tilted as well.
+    # Not even if the supercell is tilted as well.
     supercell = eqs.Crystal(
         crystal.lattice.vectors,
         ["H"],

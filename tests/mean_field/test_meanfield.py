@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 import eqsym as eqs
-from eqsym._mean_field.mean_field import MeanField
-from eqsym._wavefunction.hartree_fock import HartreeFock
+from eqsym import HartreeFock, MeanField
 
 
 # Neither orthogonal nor symmetric, so that a transposed matrix is noticed.

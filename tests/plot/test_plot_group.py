@@ -1,4 +1,4 @@
-"""Pictures of space groups: what is drawn, how often, and where."""
+"""Pictures of space groups: the parts that are drawn, how often, and where."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -128,7 +128,7 @@ def test_orbit_is_drawn_once_for_every_operation():
         for patch in _drawn(figure)[name]:
             x, y = patch.get_xy()[:3].T
             areas.append(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
-    # Handedness is what the colors say, and no triangle is distorted.
+    # Colors show handedness, and no triangle is distorted.
     np.testing.assert_allclose(np.abs(areas), np.abs(areas[0]))
     assert np.all(np.sign(areas[:12]) == -np.sign(areas[12:]))
 
