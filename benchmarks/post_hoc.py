@@ -105,7 +105,7 @@ def groups(crystal: eqs.Crystal) -> list[eqs.SpaceGroup]:
     group = eqs.SpaceGroup.of(crystal)
     if crystal.species != ("C", "C"):
         return [group]
-    return [group.subgroup(np.flatnonzero(group.rotations[:, 2, 2] == 1)), group]
+    return [group.subgroup(np.flatnonzero(group.frac_rotations[:, 2, 2] == 1)), group]
 
 
 def table(rows: list[Row]) -> str:

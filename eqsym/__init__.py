@@ -45,15 +45,11 @@ from ._estimator import (
 )
 from ._group import (
     character_table as character_table,
-    CharacterTable as CharacterTable,
     FundamentalDomain as FundamentalDomain,
     Irrep as Irrep,
     irreps as irreps,
     SpaceGroup as SpaceGroup,
     symmetry_elements as symmetry_elements,
-    SymmetryAxis as SymmetryAxis,
-    SymmetryElements as SymmetryElements,
-    SymmetryPlane as SymmetryPlane,
 )
 from ._hamiltonian import (
     AbstractHamiltonian as AbstractHamiltonian,

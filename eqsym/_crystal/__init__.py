@@ -1,6 +1,5 @@
-"""Lattices and crystals, and what is read from structure files."""
+"""Lattices and crystals; readers of structures of ASE and PySCF."""
 
-from .comparison import SAME_TWIST as SAME_TWIST
 from .crystal import (
     cell_of as cell_of,
     Crystal as Crystal,
@@ -8,6 +7,14 @@ from .crystal import (
     with_changes as with_changes,
 )
 from .lattice import Lattice as Lattice
+from .modulo import (
+    into_cell as into_cell,
+    is_whole as is_whole,
+    length_modulo as length_modulo,
+    ROUNDING as ROUNDING,
+    SAME_ELEMENT as SAME_ELEMENT,
+    SYMPREC as SYMPREC,
+)
 from .nearest import from_nearest as from_nearest, inner_radius as inner_radius
 from .standard import (
     find_operations as find_operations,
@@ -15,6 +22,5 @@ from .standard import (
     larger_group as larger_group,
     quiet as quiet,
     SymmetricCell as SymmetricCell,
-    SYMPREC as SYMPREC,
 )
 from .structures import MIN_VACUUM as MIN_VACUUM, widest_gap as widest_gap

@@ -1,20 +1,16 @@
-"""Whether two crystals are the same, and in what they are not."""
+"""How two crystals differ, in words."""
 
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-
-# Lengths in Bohr and twists in fractions that are the same. Rounding differs between
-# processors by 1e-14, and between files with eight digits by 1e-7. Forces are far below
-# 1 Hartree per Bohr, so that no energy changes by 1e-6 Hartree.
-SAME = 1e-6
-SAME_TWIST = 1e-6
+from .modulo import SAME
+from .nearest import from_nearest
 
 
 def difference(one: Any, other: Any, *, electrons: bool) -> str | None:
-    """What differs between two crystals, and by how much, as part of a sentence."""
+    """The differences of two crystals and their sizes, as part of a sentence."""
     # In other lattices all nuclei have other positions.
     found = _lattices(one, other)
     if one.species != other.species:
@@ -35,7 +31,7 @@ def _lattices(one: Any, other: Any) -> list[str]:
 
 
 def _farthest(gaps: Float[np.ndarray, " n"], text: str, names: list[Any]) -> list[str]:
-    """The largest of some distances, in Bohr, if that is not nothing."""
+    """The largest of some distances, in Bohr, if it is larger than rounding."""
     worst = int(np.argmax(gaps))
     if gaps[worst] <= SAME:
         return []
@@ -54,10 +50,8 @@ def _species(one: Any, other: Any) -> list[str]:
 
 
 def _positions(one: Any, other: Any) -> list[str]:
-    # In a reduced basis rounding finds nearest images, not only those at distance 0.
-    lattice = one.lattice.reduced()
-    frac = lattice.to_fractional(other.positions - one.positions)
-    gaps = np.linalg.norm(lattice.to_cartesian(frac - np.round(frac)), axis=1)
+    apart = from_nearest(one.lattice, other.positions - one.positions)
+    gaps = np.linalg.norm(apart, axis=1)
     names = [f"{i} ({symbol})" for i, symbol in enumerate(one.species)]
     return _farthest(gaps, "`positions` of nucleus {} differ", names)
 

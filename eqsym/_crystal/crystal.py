@@ -1,52 +1,42 @@
-"""Lattices and crystals: geometry, electrons, supercell and twist."""
+"""Crystals: geometry, electrons, supercell and twist."""
 
-import itertools
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
 from .._core import AbstractFixed, Integer, whole_number
+from .arguments import (
+    atomic_number,
+    cart_positions,
+    cell_count,
+    check_distances,
+    spin_channels,
+    supercell_matrix,
+    to_bohr,
+    Unit,
+)
 from .comparison import difference
 from .lattice import frozen, Lattice
-from .standard import Cell, in_bohr, primitive_cell, SAME_PLACE, symmetrized_cell
-from .structures import BOHR_PER_ANGSTROM, read_ase, read_pyscf
+from .modulo import cosets, ROUNDING
+from .standard import Cell, in_bohr, primitive_cell, symmetrized_cell
+from .structures import read_ase, read_pyscf
 
 
 _logger = logging.getLogger("eqsym")
 
-Unit: TypeAlias = Literal["angstrom", "bohr"]
-
-# Nuclei closer than this (Bohr) are not matter: the shortest bond, H2, has 1.4.
-_CLOSEST_NUCLEI = 0.5
-# H to Og, so that a crystal needs neither PySCF nor ASE.
-_SYMBOLS: Sequence[str] = (
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn "
-    "Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce "
-    "Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At "
-    "Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn "
-    "Nh Fl Mc Lv Ts Og"
-).split()
-
-
-def _to_bohr(unit: Unit) -> float:
-    if unit == "bohr":
-        return 1.0
-    if unit == "angstrom":
-        return BOHR_PER_ANGSTROM
-    raise ValueError(f"`unit` must be 'angstrom' or 'bohr', got {unit!r}.")
-
 
 class Crystal(AbstractFixed):
-    r"""A crystal: primitive cell, nuclei, electrons of the simulated supercell, twist.
+    r"""The system to simulate: primitive cell, nuclei, and the electrons, supercell and
+    twist of the simulation.
 
     The wave function lives in the supercell $A_s = S A$ of the primitive lattice $A$
     and obeys $\psi(.., r_i + L, ..) = e^{i k_s \cdot L} \psi$ for supercell vectors L.
     Lengths inside are in Bohr. All data is static: crystals are hashable, compare by
-    value, and are constants of what is compiled.
+    value, and are constants of compiled functions.
     """
 
     lattice: Lattice
@@ -83,27 +73,22 @@ class Crystal(AbstractFixed):
             whichever the number of electrons admits.
         - `twist`: k_s in fractions of the supercell's reciprocal vectors.
 
-        **Raises:** `ValueError` that names the argument for an unknown element,
+        **Raises:** `ValueError` that names the argument, for an unknown element,
         overlapping nuclei, a singular or non-integer supercell matrix, and a charge or
         spin that the electrons do not fit.
         """
-        scale = _to_bohr(unit)
+        scale = to_bohr(unit)
         self.lattice = Lattice(np.asarray(lattice, dtype=np.float64) * scale)
         self.species = tuple(str(symbol) for symbol in species)
         self._positions = frozen(
-            _cart_positions(self.lattice, positions, frac_positions, scale)
+            cart_positions(self.lattice, positions, frac_positions, scale)
         )
-        self._matrix = frozen(_supercell_matrix(supercell), int)
+        self._matrix = frozen(supercell_matrix(supercell), int)
         self._twist = frozen(twist)
         if not self.species:
             raise ValueError("`species` must have at least one element, got none.")
-        for symbol in self.species:
-            if symbol not in _SYMBOLS:
-                raise ValueError(
-                    f"`species` must be element symbols such as 'Li', got {symbol!r}."
-                )
         nuclear = self.cells * int(np.sum(self.atomic_numbers))
-        self.electrons = _spin_channels(nuclear, charge, spin)
+        self.electrons = spin_channels(nuclear, charge, spin)
 
     def __check_init__(self):
         if self.positions.shape != (len(self.species), 3):
@@ -118,33 +103,7 @@ class Crystal(AbstractFixed):
                 "`twist` must be three numbers, fractions of the supercell's "
                 f"reciprocal vectors, got {self.twist.tolist()}."
             )
-        distance, i, j = self._closest_pair()
-        if distance < _CLOSEST_NUCLEI:
-            raise ValueError(
-                f"`positions`: nuclei {i} ({self.species[i]}) and {j} "
-                f"({self.species[j]}) or their periodic images are {distance:.3g} Bohr "
-                f"apart, expected at least {_CLOSEST_NUCLEI}. Either two nuclei "
-                "overlap or `unit` is not the unit of the numbers given."
-            )
-
-    def _closest_pair(self) -> tuple[float, int, int]:
-        # A nucleus and its own image; in a skewed cell not one of the vectors apart.
-        reach = (1 + 1e-9) * np.min(np.linalg.norm(self.lattice.vectors, axis=1))
-        shortest = self.lattice.points_within(reach)[1]
-        best = (float(np.linalg.norm(shortest)), 0, 0)
-        if len(self.species) == 1:
-            return best
-        first, second = np.triu_indices(len(self.species), 1)
-        frac = self.lattice.to_fractional(
-            self.positions[first] - self.positions[second]
-        )
-        nearest = self.lattice.to_cartesian(frac - np.round(frac))
-        distances = np.linalg.norm(nearest, axis=1)
-        reach = float(np.max(distances)) + _CLOSEST_NUCLEI
-        for point in self.lattice.points_within(reach):
-            distances = np.minimum(distances, np.linalg.norm(nearest + point, axis=1))
-        pair = np.argmin(distances)
-        return min(best, (float(distances[pair]), int(first[pair]), int(second[pair])))
+        check_distances(self.lattice, self.species, self.positions)
 
     @property
     def positions(self) -> Float[np.ndarray, "..."]:
@@ -164,7 +123,7 @@ class Crystal(AbstractFixed):
     @property
     def atomic_numbers(self) -> Int[np.ndarray, " atoms"]:
         """Nuclear charges of the primitive cell."""
-        return np.array([_SYMBOLS.index(symbol) + 1 for symbol in self.species])
+        return np.array([atomic_number(symbol) for symbol in self.species])
 
     @property
     def cells(self) -> int:
@@ -190,16 +149,16 @@ class Crystal(AbstractFixed):
     def translations(self) -> Float[np.ndarray, "cells 3"]:
         """The primitive lattice vectors inside the supercell, in Bohr; 0 first."""
         inverse = np.linalg.inv(self.matrix)
-        return self.lattice.to_cartesian(_cosets(self.matrix, inverse))
+        return self.lattice.to_cartesian(cosets(self.matrix, inverse))
 
     @property
     def frac_kpoints(self) -> Float[np.ndarray, "cells 3"]:
         """All k that fold to the twist, in fractions of the primitive reciprocal
         vectors, `(n + twist) inv(S).T`."""
         inverse = np.linalg.inv(self.matrix).T
-        points = (_cosets(self.matrix.T, inverse) + self.twist) @ inverse
+        points = (cosets(self.matrix.T, inverse) + self.twist) @ inverse
         # The representative nearest the origin, with -1/2 rounded away from.
-        return points - np.ceil(points - 0.5 - 1e-9)
+        return points - np.ceil(points - 0.5 - ROUNDING)
 
     @property
     def supercell_positions(self) -> Float[np.ndarray, "nuclei 3"]:
@@ -214,17 +173,18 @@ class Crystal(AbstractFixed):
         return np.tile(self.atomic_numbers, self.cells)
 
     def symmetrized(self, symprec: float) -> "Crystal":
-        """The crystal with nuclei and lattice exactly where its space group wants them.
+        """Undoes the rounding of a structure file: the same crystal with nuclei and
+        lattice exactly where its space group wants them.
 
-        Coordinates in a structure file are rounded, and a rounded crystal has few
-        symmetry operations to the precision of [`eqsym.SpaceGroup.of`][], which then
-        warns. This takes the operations within a coarser precision and averages over
-        them: the metric of the lattice, and the images of each nucleus. The cell is not
-        turned, and order of nuclei, supercell, charge, spin and twist stay as they are.
-        The middle of all nuclei keeps its fractions.
+        A rounded crystal has few symmetry operations to the precision of
+        [`eqsym.SpaceGroup.of`][], which then warns. This takes the operations within a
+        coarser precision and averages over them: the metric of the lattice, and the
+        images of each nucleus. The cell is not turned, and order of nuclei, supercell,
+        charge, spin and twist stay as they are. The middle of all nuclei keeps its
+        fractions.
 
         A warning on the logger `eqsym` says how far nuclei and lattice vectors move. If
-        they do not, the same crystal is returned.
+        they do not move, the same crystal is returned.
 
         **Arguments:**
 
@@ -235,7 +195,7 @@ class Crystal(AbstractFixed):
         of them would have to move farther.
         """
         found = symmetrized_cell(cell_of(self), symprec)
-        if max(found.shift, found.strain) < SAME_PLACE:
+        if max(found.shift, found.strain) < ROUNDING:
             return self
         _logger.warning(
             "Symmetrized with %d operations: nuclei move by up to %s Bohr in the cell, "
@@ -247,9 +207,9 @@ class Crystal(AbstractFixed):
         return with_cell(self, found.cell)
 
     def primitive(self, *, keep_cell: bool = False, **kwargs: Any) -> "Crystal":
-        """The same crystal in its primitive cell: what takes least work for each
-        electron. A structure file often has a conventional cell: four times the
-        electrons of the primitive one for rock salt.
+        """The same crystal in its primitive cell, which takes the least work. A
+        structure file often has a conventional cell: for rock salt, with four times as
+        many electrons as the primitive one.
 
         ```python
         eqs.Crystal.from_ase(ase.io.read("LiH.cif")).primitive(supercell=2)
@@ -258,9 +218,9 @@ class Crystal(AbstractFixed):
         Nuclei stay where they are in space, each the first one of its kind in the
         given cell, and in the same order. Lattice vectors along which nothing repeats
         stay, such as the vacuum of a slab; others are Niggli-reduced, which does not
-        turn them. A crystal in its primitive cell is returned as it is. Found by spglib
-        to 1e-5 Bohr; a warning on the logger `eqsym` says if there is a smaller cell
-        but for rounding: then use `symmetrized` first.
+        turn them. A crystal in its primitive cell is returned as it is. spglib finds
+        the cell to 1e-5 Bohr; a warning on the logger `eqsym` says if there is a
+        smaller one but for rounding: then use `symmetrized` first.
 
         **Arguments:**
 
@@ -272,13 +232,13 @@ class Crystal(AbstractFixed):
             with the lowest spin and without twist.
 
         **Raises:** `ValueError` if the crystal has another supercell, charge, spin or
-        twist than the default and neither `keep_cell` nor `kwargs` says what becomes of
-        it.
+        twist than the default and neither `keep_cell` nor `kwargs` says which ones the
+        new crystal has.
         """
         if keep_cell and kwargs:
             raise ValueError(
                 "`keep_cell` takes supercell, charge, spin and twist of the given "
-                f"crystal, got {sorted(kwargs)} as well. Leave one of both out."
+                f"crystal, got {sorted(kwargs)} as well. Leave one of them out."
             )
         found = primitive_cell(cell_of(self))
         if len(found.chosen) == len(self.species) and not kwargs:
@@ -332,7 +292,7 @@ class Crystal(AbstractFixed):
     def zinc_blende(
         cls, cation: str, anion: str, *, a: float, unit: Unit, **kwargs: Any
     ) -> "Crystal":
-        """Zinc blende; diamond where both elements are the same.
+        """Zinc blende; diamond if both elements are the same.
 
         **Arguments:**
 
@@ -345,12 +305,12 @@ class Crystal(AbstractFixed):
 
     @classmethod
     def diamond(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
-        """Diamond: zinc blende with one element. Arguments as there."""
+        """Diamond: zinc blende with one element. Arguments as for `zinc_blende`."""
         return cls.zinc_blende(element, element, a=a, unit=unit, **kwargs)
 
     @classmethod
     def bcc(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
-        """Body-centred cubic, one atom.
+        """Body-centered cubic, one atom.
 
         **Arguments:**
 
@@ -363,7 +323,7 @@ class Crystal(AbstractFixed):
 
     @classmethod
     def fcc(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
-        """Face-centred cubic, one atom. Arguments as for `bcc`."""
+        """Face-centered cubic, one atom. Arguments as for `bcc`."""
         return cls(_fcc(a), (element,), frac_positions=[[0, 0, 0]], unit=unit, **kwargs)
 
     @classmethod
@@ -396,7 +356,7 @@ class Crystal(AbstractFixed):
 
         **Arguments:**
 
-        - `spacing`: distance between neighbours in `unit`.
+        - `spacing`: distance between neighbors in `unit`.
         - `vacuum`: length of the two other lattice vectors in `unit`.
         - `atoms`: atoms in the primitive cell.
         - `kwargs`: as for [`eqsym.Crystal`][].
@@ -408,10 +368,10 @@ class Crystal(AbstractFixed):
 
     @classmethod
     def from_ase(cls, atoms: Any, **kwargs: Any) -> "Crystal":
-        """From ASE `Atoms`, and so from CIF or POSCAR by `ase.io.read`.
+        """Reads ASE `Atoms`, and so CIF or POSCAR by `ase.io.read`.
 
-        What such a structure says beside its cell and nuclei is taken, refused, or
-        announced by the logger `eqsym`:
+        Such a structure says more than its cell and nuclei. All of it is taken,
+        refused, or announced by the logger `eqsym`:
 
         - `ase.io.read` returns the conventional cell of a CIF, in which rock salt has 8
             atoms. It is the `lattice` of this crystal then, with a warning; see
@@ -433,18 +393,18 @@ class Crystal(AbstractFixed):
         integer that the electrons admit, unless `charge` or `spin` is given.
         """
         charge, spin = kwargs.pop("charge", None), kwargs.pop("spin", None)
-        cells = _cell_count(kwargs.get("supercell", 1))
+        cells = cell_count(kwargs.get("supercell", 1))
         return cls(**read_ase(atoms, cells, charge, spin), **kwargs)
 
     @classmethod
     def from_pyscf(cls, cell: Any, **kwargs: Any) -> "Crystal":
-        """From a `pyscf.pbc.gto.Cell`, with its charge and spin.
+        """Reads a `pyscf.pbc.gto.Cell`, with its charge and spin.
 
         PySCF counts both over all k-points of a calculation. The cells of a supercell
         stand for its k-points, so that by default they are `charge` and `spin` of the
         supercell, whatever its size: Hartree-Fock with as many k-points has the same
         electrons. Read CIFs with ASE and [`eqsym.Crystal.from_ase`][]: PySCF reads the
-        atoms that are listed in them, without those that symmetry adds.
+        atoms that are listed in them, without the atoms that symmetry adds.
 
         **Arguments:**
 
@@ -460,16 +420,16 @@ class Crystal(AbstractFixed):
         given.
         """
         charge, spin = kwargs.pop("charge", None), kwargs.pop("spin", None)
-        cells = _cell_count(kwargs.get("supercell", 1))
+        cells = cell_count(kwargs.get("supercell", 1))
         return cls(**read_pyscf(cell, cells, charge, spin), **kwargs)
 
     def matches(self, other: "Crystal") -> bool:
-        """Whether another crystal is the same: see [`eqsym.Crystal.difference`][]. Use
-        this instead of `==`, which compares bits."""
+        """Whether another crystal is the same up to rounding, as
+        [`eqsym.Crystal.difference`][] finds it; `==` compares bits."""
         return self.difference(other) is None
 
     def difference(self, other: "Crystal", *, electrons: bool = True) -> str | None:
-        """In what another crystal is not this one.
+        """How another crystal differs from this one, in words.
 
         Two descriptions are of the same crystal if lattice vectors, and nuclei up to
         primitive lattice vectors, are at most 1e-6 Bohr apart, and twists, up to
@@ -485,7 +445,7 @@ class Crystal(AbstractFixed):
 
         **Returns:**
 
-        What differs and by how much, for a message; `None` if nothing does.
+        The differences and their sizes, for a message; `None` if there are none.
         """
         return difference(self, other, electrons=electrons)
 
@@ -520,65 +480,3 @@ def with_cell(crystal: Crystal, cell: Cell) -> Crystal:
 
 def _fcc(a: float) -> Float[np.ndarray, "3 3"]:
     return a / 2 * np.array([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]])
-
-
-def _cart_positions(
-    lattice: Lattice, cart: Any, frac: Any, scale: float
-) -> Float[np.ndarray, "..."]:
-    if (cart is None) == (frac is None):
-        raise ValueError("Give exactly one of `positions` and `frac_positions`.")
-    if cart is not None:
-        return np.asarray(cart, dtype=np.float64) * scale
-    frac = np.asarray(frac, dtype=np.float64)
-    return lattice.to_cartesian(frac) if frac.shape[-1:] == (3,) else frac
-
-
-def _supercell_matrix(supercell: Any) -> Int[np.ndarray, "3 3"]:
-    given = np.asarray(supercell)
-    if given.shape not in ((), (3,), (3, 3)):
-        raise ValueError(
-            "`supercell` must be an integer, three integers or a 3x3 integer matrix, "
-            f"got shape {given.shape}."
-        )
-    numbers = [whole_number("supercell", n, floats=True) for n in given.ravel()]
-    given = np.reshape(numbers, given.shape)
-    matrix = given if given.ndim == 2 else np.diag(np.broadcast_to(given, (3,)))
-    if round(np.linalg.det(matrix)) == 0:
-        raise ValueError(f"`supercell` must not be singular, got {given.tolist()}.")
-    return matrix
-
-
-def _cell_count(supercell: Any) -> int:
-    return int(round(abs(np.linalg.det(_supercell_matrix(supercell)))))
-
-
-def _spin_channels(nuclear: int, charge: Any, spin: Any) -> tuple[int, int]:
-    charge = whole_number("charge", charge, floats=True)
-    electrons = nuclear - charge
-    if electrons < 1:
-        raise ValueError(
-            f"`charge` {charge} leaves {electrons} electrons on nuclei of total charge "
-            f"{nuclear}, expected at least 1."
-        )
-    if spin is None:
-        spin = electrons % 2
-    spin = whole_number("spin", spin, floats=True)
-    if (electrons + spin) % 2 or abs(spin) > electrons:
-        raise ValueError(
-            f"`spin` (spin-up minus spin-down electrons) must have the parity of the "
-            f"{electrons} electrons and be at most as large, got {spin}."
-        )
-    return (electrons + spin) // 2, (electrons - spin) // 2
-
-
-def _cosets(matrix: np.ndarray, inverse: np.ndarray) -> Float[np.ndarray, "cells 3"]:
-    """Integer vectors n with `n @ inverse` in the unit cube: one of each class modulo
-    the rows of `matrix`; 0 first."""
-    corners = np.array(list(itertools.product((0, 1), repeat=3))) @ matrix
-    lowest, highest = corners.min(axis=0), corners.max(axis=0)
-    ranges = [range(a, b + 1) for a, b in zip(lowest, highest, strict=True)]
-    points = np.array(list(itertools.product(*ranges)), dtype=np.float64)
-    frac = points @ inverse
-    inside = np.all((frac > -1e-9) & (frac < 1 - 1e-9), axis=1)
-    found = points[inside]
-    return found[np.lexsort(found.T[::-1] ** 2)]

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from .._core import AbstractFixed
+from .modulo import ROUNDING
 
 
 def frozen(values: Any, kind: type = float) -> Any:
-    """Nested tuples, which are hashable, of what numpy makes of `values`."""
+    """An array as nested tuples, which are hashable."""
 
     def freeze(rows):
         return tuple(freeze(r) for r in rows) if isinstance(rows, list) else kind(rows)
@@ -20,11 +21,11 @@ def frozen(values: Any, kind: type = float) -> Any:
 
 
 class Lattice(AbstractFixed):
-    """A three-dimensional Bravais lattice; rows of `vectors` are lattice vectors.
+    """A three-dimensional Bravais lattice, which converts between Cartesian and
+    fractional coordinates; rows of `vectors` are lattice vectors.
 
-    The only place that converts between Cartesian and fractional coordinates. The
-    cell may be left-handed; volumes are positive. All data is static: lattices are
-    hashable, compare by value, and are constants of what is compiled.
+    The cell may be left-handed; volumes are positive. All data is static: lattices are
+    hashable, compare by value, and are constants of compiled functions.
     """
 
     _vectors: tuple[tuple[float, ...], ...] = eqx.field(static=True)
@@ -34,7 +35,7 @@ class Lattice(AbstractFixed):
 
         - `vectors`: 3x3 numbers, rows are lattice vectors in Bohr.
 
-        **Raises:** `ValueError` where the vectors are not three independent ones.
+        **Raises:** `ValueError` if the vectors are not three independent ones.
         """
         self._vectors = frozen(vectors)
 
@@ -92,12 +93,14 @@ class Lattice(AbstractFixed):
     ) -> Float[np.ndarray, "*batch 3"]:
         """Moves points, in Bohr, into the cell by lattice vectors."""
         frac = self.to_fractional(cart)
-        return self.to_cartesian(frac - np.floor(frac + 1e-9))
+        return self.to_cartesian(frac - np.floor(frac + ROUNDING))
 
     def reduced(self) -> "Lattice":
         """The same lattice with Minkowski-reduced vectors, the shortest first: none can
         be made shorter by adding others, which in three dimensions need be tried only
         once each (Semaev, 2001, "A 3-dimensional lattice reduction algorithm")."""
+        # Here rather than from ASE, which is an extra, or from spglib, whose Niggli
+        # reduction stops at a tolerance of its own.
         basis = self.vectors
         improved = True
         while improved:

@@ -1,4 +1,4 @@
-"""Cells as spglib takes them: operations, the symmetric and the primitive cell."""
+"""Cells as spglib takes them: their operations, symmetric and primitive cells."""
 
 import itertools
 import logging
@@ -10,19 +10,15 @@ import numpy as np
 import spglib
 from jaxtyping import Bool, Float, Int
 
+from .modulo import length_modulo, ROUNDING, SYMPREC
+
 
 _logger = logging.getLogger("eqsym")
 
-# In Bohr: how far from symmetric places nuclei may be unless something else is asked.
-SYMPREC = 1e-5
-# In Bohr: what is tried, up to what rounding of a structure file can do. Three digits
-# of a fraction are off by 0.0005, 0.01 Bohr along a vector of 20 Bohr, and two nuclei
-# together by twice as much; an error of 0.001 Angstrom is within that, too.
+# In Bohr: coarser precisions to try, up to the largest errors by rounding in structure
+# files. Three digits of a fraction are off by 0.0005, 0.01 Bohr along a vector of 20
+# Bohr, and two nuclei together by twice as much, which covers 0.001 Angstrom too.
 _COARSE = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 2e-2)
-# Of fractions, and of the metric relative to its size: rounding of float64.
-_ROUNDING = 1e-9
-# In Bohr: what has moved less has not moved.
-SAME_PLACE = 1e-9
 
 _Operations: TypeAlias = tuple[Int[np.ndarray, "ops 3 3"], Float[np.ndarray, "ops 3"]]
 
@@ -39,7 +35,7 @@ class Cell(NamedTuple):
 
 
 class SymmetricCell(NamedTuple):
-    """- `cell`: one that has the operations to rounding.
+    """- `cell`: a cell that has the operations to rounding.
     - `rotations`, `translations`: the operations, on fractions.
     - `shift`: the farthest that a nucleus moves in the cell, in Bohr.
     - `strain`: the farthest that the end of a lattice vector moves, in Bohr.
@@ -54,7 +50,7 @@ class SymmetricCell(NamedTuple):
 
 class PrimitiveCell(NamedTuple):
     """- `cell`: the primitive one.
-    - `chosen`: which nuclei of the given cell are in it.
+    - `chosen`: the nuclei of the given cell that are in it.
     - `matrix`: the given vectors, rows in terms of the primitive ones.
     """
 
@@ -97,8 +93,8 @@ def find_operations(cell: Cell, symprec: float) -> _Operations:
 
 def symmetrized_cell(cell: Cell, symprec: float) -> SymmetricCell:
     """Moves nuclei and vectors to where the operations found within `symprec` (Bohr)
-    want them, again while this brings more operations within `symprec`. Fractions of
-    the middle of all nuclei stay, and the cell is not turned.
+    want them, and again as long as this brings more operations within `symprec`. The
+    middle of all nuclei keeps its fractions, and the cell is not turned.
 
     **Raises:** `ValueError` if spglib finds no group, or one to which a nucleus or a
     vector would have to move farther than `symprec`.
@@ -118,7 +114,8 @@ def larger_group(
     kept: int,
     count: Callable[[SymmetricCell], int],
 ) -> tuple[float, SymmetricCell] | None:
-    """What a coarser `symprec` would give, as far as rounding of a structure file goes.
+    """The operations that a coarser `symprec` would find, up to the coarsest that
+    rounding of a structure file explains.
 
     **Arguments:**
 
@@ -137,11 +134,11 @@ def larger_group(
         try:
             operations = find_operations(cell, level)
             if len(operations[0]) == found:
-                # As at once for nearly every crystal: one search is enough.
+                # So it is for nearly every crystal: one search is enough.
                 break
             other = _averaged(cell, operations, level, cell)
         except ValueError:
-            # What is found so coarsely need not be a group; finer it can be one.
+            # Operations found so coarsely need not be a group; finer ones can be.
             continue
         number = count(other)
         if number > kept or (best is not None and number == kept):
@@ -154,7 +151,7 @@ def larger_group(
 def primitive_cell(cell: Cell) -> PrimitiveCell:
     """The smallest cell that repeats, in the given orientation. Lattice vectors along
     which nothing repeats stay as they are: a slab keeps its vacuum. The others are
-    Niggli-reduced, in the order of those that they resemble.
+    Niggli-reduced, in the order of the given vectors that they resemble.
 
     A warning says if there is a smaller one but for rounding.
 
@@ -198,8 +195,8 @@ def primitive_cell(cell: Cell) -> PrimitiveCell:
 
 
 def repetitions(cell: Cell) -> tuple[int, float | None]:
-    """How many primitive cells a cell holds; and how far, in Bohr, nuclei may be from
-    their places for that, `None` if they are where they should be.
+    """How many primitive cells a cell holds; and how far, in Bohr, nuclei are from
+    their places then, `None` if they are exactly there.
 
     **Raises:** `ValueError` if spglib finds no group.
     """
@@ -231,7 +228,7 @@ def _coarser_repetitions(
 
 def in_bohr(length: float) -> str:
     """A length to two digits; rounding of float64 is 0."""
-    return f"{length:.2g}" if length > SAME_PLACE else "0"
+    return f"{length:.2g}" if length > ROUNDING else "0"
 
 
 def _pure(rotations: Int[np.ndarray, "ops 3 3"]) -> Bool[np.ndarray, " ops"]:
@@ -243,8 +240,8 @@ def _averaged(
 ) -> SymmetricCell:
     """The mean of a cell over operations that it nearly has.
 
-    **Raises:** `ValueError` if they are not a group, or if what they make of `cell` is
-    farther than `symprec` from `start`.
+    **Raises:** `ValueError` if they are not a group, or if the mean is farther than
+    `symprec` from `start`.
     """
     vectors, frac, _ = cell
     rotations, translations = operations
@@ -264,8 +261,8 @@ def _averaged(
     around = frac - middle
     turned_middle = rotations @ middle
     moves = translations + turned_middle - middle
-    centred = cell._replace(frac=around)
-    onto, whole = _images(centred, rotations, moves)
+    centered = cell._replace(frac=around)
+    onto, whole = _images(centered, rotations, moves)
     exact = np.mean(whole, axis=1)
     images = around @ turns + exact[:, None] - whole
     order = np.argsort(onto, axis=1)
@@ -273,7 +270,7 @@ def _averaged(
 
     again = placed @ turns + exact[:, None] - whole - placed[onto]
     change = turns @ metric @ rotations - metric
-    if max(np.max(np.abs(again)), np.max(np.abs(change)) / np.max(metric)) > _ROUNDING:
+    if max(np.max(np.abs(again)), np.max(np.abs(change)) / np.max(metric)) > ROUNDING:
         raise ValueError(
             f"`symprec` {symprec} Bohr: the operations that spglib finds to this "
             "precision are not a group. Try a smaller one."
@@ -302,10 +299,10 @@ def _images(
     rotations: Int[np.ndarray, "ops 3 3"],
     translations: Float[np.ndarray, "ops 3"],
 ) -> tuple[Int[np.ndarray, "ops atoms"], Float[np.ndarray, "ops atoms 3"]]:
-    """Which nucleus each one goes to, and the lattice vector, in whole fractions, from
-    there to the image.
+    """The nucleus that each one goes to, and the lattice vector, in whole fractions,
+    from there to the image.
 
-    **Raises:** `ValueError` if two go to the same one.
+    **Raises:** `ValueError` if two nuclei go to the same one.
     """
     unlike: Bool[np.ndarray, "atoms atoms"] = cell.numbers[:, None] != cell.numbers
     onto = np.empty((len(rotations), len(cell.frac)), dtype=int)
@@ -315,7 +312,7 @@ def _images(
         zip(rotations, translations, strict=True)
     ):
         gaps = (cell.frac @ rotation.T + translation)[:, None] - cell.frac
-        rest = np.linalg.norm((gaps - np.round(gaps)) @ cell.vectors, axis=-1)
+        rest = length_modulo(cell.vectors, gaps)
         onto[i] = np.argmin(np.where(unlike, np.inf, rest), axis=1)
         whole[i] = np.round(gaps[everything, onto[i]])
     if np.any(np.sort(onto, axis=1) != everything):
@@ -363,8 +360,8 @@ def _shortest(
 
 
 def _echelon(rows: Int[np.ndarray, "rows n"]) -> Int[np.ndarray, "rows n"]:
-    """Rows with the same integer combinations, of which those after the n-th are 0: by
-    Euclid's algorithm, column by column."""
+    """Rows with the same integer combinations, all zero after the n-th: by Euclid's
+    algorithm, column by column."""
     rows = rows.copy()
     for column in range(rows.shape[1]):
         while np.any(left := rows[column + 1 :, column]):

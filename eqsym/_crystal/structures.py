@@ -1,4 +1,4 @@
-"""What structures of ASE and PySCF say, as arguments of a `Crystal`."""
+"""Readers of structures of ASE and PySCF, which give the arguments of a `Crystal`."""
 
 import logging
 from collections.abc import Sequence
@@ -8,13 +8,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._core import whole_number
+from .arguments import BOHR_PER_ANGSTROM
 from .standard import Cell, repetitions
 
 
 _logger = logging.getLogger("eqsym")
 
-# CODATA 2018, the value PySCF uses.
-BOHR_PER_ANGSTROM = 1 / 0.529177210903
 # In Bohr; less vacuum than this, and a slab is not finite but a layered crystal.
 MIN_VACUUM = 10.0
 # Occupancies are printed with three digits or more.
@@ -24,10 +23,10 @@ _WHOLE = 1e-2
 
 
 def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
-    """Arguments of a `Crystal`; `charge` and `spin` of a supercell of so many cells, if
-    they are not given.
+    """The arguments of a `Crystal` in `atoms`; with `charge` and `spin` of a supercell
+    of so many cells, unless they are given.
 
-    **Raises:** `ValueError` for what a crystal of whole atoms cannot be.
+    **Raises:** `ValueError` if `atoms` are not a crystal of whole atoms.
     """
     from ase import Atoms
 
@@ -76,8 +75,8 @@ def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
 
 def _check_occupancies(atoms: Any) -> None:
     """Raises `ValueError` for a site that is not one atom. ASE gives such a site to one
-    of its species, and keeps what the file says beside: for every kind of site, a
-    number in the text of a key, the share of every species."""
+    of its species, and keeps the occupancies of the file in a table: for every kind of
+    site (a number, written as text) the share of every species."""
     table = atoms.info.get("occupancy")
     if not table:
         return
@@ -151,7 +150,7 @@ def _sum_of_charges(atoms: Any, cells: int) -> int:
 
 
 def _sum_of_moments(atoms: Any, cells: int, electrons: int, spin: Any) -> int | None:
-    """The spin that initial magnetic moments stand for, if there are any."""
+    """The spin of the initial magnetic moments, if there are any."""
     moments = np.asarray(atoms.get_initial_magnetic_moments(), dtype=np.float64)
     if not np.any(moments):
         results = {} if atoms.calc is None else atoms.calc.results
@@ -200,10 +199,10 @@ def _sum_of_moments(atoms: Any, cells: int, electrons: int, spin: Any) -> int | 
 
 
 def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
-    """Arguments of a `Crystal`; `charge` and `spin` of a supercell of so many cells, if
-    they are not given.
+    """The arguments of a `Crystal` in `cell`; with `charge` and `spin` of a supercell
+    of so many cells, unless they are given.
 
-    **Raises:** `ValueError` for what is not a crystal with all its electrons.
+    **Raises:** `ValueError` if `cell` is not a crystal with all its electrons.
     """
     from pyscf.pbc import gto
 
@@ -239,9 +238,9 @@ def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
         f"`cell` has `dimension` {cell.dimension}",
         "If the crystal is periodic there, build `cell` with `dimension` 3; if matter "
         "ends there, make lattice vector {} longer. The energies of PySCF leave out "
-        "periodic images in that direction, those here do not.",
+        "periodic images in that direction, energies here do not.",
     )
-    # Both are counted over all k-points in PySCF, and these are those of a supercell.
+    # PySCF counts both over all k-points, which are those of the supercell here.
     total = int(cell.tot_electrons(cells))
     if charge is None:
         charge = cells * int(np.sum(charges)) - total
@@ -253,7 +252,7 @@ def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
             raise ValueError(
                 f"`spin`: `cell.spin` is {spin}, which PySCF counts over all k-points "
                 f"together. The {electrons} electrons of the supercell, {cells} times "
-                "the cell, cannot have it. Give `spin`, that of the supercell."
+                "the cell, cannot have it. Give the `spin` of the supercell."
             )
     _announce_conventional("`cell`", vectors, positions, charges[nuclei].astype(int))
     if np.any(cell.magmom):
@@ -297,7 +296,7 @@ def _check_vacuum(
     """Announces that directions without periodicity become periodic, with vacuum, in
     Bohr.
 
-    **Raises:** `ValueError` where there is not enough of it.
+    **Raises:** `ValueError` if there is not enough of it.
     """
     if not directions or not len(positions) or np.linalg.det(vectors) == 0:
         return
@@ -314,7 +313,7 @@ def _check_vacuum(
     group = (
         "No group leaves out all three directions."
         if len(several) == 3
-        else f"`SpaceGroup.of(crystal, vacuum={several})` is the group of what is "
+        else f"`SpaceGroup.of(crystal, vacuum={several})` is the group of the matter "
         "between the vacuum."
     )
     _logger.warning(
@@ -332,20 +331,20 @@ def _announce_conventional(
     positions: Float[np.ndarray, "nuclei 3"],
     numbers: Int[np.ndarray, " nuclei"],
 ) -> None:
-    """Says so if a cell is not a primitive one, or would not be but for rounding."""
+    """Warns if a cell is not primitive, or would not be primitive without rounding."""
     if not len(numbers) or np.linalg.det(vectors) == 0:
         return
     frac = positions @ np.linalg.inv(vectors)
     try:
         count, level = repetitions(Cell(vectors, frac, numbers))
     except ValueError:
-        # What is wrong is said where the operations are needed.
+        # The error comes when the operations are needed.
         return
     if count > 1:
         _logger.warning(
-            "%s is %d primitive cells of its crystal%s. What is reported per primitive "
-            "cell is per cell given then, %d times as much. `crystal.%sprimitive()` is "
-            "the same crystal in a primitive cell.",
+            "%s is %d primitive cells of its crystal%s. Results per primitive cell are "
+            "per given cell then, %d times as much. `crystal.%sprimitive()` is the "
+            "same crystal in a primitive cell.",
             name,
             count,
             "" if level is None else f", if it is rounded by up to {level:g} Bohr",

@@ -89,7 +89,7 @@ def irreducible_twists(
     group = SpaceGroup.of(
         with_changes(crystal, twist=(0, 0, 0)), symprec=symprec, vacuum=vacuum
     )
-    rotations = np.round(supercell_rotations(crystal, group.rotations))
+    rotations = np.round(supercell_rotations(crystal, group.frac_rotations))
     found = quiet(
         spglib.get_stabilized_reciprocal_mesh,
         divisions,

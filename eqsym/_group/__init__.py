@@ -1,13 +1,10 @@
-"""Space groups: found, tabulated, taken apart; their domains and representations."""
+"""Space groups, their symmetry elements, domains and irreducible representations."""
 
 from .domain import FundamentalDomain as FundamentalDomain, polyhedron as polyhedron
 from .elements import (
     integer_complement as integer_complement,
-    modulo_lattice as modulo_lattice,
     symmetry_elements as symmetry_elements,
-    SymmetryAxis as SymmetryAxis,
     SymmetryElements as SymmetryElements,
-    SymmetryPlane as SymmetryPlane,
 )
 from .operations import (
     pure_translations as pure_translations,
@@ -16,7 +13,6 @@ from .operations import (
 )
 from .representations import (
     character_table as character_table,
-    CharacterTable as CharacterTable,
     Irrep as Irrep,
     irreps as irreps,
 )

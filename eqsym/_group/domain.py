@@ -1,4 +1,4 @@
-"""Fundamental domains of space groups: polyhedra whose images tile space."""
+"""Fundamental domains of space groups."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import scipy.spatial
 from jaxtyping import Array, Bool, Float, Int
 
 from .._core import AbstractFixed
-from .._crystal import Lattice
+from .._crystal import from_nearest, Lattice
 from .operations import static_data
 from .space_group import SpaceGroup
 
@@ -25,24 +25,25 @@ _MERGE = 1e-7
 # face from the point, that are good enough, in units of the cube root of the volume.
 _CANDIDATES = 64
 _GOOD = 0.1
-# Images with which a cell is begun; others are added where they cut something off.
+# Images that a cell begins with; others are added if they cut something off.
 _NEAREST = 100
 
 
 class FundamentalDomain(AbstractFixed):
-    r"""A convex polyhedron D whose images under a space group tile space.
+    r"""A convex polyhedron D whose images under a space group tile space: moving an
+    electron into it chooses one of its symmetric places.
 
-    The Dirichlet cell of a point c that no operation leaves where it is,
+    D is the Dirichlet cell of a point c that every operation moves,
 
     $$D = \{r : |r - c| \le |r - g c| \text{ for all } g\}
         = \{r : n_f \cdot r \le b_f \text{ for all faces } f\}$$
 
     where g runs over the operations of the group times all translations of its lattice.
-    Its volume is that of the cell divided by the number of operations. Images share
-    boundaries only. Mirror planes are always faces; other faces depend on c.
+    Its volume is the volume of the cell divided by the number of operations. Images
+    share boundaries only. Mirror planes are always faces; other faces depend on c.
 
     All data is static, in Bohr: domains are hashable, compare by value, and are
-    constants of what is compiled.
+    constants of compiled functions.
 
     Engel, "Geometric Crystallography" (1986), chapter 5; its use for wave functions:
     Huang et al. (2025), arXiv 2502.05318.
@@ -61,56 +62,56 @@ class FundamentalDomain(AbstractFixed):
         - `group`: the space group.
         - `point`: the point c, three numbers in Bohr.
 
-        See [`eqsym.FundamentalDomain.of`][] for a point that makes a simple domain.
+        [`eqsym.FundamentalDomain.of`][] finds a point that makes a simple domain.
 
-        **Raises:** `ValueError` where an operation does not move `point`.
+        **Raises:** `ValueError` if an operation does not move `point`.
         """
-        centre = np.asarray(point, dtype=np.float64)
-        if centre.shape != (3,) or not np.all(np.isfinite(centre)):
+        center = np.asarray(point, dtype=np.float64)
+        if center.shape != (3,) or not np.all(np.isfinite(center)):
             raise ValueError(
                 f"`point` must be three finite numbers in Bohr, got {point}."
             )
         operations = _Operations(group)
-        moved = operations.distances(centre)
+        moved = operations.distances(center)
         if np.min(moved) < _FIXED:
             i = int(np.argmin(moved))
             raise ValueError(
                 "`point` must be a generic point, which every operation moves by at "
                 f"least {_FIXED} Bohr, but operation {i} with rotation "
-                f"{group.rotations[i].tolist()} moves {centre.tolist()} by "
+                f"{group.frac_rotations[i].tolist()} moves {center.tolist()} by "
                 f"{moved[i]:.3g} Bohr, up to a lattice translation. Choose a point off "
-                "the axes, planes and centres of symmetry, or leave it out of "
+                "the axes, planes and centers of symmetry, or leave it out of "
                 "`FundamentalDomain.of`."
             )
-        cell = _dirichlet_cell(operations, centre)
+        cell = _dirichlet_cell(operations, center)
         volume = scipy.spatial.ConvexHull(cell.vertices).volume
         expected = operations.lattice.volume / group.order
         if not abs(volume / expected - 1) < 1e-6:
             raise ValueError(
                 "`point` must give a domain of the volume of the cell divided by the "
-                f"number of operations, {expected:.8g} cubic Bohr, but that of "
-                f"{centre.tolist()} has {volume:.8g}: its faces are too small to be "
+                f"number of operations, {expected:.8g} cubic Bohr, but the domain of "
+                f"{center.tolist()} has {volume:.8g}: its faces are too small to be "
                 "told apart. Leave it out of `FundamentalDomain.of`."
             )
         self.group = group
-        self._point = static_data(centre)
+        self._point = static_data(center)
         self._normals = static_data(cell.normals)
-        self._offsets = static_data(cell.offsets + cell.normals @ centre)
-        self._vertices = static_data(cell.vertices + centre)
+        self._offsets = static_data(cell.offsets + cell.normals @ center)
+        self._vertices = static_data(cell.vertices + center)
         self._faces = cell.faces
 
     @classmethod
     def of(cls, group: SpaceGroup, *, point: Any = None) -> "FundamentalDomain":
-        """A domain with few faces, without short edges.
+        """A domain with few faces and without short edges.
 
         **Arguments:**
 
         - `group`: the space group.
         - `point`: the point c in Bohr. By default the best of a fixed list of
-            candidates: the fewest faces among those without short edges and without
-            images of the point nearby.
+            candidates: the one with the fewest faces, among candidates without short
+            edges and without images of the point nearby.
 
-        **Raises:** `ValueError` where an operation does not move `point`.
+        **Raises:** `ValueError` if an operation does not move `point`.
         """
         return cls(group, _best_point(_Operations(group)) if point is None else point)
 
@@ -230,7 +231,7 @@ class _Operations:
         self.translations = exact @ vectors
         self.lattice = Lattice(vectors).reduced()
 
-    def neighbours(
+    def neighbors(
         self, point: Float[np.ndarray, "3"], shifts: Float[np.ndarray, "shifts 3"]
     ) -> Float[np.ndarray, "points 3"]:
         """Images of a point relative to it, each moved near to it and then by all
@@ -242,8 +243,8 @@ class _Operations:
     def distances(self, point: Float[np.ndarray, "3"]) -> Float[np.ndarray, " ops"]:
         """How far operations move a point, up to lattice translations; infinity for
         the identity."""
-        gaps = self._near(point)[:, None] + self.lattice.to_cartesian(_AROUND)
-        moved = np.min(np.linalg.norm(gaps, axis=-1), axis=1)
+        gaps = self.rotations @ point + self.translations - point
+        moved = np.linalg.norm(from_nearest(self.lattice, gaps), axis=1)
         identity = np.all(np.abs(self.rotations - np.eye(3)) < 1e-6, axis=(1, 2))
         # Other translations move all points alike, and never by 0.
         return np.where(identity & (moved < _FIXED), np.inf, moved)
@@ -286,7 +287,7 @@ def _dirichlet_cell(
     for all but a few cells, and never smaller.
     """
     around = operations.lattice.to_cartesian(_AROUND)
-    images = operations.neighbours(point, around)
+    images = operations.neighbors(point, around)
     cell = _cut(images, around[np.any(around != 0, axis=1)])
     if not exact:
         return cell
@@ -295,7 +296,7 @@ def _dirichlet_cell(
     reach = 2 * np.max(np.linalg.norm(cell.vertices, axis=1))
     spread = 0.5 * np.sum(np.linalg.norm(operations.lattice.vectors, axis=1))
     shifts = operations.lattice.points_within(reach + spread)
-    images = operations.neighbours(point, shifts)
+    images = operations.neighbors(point, shifts)
     images = images[np.sum(images**2, axis=1) <= (1.01 * reach) ** 2]
     return _cut(images, around[np.any(around != 0, axis=1)])
 
@@ -303,8 +304,8 @@ def _dirichlet_cell(
 def _cut(
     images: Float[np.ndarray, "images 3"], bounding: Float[np.ndarray, "some 3"]
 ) -> _Cell:
-    """The cell of points nearer to the origin than to all `images`. That with respect
-    to `bounding`, which are images too, is finite."""
+    """The cell of points nearer to the origin than to all `images`. The images in
+    `bounding` alone give a finite cell."""
     square = np.sum(images**2, axis=1)
     order = np.argsort(square, kind="stable")
     images, square = images[order], square[order]
@@ -312,7 +313,7 @@ def _cut(
     while True:
         lengths = np.linalg.norm(used, axis=1)
         cell = polyhedron(used / lengths[:, None], lengths / 2)
-        # Those that cut a vertex off.
+        # The images that cut a vertex off.
         size = np.max(np.linalg.norm(cell.vertices, axis=1))
         beyond = np.max(images @ cell.vertices.T, axis=1) - square / 2
         cutting = images[beyond > _MERGE * size * np.sqrt(square)]
@@ -333,7 +334,7 @@ def polyhedron(
     close = scipy.spatial.distance.cdist(corners, corners) < merge
     vertices = corners[np.argmax(close, axis=1) == np.arange(len(corners))]
     touching = np.abs(vertices @ normals.T - offsets) < 2 * merge
-    # One of each plane; others meet the polyhedron in a vertex or an edge only.
+    # Each plane once, without planes that meet the polyhedron in a vertex or an edge.
     _, first = np.unique(touching, axis=1, return_index=True)
     kept = np.sort(first[touching[:, first].sum(axis=0) > 2])
     faces = tuple(_ring(vertices, touching[:, f], normals[f]) for f in kept)

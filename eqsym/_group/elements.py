@@ -1,4 +1,4 @@
-"""Symmetry elements: where the axes, planes and centres of a space group are."""
+"""Symmetry elements: the axes, planes and inversion centers of space groups."""
 
 import itertools
 import math
@@ -9,12 +9,10 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
+from .._crystal import into_cell, is_whole, SAME_ELEMENT
 from .space_group import SpaceGroup
 
 
-# In fractions of lattice vectors. Different elements are a twelfth of one apart, or
-# that divided by the number of fractional translations.
-_SAME = 1e-3
 # The order of a proper rotation by its trace.
 _ORDERS = {3: 1, -1: 2, 0: 3, 1: 4, 2: 6}
 
@@ -22,17 +20,7 @@ _T = TypeVar("_T")
 
 
 class SymmetryAxis(eqx.Module):
-    """A rotation, screw or rotoinversion axis; all in fractions of lattice vectors.
-
-    - `order`: the largest order N of rotations about it.
-    - `screw`: p for the screw axis N_p, whose rotation by 2 pi / N, counterclockwise
-        seen against `direction`, comes with a shift of p / N of `direction`; 0 for a
-        rotation axis.
-    - `rotoinversion`: the largest order (3, 4 or 6) of rotoinversions about it; 0
-        where there are none.
-    - `direction`: the shortest lattice vector along it.
-    - `point`: one of its points.
-    """
+    """A rotation, screw or rotoinversion axis; see `symmetry_elements`."""
 
     order: int
     screw: int
@@ -49,12 +37,7 @@ class SymmetryAxis(eqx.Module):
 
 
 class SymmetryPlane(eqx.Module):
-    """A mirror or glide plane; all in fractions of lattice vectors.
-
-    - `normal`: its Miller indices h, relatively prime.
-    - `offset`: the plane is where h . x = `offset`.
-    - `glide`: the shortest shift that comes with the reflection; 0 for a mirror.
-    """
+    """A mirror or glide plane; see `symmetry_elements`."""
 
     normal: Int[np.ndarray, "3"]
     offset: float
@@ -63,31 +46,26 @@ class SymmetryPlane(eqx.Module):
     @property
     def is_mirror(self) -> bool:
         """Whether it is a mirror plane and not a glide plane."""
-        return bool(np.all(np.abs(self.glide) < _SAME))
+        return bool(np.all(np.abs(self.glide) < SAME_ELEMENT))
 
 
 class SymmetryElements(eqx.Module):
-    """The symmetry elements of one primitive cell; see
-    [`eqsym.symmetry_elements`][].
-
-    - `axes`, `planes`: those that no lattice translation maps to each other.
-    - `centres`: inversion centres, (centres, 3), in fractions of lattice vectors.
-    """
+    """The symmetry elements of one primitive cell; see `symmetry_elements`."""
 
     axes: tuple[SymmetryAxis, ...]
     planes: tuple[SymmetryPlane, ...]
-    centres: Float[np.ndarray, "centres 3"]
+    centers: Float[np.ndarray, "centers 3"]
 
 
 def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
-    r"""The symmetry elements of a space group, one of each class modulo lattice
-    translations.
+    r"""Finds where the axes, planes and inversion centers of a space group are, one of
+    each class modulo lattice translations.
 
     An operation $x' = R x + t$ moves the points of its axis or plane by the intrinsic
-    part $w = n^{-1} \sum_{k<n} R^k t$ of its translation, with n the order of R; where
-    they are follows from $(1 - R) x = t - w$. Translations $t + L$ by all lattice
-    vectors L count: next to every six-fold axis there are two three-fold and three
-    two-fold ones.
+    part $w = n^{-1} \sum_{k<n} R^k t$ of its translation, with n the order of R; their
+    places follow from $(1 - R) x = t - w$. Translations $t + L$ by all lattice vectors
+    L count: next to every six-fold axis there are two three-fold and three two-fold
+    ones.
 
     International Tables for Crystallography A (2016), chapter 1.2, and 2.1.2 for the
     symbols.
@@ -98,15 +76,31 @@ def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
 
     **Returns:**
 
-    Axes of the highest order first, mirror planes before glide planes, and inversion
-    centres.
+    All places, directions and shifts are in fractions of the primitive lattice vectors.
+
+    - `axes`: the axes, of the highest order first, each with
+        - `order`: the largest order N of rotations about it;
+        - `screw`: p for the screw axis N_p, whose rotation by 2 pi / N,
+            counterclockwise seen against `direction`, comes with a shift of p / N of
+            `direction`; 0 for a rotation axis;
+        - `rotoinversion`: the largest order (3, 4 or 6) of rotoinversions about it, or
+            0;
+        - `direction`: the shortest lattice vector along it;
+        - `point`: one of its points;
+        - `symbol`: as printed, `"6"`, `"6_3"`, `"-4"`.
+    - `planes`: the planes, mirrors before glide planes, each with
+        - `normal`: its Miller indices h, relatively prime;
+        - `offset`: the plane is the set of points x with h . x = `offset`;
+        - `glide`: the shortest shift that comes with the reflection, 0 for a mirror;
+        - `is_mirror`: whether it is a mirror plane and not a glide plane.
+    - `centers`: the inversion centers, (centers, 3).
     """
     vectors = group.crystal.lattice.vectors
     lines: list[_Line] = []
     planes: list[SymmetryPlane] = []
-    centres: list[np.ndarray] = []
+    centers: list[np.ndarray] = []
     for rotation, translation in zip(
-        group.rotations, group.frac_translations, strict=True
+        group.frac_rotations, group.frac_translations, strict=True
     ):
         proper = round(float(np.linalg.det(rotation))) == 1
         turn = rotation if proper else -rotation
@@ -115,31 +109,25 @@ def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
         box = itertools.product(range(max(order, 2)), repeat=3)
         shifts = translation + np.array(list(box))
         if order == 1:
-            centres.extend(() if proper else shifts / 2)
+            centers.extend(() if proper else shifts / 2)
         elif order == 2 and not proper:
             planes.extend(_plane(rotation, shift, vectors) for shift in shifts)
         else:
             lines.extend(_lines(turn, order, proper, shifts, vectors))
     axes = [_merged_axis(same) for same in _classes(lines, _line_key)]
     flat = [_merged_plane(same, vectors) for same in _classes(planes, _plane_key)]
-    points = [same[0] for same in _classes(centres, lambda point: ((), point))]
+    points = [same[0] for same in _classes(centers, lambda point: ((), point))]
     return SymmetryElements(
         tuple(sorted(axes, key=lambda a: (-a.order, -a.rotoinversion, a.screw))),
         tuple(sorted(flat, key=lambda p: not p.is_mirror)),
-        modulo_lattice(np.array(points).reshape(-1, 3)),
+        into_cell(np.array(points).reshape(-1, 3), SAME_ELEMENT),
     )
-
-
-def modulo_lattice(frac: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Into [0, 1), with what is 1 up to rounding taken to 0."""
-    inside = frac - np.floor(frac + _SAME)
-    return np.where(np.abs(inside) < 1e-9, 0.0, inside)
 
 
 def integer_complement(vector: Int[np.ndarray, "3"]) -> Int[np.ndarray, "2 3"]:
     """A basis of the integer vectors orthogonal to one with relatively prime
-    components: what it maps points of a line along the vector to is the same for all of
-    them, and for lines a lattice vector apart it is the same up to integers."""
+    components. It maps all points of a line along the vector to the same numbers, and
+    lines a lattice vector apart to numbers that differ by integers."""
     a, b, c = vector.tolist()
     if a == b == 0:
         return np.array([[1, 0, 0], [0, 1, 0]])
@@ -186,7 +174,9 @@ def _lines(
     across = np.eye(3)[np.argmin(np.abs(direction))]
     frame = np.array([direction, across, turn @ across]) @ vectors
     sense = 1 if order == 2 or np.linalg.det(frame) > 0 else -1
-    screws = modulo_lattice(sense * (intrinsic @ direction) / (direction @ direction))
+    screws = into_cell(
+        sense * (intrinsic @ direction) / (direction @ direction), SAME_ELEMENT
+    )
     return [
         _Line(direction, point, order, float(screw), proper)
         for point, screw in zip(points, screws, strict=True)
@@ -209,7 +199,7 @@ def _merged_axis(lines: Sequence[_Line]) -> SymmetryAxis:
     inversions = [line.order for line in lines if not line.proper]
     # More than one shift: `direction` is a multiple of a translation of the group.
     shifts = sorted(line.screw for line in lines if line.proper and line.order == order)
-    different = 1 + int(np.sum(np.diff(shifts) > _SAME))
+    different = 1 + int(np.sum(np.diff(shifts) > SAME_ELEMENT))
     screw = round(order * different * shifts[0])
     first = lines[0]
     return SymmetryAxis(
@@ -217,7 +207,7 @@ def _merged_axis(lines: Sequence[_Line]) -> SymmetryAxis:
         screw,
         max(inversions, default=0),
         first.direction,
-        modulo_lattice(first.point),
+        into_cell(first.point, SAME_ELEMENT),
     )
 
 
@@ -248,7 +238,7 @@ def _merged_plane(
 ) -> SymmetryPlane:
     # More than one glide: a translation of the group lies in the plane.
     best = min(planes, key=lambda p: round(np.linalg.norm(p.glide @ vectors), 6))
-    offset = float(modulo_lattice(np.array(best.offset)))
+    offset = float(into_cell(np.array(best.offset), SAME_ELEMENT))
     return SymmetryPlane(best.normal, offset, np.round(best.glide, 9) + 0.0)
 
 
@@ -260,9 +250,8 @@ def _classes(
     found: list[tuple[tuple[int, ...], np.ndarray, list[_T]]] = []
     for item in items:
         kind, place = key(item)
-        for other, where, same in found:
-            gap = place - where
-            if other == kind and np.all(np.abs(gap - np.round(gap)) < _SAME):
+        for other, first, same in found:
+            if other == kind and is_whole(place - first, SAME_ELEMENT):
                 same.append(item)
                 break
         else:

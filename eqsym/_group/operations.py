@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .._crystal import Crystal, SAME_TWIST
+from .._crystal import Crystal, is_whole, length_modulo
 
 
 Rotations: TypeAlias = Int[np.ndarray, "ops 3 3"]
@@ -18,12 +18,12 @@ _CHUNK = 2**20
 
 class Operations(NamedTuple):
     """Operations `x' = R x + t` on fractions of lattice vectors, taken modulo a
-    sublattice, as static data: what may be cached.
+    sublattice: as static data, so that results can be cached.
 
     - `vectors`: lattice vectors as rows, in Bohr.
     - `matrix`: the sublattice, rows in terms of the lattice vectors.
     - `rotations`, `translations`: R and t.
-    - `tolerance`: in Bohr, within which operations are the same.
+    - `tolerance`: in Bohr; operations closer than this are the same.
     """
 
     vectors: tuple[tuple[float, ...], ...]
@@ -33,18 +33,18 @@ class Operations(NamedTuple):
     tolerance: float
 
     def length(self, frac: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "..."]:
-        """Length in Bohr of a vector modulo the sublattice; exact where it is short."""
-        inside = frac @ np.linalg.inv(self.matrix)
-        nearest = (inside - np.round(inside)) @ np.array(self.matrix)
-        return np.linalg.norm(nearest @ np.array(self.vectors), axis=-1)
+        """Length in Bohr of a vector modulo the sublattice; exact if it is short."""
+        vectors = np.array(self.matrix) @ np.array(self.vectors)
+        return length_modulo(vectors, frac @ np.linalg.inv(self.matrix))
 
 
 class Products(NamedTuple):
     """Products `g_i g_j`; both arrays are shared and read-only.
 
-    - `table`: number of the product, or -1 if it is not there.
-    - `translations`: what a product is more than that operation, a vector of the
-        sublattice as integers of the lattice.
+    - `table`: number of the operation that is the product up to a translation, or -1 if
+        there is none.
+    - `translations`: the translation, a vector of the sublattice as integers of the
+        lattice.
     """
 
     table: Int[np.ndarray, "ops ops"]
@@ -85,36 +85,43 @@ def identity_first(rotations: Any, translations: Any) -> tuple[Any, Any]:
 
 
 def checked_operations(
-    rotations: Any, frac_translations: Any
+    frac_rotations: Any, frac_translations: Any
 ) -> tuple[Rotations, Translations]:
-    """As arrays.
+    """Rotations and translations as arrays.
 
-    **Raises:** `ValueError` where they have another shape or kind.
+    **Raises:** `ValueError` if they have another shape or kind.
     """
-    given = np.asarray(rotations)
+    given = np.asarray(frac_rotations)
     translations = np.asarray(frac_translations, dtype=np.float64)
     if given.ndim != 3 or given.shape[1:] != (3, 3) or len(given) == 0:
         raise ValueError(
-            "`rotations` must be 3x3 matrices, of shape (ops, 3, 3) with at least "
+            "`frac_rotations` must be 3x3 matrices, of shape (ops, 3, 3) with at least "
             f"one operation, got shape {given.shape}."
         )
     if translations.shape != (len(given), 3) or not np.all(np.isfinite(translations)):
         raise ValueError(
             "`frac_translations` must be three finite numbers for each of the "
-            f"{len(given)} `rotations`, got shape {translations.shape}."
+            f"{len(given)} `frac_rotations`, got shape {translations.shape}."
         )
     integers = np.round(given).astype(int)
     if not np.array_equal(integers, given):
         raise ValueError(
-            "`rotations` must be integers: they act on fractions of the primitive "
+            "`frac_rotations` must be integers: they act on fractions of the primitive "
             "lattice vectors, not on Cartesian coordinates."
         )
     return integers, translations
 
 
 def pure_translations(rotations: Rotations) -> Bool[np.ndarray, " ops"]:
-    """Which operations turn nothing."""
+    """Which operations are translations."""
     return np.all(rotations == np.eye(3, dtype=int), axis=(1, 2))
+
+
+def is_identity(operations: Operations) -> Bool[np.ndarray, " ops"]:
+    """Which operation is the identity, up to a vector of the sublattice."""
+    moved = operations.length(np.array(operations.translations))
+    pure = pure_translations(np.array(operations.rotations))
+    return pure & (moved < operations.tolerance)
 
 
 def _alike(
@@ -122,8 +129,9 @@ def _alike(
 ) -> tuple[
     Int[np.ndarray, "kinds 3 3"], Int[np.ndarray, " ops"], Int[np.ndarray, "rows most"]
 ]:
-    """Rotations without repetition, which of them each operation has, and the
-    operations that have it, filled up with -1; one more row of -1 at the end."""
+    """The different rotations, the number of the rotation of each operation, and for
+    each rotation the operations that have it, filled up with -1; one more row of -1 at
+    the end."""
     flat, label = np.unique(rotations.reshape(-1, 9), axis=0, return_inverse=True)
     label = label.reshape(-1)
     members = np.full((len(flat) + 1, np.max(np.bincount(label))), -1)
@@ -135,8 +143,8 @@ def _alike(
 
 @functools.lru_cache(maxsize=32)
 def products(operations: Operations) -> Products:
-    """All products of operations. The work is done once for the same operations: groups
-    ask when they are built and whenever their tables are wanted."""
+    """All products of operations. Cached, because groups ask when they are built and
+    whenever their tables are wanted."""
     rotations = np.array(operations.rotations)
     translations = np.array(operations.translations)
     kinds, label, members = _alike(rotations)
@@ -163,8 +171,7 @@ def products(operations: Operations) -> Products:
 
 
 def repeated(operations: Operations) -> Int[np.ndarray, " ops"]:
-    """Number of the first operation that is the same as each: its own where there is
-    none before."""
+    """For each operation the number of the first one that is the same."""
     translations = np.array(operations.translations)
     _, label, members = _alike(np.array(operations.rotations))
     candidates = members[label]
@@ -174,8 +181,8 @@ def repeated(operations: Operations) -> Int[np.ndarray, " ops"]:
 
 
 def about_fixed_point(operations: Operations) -> Translations:
-    """The translations, changed by lattice vectors so that products of operations are
-    operations and nothing more, where all of them fix a point modulo the lattice."""
+    """The translations; if all operations fix a point modulo the lattice, changed by
+    lattice vectors so that products of operations are operations exactly."""
     rotations = np.array(operations.rotations)
     translations = np.array(operations.translations)
     point = _fixed_point(rotations, translations)
@@ -188,7 +195,7 @@ def about_fixed_point(operations: Operations) -> Translations:
 def _fixed_point(
     rotations: Rotations, translations: Translations
 ) -> Float[np.ndarray, "3"]:
-    """A point with `(1 - R) p = t` modulo integers for all operations; any point where
+    """A point with `(1 - R) p = t` modulo integers for all operations; any point if
     there is none."""
     rows = (np.eye(3, dtype=int) - rotations).reshape(-1, 3)
     values = translations.reshape(-1).copy()
@@ -216,12 +223,6 @@ def _fixed_point(
     return point
 
 
-def to_unit_cell(translations: Translations) -> Translations:
-    """Into [0, 1), with rounding errors around 0 and 1 both taken to 0."""
-    inside = translations - np.floor(translations + 1e-9)
-    return np.where(np.abs(inside) < 1e-12, 0.0, inside)
-
-
 def maps_nuclei(
     crystal: Crystal, rotations: Rotations, translations: Translations, tolerance: float
 ) -> Bool[np.ndarray, " ops"]:
@@ -231,7 +232,7 @@ def maps_nuclei(
     good = np.empty(len(rotations), dtype=bool)
     for some in chunks(len(rotations), len(charges) ** 2):
         gaps = gaps_of(crystal, rotations[some], translations[some])
-        onto = (length_of(crystal, gaps) < tolerance) & alike
+        onto = (length_modulo(crystal.lattice.vectors, gaps) < tolerance) & alike
         good[some] = np.all(onto.any(axis=2) & onto.any(axis=1), axis=1)
     return good
 
@@ -241,29 +242,29 @@ def keeps_supercell(crystal: Crystal, rotations: Rotations) -> Bool[np.ndarray, 
     # Supercell vectors have integer y, so their images must be integer too. R^-1 is a
     # power of R, so the lattice is then mapped onto itself.
     inside = supercell_rotations(crystal, rotations)
-    return np.all(np.abs(inside - np.round(inside)) < 1e-6, axis=(1, 2))
+    return np.all(is_whole(inside), axis=1)
 
 
 def keeps_twist(crystal: Crystal, rotations: Rotations) -> Bool[np.ndarray, " ops"]:
     """Whether rotations map the twist to itself, up to a reciprocal vector of the
     supercell."""
-    # k.r is the same before and after, so the row of fractions k goes to k Q^-1; that
-    # is k modulo integers where k Q is, as Q and Q^-1 are integer.
+    # k.r is the same before and after, so the row of fractions k goes to k Q^-1; this
+    # is k modulo integers if k Q is, because Q and Q^-1 are integer.
     change = crystal.twist @ supercell_rotations(crystal, rotations) - crystal.twist
-    return np.all(np.abs(change - np.round(change)) < SAME_TWIST, axis=1)
+    return is_whole(change)
 
 
 def supercell_rotations(
     crystal: Crystal, rotations: Rotations
 ) -> Float[np.ndarray, "ops 3 3"]:
-    """The same rotations on columns of fractions of the supercell vectors: with
-    x = S^T y between the two kinds of fractions, S^-T R S^T."""
+    """The same rotations on columns of fractions of the supercell vectors: S^-T R S^T,
+    as the two kinds of fractions are related by x = S^T y."""
     columns = crystal.matrix.T
     return np.linalg.inv(columns) @ rotations @ columns
 
 
 def chunks(count: int, size: int) -> list[slice]:
-    """Parts of so many operations, of which each needs so many vectors."""
+    """Parts of `count` operations that need `size` vectors each."""
     step = max(1, _CHUNK // size)
     return [slice(start, start + step) for start in range(0, count, step)]
 
@@ -276,10 +277,3 @@ def gaps_of(
         frac = crystal.lattice.to_fractional(crystal.positions)
     images = np.einsum("gij,nj->gni", rotations, frac) + translations[:, None]
     return images[:, :, None] - frac
-
-
-def length_of(
-    crystal: Crystal, frac: Float[np.ndarray, "*batch 3"]
-) -> Float[np.ndarray, "*batch"]:
-    """Length in Bohr of a vector modulo lattice vectors; exact where it is short."""
-    return np.linalg.norm(crystal.lattice.to_cartesian(frac - np.round(frac)), axis=-1)

@@ -5,51 +5,33 @@ from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Bool, Complex, Inexact, Int
+from jaxtyping import Complex, Inexact, Int
 
 from .._core import AbstractFixed, aligned
+from .mulliken import INTEGER, labeled, schoenflies
 from .space_group import SpaceGroup
-
-
-# Sums of squares, multiplicities and products of characters are integers. Errors of
-# their computed values are some 1e-12; this far off means a failure.
-_INTEGER = 1e-6
-_LETTERS = {2: "E", 3: "T", 4: "G", 5: "H", 6: "I"}
-# Schoenflies symbols by determinant and trace, in the order in which characters decide
-# about labels.
-_TYPES = {
-    (1, 3): "E",
-    (1, 2): "C6",
-    (1, 1): "C4",
-    (1, 0): "C3",
-    (1, -1): "C2",
-    (-1, -3): "i",
-    (-1, -2): "S3",
-    (-1, -1): "S4",
-    (-1, 0): "S6",
-    (-1, 1): "m",
-}
 
 
 class Irrep(AbstractFixed):
     r"""An irreducible unitary representation $D$ of a group of operations, one of
-    [`eqsym.irreps`][].
+    [`eqsym.irreps`][]: a wave function is projected onto it by
+    [`eqsym.IrrepProjection`][].
 
     Static, hashable and compared by value, like the group.
 
-    **Labels** are those of Mulliken as far as characters determine them. A letter for
-    the dimension: A and B (1), E (2), T, G, H, I (3 to 6) and D8\_ and so on above. Of
-    one-dimensional ones, A has character 1 for all rotations about the main axis and B
-    has not; where there are three axes of order two and no other, A has character 1 for
-    all of them; in cubic groups there is only A. Complex
-    conjugates of one another are 1E and 2E, with the letter of the dimension of both
-    together, 1E first where the first complex character has a positive imaginary
-    part. Suffixes: g and u for even and odd under inversion; without inversion, ' and
-    '' for even and odd under a mirror perpendicular to a main axis of odd order. Where
-    a translation in the group is not 1, a star takes their place. Where two would be
-    named alike they are numbered, by falling characters: the mean over all rotations of
-    order 6, then 4, 3 and 2, then improper ones; among equals, such as B1 and B2 of
-    mmm, by the characters of the operations in the order of the group.
+    **Labels** follow Mulliken as far as characters determine them. A letter gives the
+    dimension: A and B (1), E (2), T, G, H, I (3 to 6) and D8\_ and so on above. Of
+    one-dimensional irreps, A has character 1 for all rotations about the main axis and
+    B does not; if there are three axes of order two and no other, A has character 1 for
+    all of them; in cubic groups there is only A. Complex conjugates of one another are
+    1E and 2E, with the letter of the dimension of both together; 1E is the one whose
+    first complex character has a positive imaginary part. Suffixes: g and u for even
+    and odd under inversion; without inversion, ' and '' for even and odd under a mirror
+    perpendicular to a main axis of odd order. If a translation in the group is not 1, a
+    star takes their place. Irreps with the same name are numbered, by falling
+    characters: the mean over all rotations of order 6, then 4, 3 and 2, then improper
+    operations; among equals, such as B1 and B2 of mmm, by the characters of the
+    operations in the order of the group.
     """
 
     group: SpaceGroup
@@ -64,21 +46,21 @@ class Irrep(AbstractFixed):
     @property
     def characters(self) -> Inexact[np.ndarray, " ops"]:
         r"""The characters $\chi(g) = \mathrm{tr}\, D(g)$ of the operations of the group
-        in their order; real numbers where all are."""
+        in their order; real numbers if all are."""
         values = np.array(self._characters)
         return values if np.any(np.imag(values)) else np.real(values)
 
     @property
     def indicator(self) -> int:
-        r"""The Frobenius-Schur indicator $|G|^{-1} \sum_g \chi(g^2)$: 1 where the
-        matrices can be chosen real, -1 where only the characters are real, 0 where the
-        characters are not."""
+        r"""The Frobenius-Schur indicator $|G|^{-1} \sum_g \chi(g^2)$: 1 if the
+        matrices can be chosen real, -1 if only the characters are real, 0 if the
+        characters are complex."""
         squares = np.diagonal(_products(self.group).table)
         return round(np.mean(self.characters[squares]).real)
 
     @property
     def matrices(self) -> Inexact[np.ndarray, "ops d d"]:
-        """The unitary matrices D(g); real and orthogonal where `indicator` is 1.
+        """The unitary matrices D(g); real and orthogonal if `indicator` is 1.
 
         They are determined up to a change of basis. The basis chosen here is the same
         each time, on every machine.
@@ -87,11 +69,8 @@ class Irrep(AbstractFixed):
 
 
 class CharacterTable(AbstractFixed):
-    """The characters of all irreducible representations of a group, of
-    [`eqsym.character_table`][]. `print` shows it, `table["T1u"]` is a row.
-
-    - `irreps`: the rows, [`eqsym.Irrep`][].
-    """
+    """The characters of all irreducible representations of a group; see
+    `character_table`."""
 
     irreps: tuple[Irrep, ...]
 
@@ -113,7 +92,7 @@ class CharacterTable(AbstractFixed):
     def class_labels(self) -> tuple[str, ...]:
         """The number and the Schoenflies symbol of the operations of each class, such
         as `"8 C3"`; m are mirrors and glides, t are translations."""
-        symbols = _symbols(self.group)
+        symbols = schoenflies(self.group)
         return tuple(f"{len(some)} {symbols[some[0]]}" for some in self.classes)
 
     @property
@@ -128,7 +107,7 @@ class CharacterTable(AbstractFixed):
                 return irrep
         names = ", ".join(irrep.label for irrep in self.irreps)
         raise ValueError(
-            f"`irrep` {label!r} is none of the group's, which are {names}. "
+            f"`irrep` must be one of the group's, {names}, got {label!r}. "
             "`eqsym.character_table` shows their characters."
         )
 
@@ -142,12 +121,13 @@ class CharacterTable(AbstractFixed):
 
 
 def character_table(group: SpaceGroup) -> CharacterTable:
-    """The character table of a group of operations.
+    """The character table of a group of operations: `print` shows which irreducible
+    representations there are to project onto.
 
-    Found by diagonalising a random element of the centre of the group algebra, whose
+    Found by diagonalizing a random element of the center of the group algebra, whose
     eigenvectors are the characters, and made exact by rounding the multiplicities of
-    the eigenvalues of every D(g): J. D. Dixon, Numer. Math. 10, 446 (1967). 384
-    operations take less than a second, and are found only once.
+    the eigenvalues of every D(g): J. D. Dixon, Numer. Math. 10, 446 (1967). A group of
+    384 operations takes less than a second, once in a process.
 
     **Arguments:**
 
@@ -156,7 +136,16 @@ def character_table(group: SpaceGroup) -> CharacterTable:
 
     **Returns:**
 
-    The table, [`eqsym.CharacterTable`][].
+    The table; `table["T1u"]` is one of its rows, an [`eqsym.Irrep`][].
+
+    - `irreps`: all rows, the trivial one first.
+    - `classes`: the conjugacy classes, in the order of the columns, as the numbers of
+        their operations. The identity comes first.
+    - `class_labels`: number and Schoenflies symbol of the operations of each class,
+        such as `"8 C3"`; m are mirrors and glides, t are translations.
+    - `values`: the characters, one row for each irrep and one column for each class;
+        real numbers if all are.
+    - `group`: the group.
     """
     return _character_table(group)
 
@@ -176,10 +165,9 @@ def irreps(group: SpaceGroup) -> tuple[Irrep, ...]:
 def _character_table(group: SpaceGroup) -> CharacterTable:
     first, class_of = _classes(group)
     values = _characters(group)
-    labels = _labels(group, values, class_of)
     rows = [
         Irrep(group, label, tuple(complex(x) for x in row[class_of]))
-        for label, row in zip(labels, values, strict=True)
+        for label, row in labeled(group, values, class_of)
     ]
     return CharacterTable(tuple(rows))
 
@@ -199,7 +187,7 @@ def _classes(
     group: SpaceGroup,
 ) -> tuple[Int[np.ndarray, " classes"], Int[np.ndarray, " ops"]]:
     """One operation of each conjugacy class, and the class of each operation; the class
-    of the identity first, then by the number of the first operation."""
+    of the identity first, then in the order of their first operations."""
     classes = group.conjugacy_classes
     # The class of the identity to the front.
     front = classes[group.identity]
@@ -238,7 +226,7 @@ def _exact(
     values: Complex[np.ndarray, "irreps classes"],
 ) -> Complex[np.ndarray, "irreps classes"] | None:
     """The characters near `values`: sums of roots of unity with integer multiplicities,
-    or None where these are not near integers."""
+    or None if these are not near integers."""
     exact = np.empty_like(values)
     for column, x in enumerate(first):
         powers = [first[0]]
@@ -247,7 +235,7 @@ def _exact(
         m = len(powers)
         # D(x) has the eigenvalue exp(2 pi i l / m) as often as this.
         often = np.fft.fft(values[:, class_of[powers]], axis=1) / m
-        if np.max(np.abs(often - np.round(often.real))) > _INTEGER:
+        if np.max(np.abs(often - np.round(often.real))) > INTEGER:
             return None
         roots = np.exp(2j * np.pi * np.arange(m) / m)
         exact[:, column] = np.round(often.real) @ roots
@@ -259,130 +247,12 @@ def _orthogonal(
     values: Complex[np.ndarray, "irreps classes"], sizes: Int[np.ndarray, " classes"]
 ) -> bool:
     gram = (values * sizes) @ np.conj(values.T) / np.sum(sizes)
-    return bool(np.max(np.abs(gram - np.eye(len(values)))) < _INTEGER)
-
-
-def _symbols(group: SpaceGroup) -> list[str]:
-    rotations = group.rotations
-    determinants = np.round(np.linalg.det(rotations)).astype(int)
-    traces = np.trace(rotations, axis1=1, axis2=2)
-    symbols = [_TYPES[d, t] for d, t in zip(determinants, traces, strict=True)]
-    symbols = ["t" if symbol == "E" else symbol for symbol in symbols]
-    symbols[group.identity] = "E"
-    return symbols
-
-
-def _labels(
-    group: SpaceGroup,
-    values: Complex[np.ndarray, "irreps classes"],
-    class_of: Int[np.ndarray, " ops"],
-) -> list[str]:
-    """Sorts the rows of `values` in place, and names them."""
-    characters = values[:, class_of]
-    symbols = np.array(_symbols(group))
-    dimensions = np.round(np.real(values[:, 0])).astype(int)
-    suffixes = _suffixes(group, symbols, characters, dimensions)
-    main = _main_rotations(group, symbols)
-    real, imag = np.real(characters), np.imag(characters)
-    is_complex = np.any(np.abs(imag) > _INTEGER, axis=1)
-
-    def letter(i: int) -> str:
-        size = dimensions[i] * (2 if is_complex[i] else 1)
-        if size == 1:
-            return "A" if np.all(real[i, main] > 0) else "B"
-        return _LETTERS.get(size, f"D{size}_")
-
-    def rank(i: int) -> tuple:
-        # Of a pair of complex conjugates, both have the real parts first.
-        present = [s for s in ("t", *_TYPES.values()) if np.any(symbols == s)]
-        means = [np.mean(real[i, symbols == s]) for s in present]
-        fall = np.round(-np.concatenate([means, real[i], imag[i]]), 6) + 0
-        return (suffixes[i] == "*", suffixes[i], dimensions[i], letters[i], tuple(fall))
-
-    letters = [letter(i) for i in range(len(values))]
-    order = sorted(range(len(values)), key=rank)
-    names: list[str] = []
-    for i in order:
-        like = [
-            j for j in order if (letters[j], suffixes[j]) == (letters[i], suffixes[i])
-        ]
-        singles = [j for j in like if not is_complex[j]]
-        pairs = [j for j in like if is_complex[j]]
-        position = (
-            singles.index(i) if i in singles else len(singles) + pairs.index(i) // 2
-        )
-        several = len(singles) + len(pairs) // 2 > 1
-        prefix = "" if i in singles else "12"[pairs.index(i) % 2]
-        number = str(position + 1) if several else ""
-        names.append(f"{prefix}{letters[i]}{number}{suffixes[i]}")
-    values[:] = values[order]
-    return names
-
-
-def _suffixes(
-    group: SpaceGroup,
-    symbols: np.ndarray,
-    characters: Complex[np.ndarray, "irreps ops"],
-    dimensions: Int[np.ndarray, " irreps"],
-) -> list[str]:
-    inversions = symbols == "i"
-    if np.any(inversions):
-        signs, names = inversions, ("g", "u")
-    else:
-        signs, names = _horizontal_mirrors(group, symbols), ("'", "''")
-    ratios = np.real(characters) / dimensions[:, None]
-    still = np.all(ratios[:, symbols == "t"] > 1 - _INTEGER, axis=1)
-    if not np.any(signs):
-        return ["" if s else "*" for s in still]
-    return [
-        names[0 if row[signs][0] > 0 else 1] if s else "*"
-        for s, row in zip(still, ratios, strict=True)
-    ]
-
-
-def _axes(group: SpaceGroup, which: Bool[np.ndarray, " ops"]) -> np.ndarray:
-    """Directions of the axes of some operations, up to sign, as unit vectors."""
-    axes: list[np.ndarray] = []
-    for rotation in group.cart_rotations[which]:
-        proper = rotation * np.sign(np.linalg.det(rotation))
-        axis = np.linalg.svd(proper - np.eye(3))[2][-1]
-        if all(abs(abs(axis @ other) - 1) > 1e-3 for other in axes):
-            axes.append(axis)
-    return np.array(axes)
-
-
-def _main_rotations(group: SpaceGroup, symbols: np.ndarray) -> Bool[np.ndarray, " ops"]:
-    """Whose characters tell A from B; none in cubic groups."""
-    for symbol in ("C6", "C4", "S4", "C3", "C2"):
-        which = symbols == symbol
-        if np.any(which):
-            if len(_axes(group, symbols == "C3")) > 1:
-                break
-            return which
-    return np.zeros(len(symbols), dtype=bool)
-
-
-def _horizontal_mirrors(
-    group: SpaceGroup, symbols: np.ndarray
-) -> Bool[np.ndarray, " ops"]:
-    """Mirrors perpendicular to a main axis of odd order."""
-    mirrors = symbols == "m"
-    even = np.isin(symbols, ["C4", "C6", "S4"])
-    three = _axes(group, symbols == "C3")
-    if not np.any(mirrors) or np.any(even) or len(three) > 1:
-        return np.zeros(len(symbols), dtype=bool)
-    if len(three) == 0:
-        # With a single mirror plane, its normal is the axis; mm2 has two.
-        single = len(_axes(group, mirrors)) == 1 and not np.any(symbols == "C2")
-        return mirrors if single else np.zeros(len(symbols), dtype=bool)
-    # A mirror is 1 - 2 n n^T.
-    along = three[0] @ np.swapaxes(group.cart_rotations, 1, 2)
-    return mirrors & (np.linalg.norm(along + three[0], axis=1) < 1e-3)
+    return bool(np.max(np.abs(gram - np.eye(len(values)))) < INTEGER)
 
 
 @functools.lru_cache(maxsize=64)
 def _matrices(irrep: Irrep) -> Inexact[np.ndarray, "ops d d"]:
-    """From functions on the group, where g takes f(x) to f(g^-1 x): the projector onto
+    """In functions on the group, of which g takes f(x) to f(g^-1 x): the projector onto
     all copies of the irrep, times a random operator that commutes with all g, has the
     copies as eigenspaces."""
     group, d = irrep.group, irrep.dimension
@@ -393,7 +263,7 @@ def _matrices(irrep: Irrep) -> Inexact[np.ndarray, "ops d d"]:
     if irrep.indicator != 1:
         weights = weights + 1j * rng.normal(size=group.order)
     weights = weights + np.conj(weights[inverses])
-    # Positive, so that the copies are above what is projected out.
+    # Positive, so that the copies are above all that is projected out.
     weights[group.identity] += np.sum(np.abs(weights))
     projector = d / group.order * irrep.characters[quotient]
     matrix = projector @ weights[quotient]
@@ -406,7 +276,7 @@ def _matrices(irrep: Irrep) -> Inexact[np.ndarray, "ops d d"]:
 def _canonical(
     vectors: Inexact[np.ndarray, "n d"],
 ) -> Inexact[np.ndarray, "n d"]:
-    """The orthonormal basis of a space that does not depend on that in `vectors`: the
+    """An orthonormal basis that depends on the space spanned by `vectors` only: the
     projections of the first unit vectors that are independent, made orthonormal."""
     n, d = vectors.shape
     basis = np.zeros((n, 0), dtype=vectors.dtype)

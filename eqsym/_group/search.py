@@ -1,5 +1,5 @@
-"""The search for the operations of a crystal that its vacuum, supercell and twist
-admit, and what is said about those that are not found or not admitted."""
+"""The search for the operations that a crystal, its vacuum, supercell and twist admit,
+with warnings about operations that are excluded or missed by rounding."""
 
 import logging
 from collections.abc import Sequence
@@ -13,28 +13,30 @@ from .._crystal import (
     Crystal,
     find_operations,
     in_bohr,
+    into_cell,
+    is_whole,
     larger_group,
+    ROUNDING,
     SymmetricCell,
     with_cell,
     with_changes,
 )
+from .international_tables import group_symbol
 from .operations import (
     keeps_supercell,
     keeps_twist,
     operations_of,
     Rotations,
     supercell_rotations,
-    to_unit_cell,
     Translations,
 )
-from .tables import group_symbol
 from .vacuum import keeps_vacuum
 
 
 _logger = logging.getLogger("eqsym")
 
-# In fractions of reciprocal vectors: how far a twist may be from the one that is meant.
-# Two decimals of 1/3 are 0.0033 off; 0.3 is a twist of its own.
+# In fractions of reciprocal vectors: how far rounding may have moved a twist. Two
+# decimals of 1/3 are 0.0033 off; 0.3 is a twist of its own.
 _TWIST_REACH = 5e-3
 # Denominators of twists that are written as fractions.
 _SIMPLE = 24
@@ -45,14 +47,14 @@ def admitted_operations(
 ) -> tuple[Rotations, Translations]:
     """All operations of a crystal that vacuum, supercell and twist admit.
 
-    Warns of those that are not admitted, of a twist next to one that admits more, and
-    of operations that only appear at a coarser precision.
+    Warns of operations that are not admitted, of a twist next to one that admits more,
+    and of operations that only appear at a coarser precision.
 
     **Raises:** `ValueError` if spglib finds no group within `symprec` (Bohr).
     """
     cell = cell_of(crystal)
     rotations, translations = find_operations(cell, symprec)
-    translations = to_unit_cell(translations)
+    translations = into_cell(translations)
     keep, enough = _warned(crystal, rotations, translations, vacuum)
 
     def admits(moved: Crystal, other: SymmetricCell) -> Bool[np.ndarray, " ops"]:
@@ -60,7 +62,7 @@ def admitted_operations(
         return np.all([good for good, _ in found], axis=0)
 
     def exact(other: SymmetricCell) -> Crystal:
-        """With what is meant in place of what is rounded: nuclei, lattice, twist."""
+        """The crystal without rounding of nuclei, lattice and twist."""
         moved = with_cell(crystal, other.cell)
         found = _restrictions(moved, other.rotations, other.translations, vacuum)
         others = np.all([good for good, _ in found[:-1]], axis=0)
@@ -90,7 +92,7 @@ def _restrictions(
     translations: Translations,
     vacuum: tuple[int, ...],
 ) -> Sequence[tuple[Bool[np.ndarray, " ops"], str]]:
-    """Which operations each requirement admits, and what is wrong with the others."""
+    """Which operations each requirement admits, and how the others violate it."""
     return (
         (
             keeps_vacuum(crystal, rotations, translations, vacuum),
@@ -157,8 +159,8 @@ def _better_twist(
     change -= np.round(change)
     sizes = np.max(np.abs(change), axis=1)
     best = None
-    # Those that nearly keep the twist, fewer and fewer of them: the smallest change
-    # after which all of them keep it, if there is one.
+    # Fewer and fewer operations that nearly keep the twist: the smallest change after
+    # which all of them keep it, if there is one.
     for level in np.unique(np.round(sizes, 9))[::-1]:
         near = sizes < level + 1e-8
         if np.sum(near) <= kept:
@@ -168,8 +170,7 @@ def _better_twist(
         if np.max(np.abs(move)) > _TWIST_REACH:
             continue
         twist = crystal.twist + move
-        after = twist @ steps
-        number = int(np.sum(np.all(np.abs(after - np.round(after)) < 1e-9, axis=1)))
+        number = int(np.sum(is_whole(twist @ steps, ROUNDING)))
         if number > kept:
             best, kept = (twist, number), number
     return best
@@ -181,7 +182,7 @@ def _listed(twist: Float[np.ndarray, "3"]) -> str:
 
 def _written(number: float) -> str:
     simple = Fraction(number).limit_denominator(_SIMPLE)
-    return str(simple) if abs(float(simple) - number) < 1e-9 else f"{number:.8f}"
+    return str(simple) if abs(float(simple) - number) < ROUNDING else f"{number:.8f}"
 
 
 def _warn_of_rounding(

@@ -7,17 +7,29 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from .._core import AbstractFixed, Electrons, Integer, OPERATIONS, spread
 from .._crystal import Crystal, Lattice, MIN_VACUUM, SYMPREC
+from .algebra import (
+    check_closed,
+    checked_numbers,
+    conjugacy_classes,
+    generated,
+    inverses,
+)
+from .international_tables import (
+    group_symbol,
+    layer_group_setting,
+    plane_group_setting,
+    space_group_setting,
+    tabulated_operations,
+)
 from .operations import (
     about_fixed_point,
     checked_operations,
     identity_first,
-    keeps_supercell,
-    keeps_twist,
-    maps_nuclei,
+    is_identity,
     Operations,
     operations_of,
     Products,
@@ -26,25 +38,19 @@ from .operations import (
     repeated,
     static_data,
 )
+from .requirements import cartesian, check_group
 from .search import admitted_operations
-from .tables import (
-    group_symbol,
-    layer_group_setting,
-    plane_group_setting,
-    space_group_setting,
-    tabulated_operations,
-)
-from .vacuum import check_vacuum, keeps_plane, vacuum_directions
+from .vacuum import check_vacuum, vacuum_directions
 
 
 # How far, in Bohr, an operation may take a nucleus from the next one, a lattice vector
-# from its length, and a product from the operation it should be: ten times SYMPREC, as
+# from its length, and a product from the operation it should be. More than SYMPREC, as
 # products of operations deviate by more than these.
-_TOLERANCE = 1e-4
+_TOLERANCE = 10 * SYMPREC
 
 
 class SpaceGroup(AbstractFixed):
-    r"""Symmetry operations of a crystal, acting diagonally on all electrons.
+    r"""The symmetry operations of a crystal, acting on all electrons at once.
 
     An operation $g = (R, t)$ takes a configuration $(r_1, .., r_N)$ to
     $g x = (R r_1 + t, .., R r_N + t)$; on functions it acts by
@@ -53,26 +59,26 @@ class SpaceGroup(AbstractFixed):
     the supercell lattice to itself and the twist to itself up to a reciprocal vector of
     the supercell (the little co-group of the twist).
 
-    The operations are one of each class modulo *primitive* lattice translations, and
-    closed modulo these: 48 for rock salt in any cubic supercell. The product of two
-    operations of a nonsymmorphic crystal can be a third one times a primitive
-    translation, also one that is not a vector of the supercell: see
-    `product_translations`. In a symmorphic one, where all operations fix a point modulo
-    the lattice, `SpaceGroup.of` takes translations with which this does not happen. The
-    amplitudes of this library carry $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for
-    primitive $t$, with the total crystal momentum $K$, so that where $K \cdot t$ is a
-    multiple of $2 \pi$ for these translations, operations may be multiplied as if they
-    formed a finite group. Where it is not, the $U_g$ multiply up to such phases only.
+    The group has one operation of each class modulo *primitive* lattice translations,
+    and is closed modulo these: 48 operations for rock salt in any cubic supercell. In a
+    nonsymmorphic crystal the product of two operations can be a third one times a
+    primitive translation, which need not be a vector of the supercell: see
+    `product_translations`. In a symmorphic crystal all operations fix a point modulo
+    the lattice, and `SpaceGroup.of` takes translations with which this does not happen.
+    The amplitudes of this library carry $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for
+    primitive $t$, with the total crystal momentum $K$. If $K \cdot t$ is a multiple of
+    $2 \pi$ for these translations, operations may be multiplied as if they formed a
+    finite group. Otherwise the $U_g$ multiply up to such phases only.
 
     For amplitudes that know the supercell only, `with_translations` is the group modulo
     *supercell* translations, with all primitive translations inside: 384 operations for
     rock salt in the 2x2x2 supercell.
 
-    Where the lattice of the crystal is not the smallest one, say a hydrogen chain with
+    If the lattice of the crystal is not the smallest one, as for a hydrogen chain with
     two atoms in its cell, the fractional translations are operations too.
 
     As in crystals, all data is static: groups are hashable, compare by value, and are
-    constants of what is compiled.
+    constants of compiled functions.
 
     Diagonal groups: Huang et al. (2025), arXiv 2502.05318.
     """
@@ -81,13 +87,13 @@ class SpaceGroup(AbstractFixed):
     tolerance: float = eqx.field(static=True)
     modulo_supercell: bool = eqx.field(static=True)
     vacuum: tuple[int, ...] = eqx.field(static=True)
-    _rotations: tuple[tuple[tuple[int, ...], ...], ...] = eqx.field(static=True)
+    _frac_rotations: tuple[tuple[tuple[int, ...], ...], ...] = eqx.field(static=True)
     _frac_translations: tuple[tuple[float, ...], ...] = eqx.field(static=True)
 
     def __init__(
         self,
         crystal: Crystal,
-        rotations: Any,
+        frac_rotations: Any,
         frac_translations: Any,
         *,
         tolerance: float = _TOLERANCE,
@@ -97,15 +103,15 @@ class SpaceGroup(AbstractFixed):
         """**Arguments:**
 
         - `crystal`: the crystal whose operations these are.
-        - `rotations`: (ops, 3, 3) integers R, acting on columns of fractions of the
+        - `frac_rotations`: (ops, 3, 3) integers R on columns of fractions of the
             primitive lattice vectors, `x' = R x + t`: the convention of spglib and of
             the International Tables.
         - `frac_translations`: (ops, 3), the t.
         - `tolerance`: in Bohr, how precisely nuclei, lattice and products must match.
-        - `modulo_supercell`: whether operations are the same, and products among them,
-            up to vectors of the supercell only, and not of the primitive lattice.
-        - `vacuum`: lattice directions, of 0, 1, 2, in which the crystal is finite. The
-            operations keep the span of the others.
+        - `modulo_supercell`: whether operations are compared up to vectors of the
+            supercell only, and not of the primitive lattice.
+        - `vacuum`: lattice directions, out of 0, 1, 2, in which the crystal is finite.
+            The operations keep the span of the others.
 
         The operations stay in the order given.
 
@@ -114,67 +120,17 @@ class SpaceGroup(AbstractFixed):
         supercell lattice to itself, to keep the twist; and for all together to hold the
         identity, to hold no operation twice, and to be closed under multiplication.
         """
-        integers, translations = checked_operations(rotations, frac_translations)
+        integers, translations = checked_operations(frac_rotations, frac_translations)
         self.crystal = crystal
         self.tolerance = float(tolerance)
         self.modulo_supercell = bool(modulo_supercell)
         self.vacuum = vacuum_directions(vacuum)
-        self._rotations = static_data(integers)
+        self._frac_rotations = static_data(integers)
         self._frac_translations = static_data(translations)
 
     def __check_init__(self):
-        advice = " Use `SpaceGroup.of` to find the operations of a crystal."
-        for name, good in (
-            ("be an isometry", self._isometric()),
-            (
-                "map each nucleus to one of the same species",
-                maps_nuclei(
-                    self.crystal, self.rotations, self.frac_translations, self.tolerance
-                ),
-            ),
-            (
-                "map the supercell lattice to itself",
-                keeps_supercell(self.crystal, self.rotations),
-            ),
-            (
-                "keep the twist, up to a reciprocal vector of the supercell",
-                keeps_twist(self.crystal, self.rotations),
-            ),
-            (
-                f"keep the span of the directions without `vacuum` {self.vacuum}",
-                keeps_plane(self.rotations, self.vacuum),
-            ),
-        ):
-            if not np.all(good):
-                i = int(np.argmin(good))
-                raise ValueError(
-                    "`rotations` and `frac_translations`: every operation must "
-                    f"{name}, but {int(np.sum(~good))} of {self.order} do not, first "
-                    f"{self._describe(i)}.{advice}"
-                )
-        kind = "supercell" if self.modulo_supercell else "primitive lattice"
-        first = repeated(self._operations())
-        if np.any(first != np.arange(self.order)):
-            j = int(np.argmax(first != np.arange(self.order)))
-            raise ValueError(
-                "`rotations` and `frac_translations` must be free of duplicates modulo "
-                f"{kind} translations, but {self._describe(first[j])} is the same "
-                f"as {self._describe(j)}.{advice}"
-            )
-        missing = np.argwhere(self.multiplication_table < 0)
-        if not np.any(self._is_identity()):
-            raise ValueError(
-                "`rotations` and `frac_translations` must contain the identity, got "
-                f"{self.order} operations without it.{advice}"
-            )
-        if len(missing):
-            i, j = missing[0]
-            raise ValueError(
-                "`rotations` and `frac_translations` must be closed under "
-                f"multiplication modulo {kind} translations, but the product "
-                f"of {self._describe(i)} and {self._describe(j)} is not among the "
-                f"{self.order} operations.{advice}"
-            )
+        lattice = "supercell" if self.modulo_supercell else "primitive lattice"
+        check_group(self.crystal, self._operations(), self.vacuum, lattice)
 
     @classmethod
     def of(
@@ -185,7 +141,7 @@ class SpaceGroup(AbstractFixed):
         vacuum: Sequence[Integer] = (),
         min_vacuum: float = MIN_VACUUM,
     ) -> "SpaceGroup":
-        """All operations of a crystal that its supercell and twist admit, found by
+        """Finds all operations of a crystal that its supercell and twist admit, with
         spglib. The identity comes first.
 
         Warnings on the logger `eqsym` say
@@ -194,16 +150,16 @@ class SpaceGroup(AbstractFixed):
             twist exclude, and which twist, if there is one within 0.005, excludes
             fewer: 1/3 rather than 0.333;
         - whether a precision up to 0.02 Bohr would give more operations, which ones,
-            and how far nuclei are from where these want them. That is what rounding of
-            a structure file can do; [`eqsym.Crystal.symmetrized`][] undoes it. It can
-            also be a distortion that is meant, so that nothing is done about it here.
+            and how far nuclei are from their places then. Rounding in a structure file
+            can be the reason, which [`eqsym.Crystal.symmetrized`][] undoes. It can also
+            be a distortion that is meant, so that nothing is changed here.
 
         **Arguments:**
 
         - `crystal`: the crystal.
         - `symprec`: in Bohr, how far from symmetric positions the nuclei may be. The
             operations are as precise as the positions are: the crystal is not moved.
-        - `vacuum`: lattice directions, of 0, 1, 2, in which the crystal is finite:
+        - `vacuum`: lattice directions, out of 0, 1, 2, in which the crystal is finite:
             `(2,)` for a slab, `(1, 2)` for a chain along the first lattice vector. Only
             operations of the slab or chain alone are taken: they keep the span of the
             other directions, and take no nucleus across the vacuum. Then the length of
@@ -217,7 +173,7 @@ class SpaceGroup(AbstractFixed):
         vacuum = vacuum_directions(vacuum)
         check_vacuum(crystal, vacuum, min_vacuum)
         rotations, translations = admitted_operations(crystal, symprec, vacuum)
-        tolerance = max(_TOLERANCE, symprec * _TOLERANCE / SYMPREC)
+        tolerance = max(_TOLERANCE, 10 * symprec)
         kept = operations_of(crystal, rotations, translations, tolerance)
         return cls(
             crystal,
@@ -235,11 +191,11 @@ class SpaceGroup(AbstractFixed):
         axes: Any = None,
         frac_origin: Any = (0.0, 0.0, 0.0),
     ) -> "SpaceGroup":
-        """A group from the tables of spglib, which the crystal must have. The identity
-        comes first.
+        """Takes a group that the crystal must have from the tables of spglib, in any
+        setting. The identity comes first.
 
-        The tables are in conventional axes. Where the crystal has its primitive lattice
-        instead, give `axes`; so for rock salt, whose conventional cell is the cube:
+        The tables are in conventional axes. If the crystal has its primitive lattice
+        instead, give `axes`; for rock salt, whose conventional cell is the cube:
 
         ```python
         cube = [[-1, 1, 1], [1, -1, 1], [1, 1, -1]]
@@ -252,13 +208,13 @@ class SpaceGroup(AbstractFixed):
         - `hall_number`: 1 to 530 for one of the settings of the space groups, -1 to
             -116 for one of the layer groups, whose third axis is the aperiodic one.
         - `axes`: 3x3 integers, rows are the conventional vectors in terms of the
-            lattice vectors of the crystal; by default these are the same, and centring
-            translations are operations.
-        - `frac_origin`: where the origin of the tables is, in fractions of the lattice
-            vectors of the crystal.
+            lattice vectors of the crystal; by default the two are the same, and
+            centering translations are operations.
+        - `frac_origin`: the place of the origin of the tables, in fractions of the
+            lattice vectors of the crystal.
 
-        **Raises:** `ValueError` where there is no such group, and as
-        [`eqsym.SpaceGroup`][] does where the crystal does not have its operations.
+        **Raises:** `ValueError` if there is no such group, or if the crystal does not
+        have its operations.
         """
         rotations, translations, vacuum = tabulated_operations(
             hall_number, axes, frac_origin
@@ -333,12 +289,12 @@ class SpaceGroup(AbstractFixed):
     @property
     def order(self) -> int:
         """Number of operations."""
-        return len(self._rotations)
+        return len(self._frac_rotations)
 
     @property
-    def rotations(self) -> Int[np.ndarray, "ops 3 3"]:
+    def frac_rotations(self) -> Int[np.ndarray, "ops 3 3"]:
         """The R on columns of fractions of the primitive lattice vectors."""
-        return np.array(self._rotations)
+        return np.array(self._frac_rotations)
 
     @property
     def frac_translations(self) -> Float[np.ndarray, "ops 3"]:
@@ -348,9 +304,7 @@ class SpaceGroup(AbstractFixed):
     @property
     def cart_rotations(self) -> Float[np.ndarray, "ops 3 3"]:
         """The R as orthogonal matrices on columns of Cartesian coordinates."""
-        # Lattice vectors are rows, so r = A^T x.
-        columns = self.crystal.lattice.vectors.T
-        return columns @ self.rotations @ np.linalg.inv(columns)
+        return cartesian(self.crystal, self.frac_rotations)
 
     @property
     def cart_translations(self) -> Float[np.ndarray, "ops 3"]:
@@ -359,20 +313,20 @@ class SpaceGroup(AbstractFixed):
 
     @property
     def lattice(self) -> Lattice:
-        """The lattice modulo which operations are the same: the primitive one, or that
-        of the supercell."""
+        """The lattice up to which operations are compared: the primitive lattice, or
+        the supercell's."""
         return self.crystal.supercell if self.modulo_supercell else self.crystal.lattice
 
     @property
     def symbol(self) -> str:
         """The international symbol of the group together with `lattice`, whatever its
         setting: of a space group, `"Fm-3m"`; with one direction of vacuum, of a layer
-        group, `"p6/mmm"`, or of a plane group where all operations leave the two sides
-        of the layer apart, `"p6mm"`. `"48 operations"` where spglib does not know it.
+        group, `"p6/mmm"`, or of a plane group if no operation exchanges the two sides
+        of the layer, `"p6mm"`. `"48 operations"` if spglib does not know it.
 
         It is the symbol of these operations, of which twist and supercell may have left
-        few, in the first setting of spglib. Chains have that of a space group: spglib
-        does not know rod groups.
+        few, in the first setting of spglib. For chains it is the symbol of a space
+        group: spglib does not know rod groups.
         """
         symbol = group_symbol(self.crystal, self._operations(), self.vacuum)
         return symbol or f"{self.order} operations"
@@ -394,24 +348,19 @@ class SpaceGroup(AbstractFixed):
     @property
     def identity(self) -> int:
         """The number of the operation that moves nothing."""
-        return int(np.argmax(self._is_identity()))
+        return int(np.argmax(is_identity(self._operations())))
 
     @property
     def inverses(self) -> Int[np.ndarray, " ops"]:
         """`inverses[i]` is the number of the operation that is the inverse of `g_i` up
         to a translation of `lattice`."""
-        return np.argmax(self.multiplication_table == self.identity, axis=1)
+        return inverses(self.multiplication_table, self.identity)
 
     @property
     def conjugacy_classes(self) -> Int[np.ndarray, " ops"]:
         """The number of the conjugacy class of each operation; classes are numbered in
         the order of their first operations."""
-        table = self.multiplication_table
-        conjugates = table[table, self.inverses[:, None]]
-        _, first, label = np.unique(
-            conjugates.min(axis=0), return_index=True, return_inverse=True
-        )
-        return np.argsort(np.argsort(first))[label]
+        return conjugacy_classes(self.multiplication_table, self.inverses)
 
     def subgroup(self, operations: Any) -> "SpaceGroup":
         """The group of some of the operations.
@@ -420,21 +369,12 @@ class SpaceGroup(AbstractFixed):
 
         - `operations`: their numbers, in the order wanted.
 
-        **Raises:** `ValueError` where the numbers are not those of operations, or the
-        operations are not a group.
+        **Raises:** `ValueError` if there are no operations of these numbers, or they
+        are not a group.
         """
-        some = self._numbers(operations)
-        outside = np.argwhere(
-            ~np.isin(self.multiplication_table[np.ix_(some, some)], some)
-        )
-        if len(outside):
-            i, j = (int(some[k]) for k in outside[0])
-            raise ValueError(
-                f"`operations` must be closed under multiplication, but {i} times {j} "
-                f"is {self.multiplication_table[i, j]}, which is not among them. "
-                "`SpaceGroup.generated_by` adds what is missing."
-            )
-        return self._with(self.rotations[some], self.frac_translations[some])
+        some = checked_numbers(operations, self.order)
+        check_closed(self.multiplication_table, some)
+        return self._with(self.frac_rotations[some], self.frac_translations[some])
 
     def generated_by(self, operations: Any) -> "SpaceGroup":
         """The smallest subgroup that has some of the operations, in the order of this
@@ -442,52 +382,46 @@ class SpaceGroup(AbstractFixed):
 
         **Arguments:**
 
-        - `operations`: their numbers. None gives the identity alone.
+        - `operations`: their numbers. No numbers give the identity alone.
 
-        **Raises:** `ValueError` where the numbers are not those of operations.
+        **Raises:** `ValueError` if there are no operations of these numbers.
         """
-        inside = self._is_identity()
-        inside[self._numbers(operations)] = True
-        count = 0
-        while count < np.sum(inside):
-            some = np.flatnonzero(inside)
-            count = len(some)
-            inside[self.multiplication_table[np.ix_(some, some)]] = True
-        return self.subgroup(np.flatnonzero(inside))
+        inside = is_identity(self._operations())
+        inside[checked_numbers(operations, self.order)] = True
+        return self.subgroup(generated(self.multiplication_table, inside))
 
     def translations(self) -> "SpaceGroup":
-        """The subgroup of pure translations, such as the centring translations of a
+        """The subgroup of pure translations, such as the centering translations of a
         conventional cell."""
-        return self.subgroup(np.flatnonzero(pure_translations(self.rotations)))
+        return self.subgroup(np.flatnonzero(pure_translations(self.frac_rotations)))
 
     def point_part(self, frac_origin: Any = (0.0, 0.0, 0.0)) -> "SpaceGroup":
-        """The subgroup of operations that fix a point modulo `lattice`: for the default
-        those that are pure rotations. Their translations are those with which they
-        leave the point exactly where it is, so that products are operations and nothing
-        more.
+        """The subgroup of operations that fix a point modulo `lattice`; by default, of
+        operations without a translation. Their translations are chosen so that they
+        leave the point exactly where it is, and products are operations exactly.
 
         **Arguments:**
 
         - `frac_origin`: the point, in fractions of the primitive lattice vectors.
         """
         point = np.asarray(frac_origin, dtype=np.float64)
-        change = self.rotations @ point + self.frac_translations - point
+        change = self.frac_rotations @ point + self.frac_translations - point
         fixed = self._operations().length(change) < self.tolerance
         translations = self.frac_translations - np.round(change)
-        return self._with(self.rotations[fixed], translations[fixed])
+        return self._with(self.frac_rotations[fixed], translations[fixed])
 
     def with_translations(self) -> "SpaceGroup":
         r"""The group modulo translations of the supercell: all operations, each
         followed by all $|\det S|$ primitive translations inside. The operations of this
-        group come first, then those of the next translation, and so on.
+        group come first, then the operations of the next translation, and so on.
 
         It averages amplitudes that do not carry
-        $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for primitive translations t. For those
-        of this library, which do, it is a waste.
+        $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for primitive translations t. The wave
+        functions of this library do, and need no such average.
         """
         inside = self.crystal.lattice.to_fractional(self.crystal.translations)
         shifts = np.round(inside)[:, None] + self.frac_translations
-        rotations = np.tile(self.rotations, (len(inside), 1, 1))
+        rotations = np.tile(self.frac_rotations, (len(inside), 1, 1))
         shifts = shifts.reshape(-1, 3)
         every = operations_of(
             self.crystal, rotations, shifts, self.tolerance, supercell=True
@@ -501,8 +435,8 @@ class SpaceGroup(AbstractFixed):
         electrons: Electrons,
         operations: Int[Array, " images"] | None = None,
     ) -> Float[Array, "images electrons 3"]:
-        """The images g x of a configuration. Coordinates are never wrapped into the
-        supercell: that would lose the phase of a twisted boundary condition.
+        """The images g x of a configuration. Coordinates are not wrapped into the
+        supercell, which would lose the phase of a twisted boundary condition.
 
         **Arguments:**
 
@@ -522,17 +456,17 @@ class SpaceGroup(AbstractFixed):
         electrons: Electrons,
         operations: Int[Array, " images"] | None = None,
     ) -> Float[Array, "images electrons 3"]:
-        """The images g^-1 x: exactly what `apply` undoes, not only up to a lattice
-        translation. Arguments and result as there."""
+        """The images g^-1 x: `apply` undoes them exactly, not only up to a lattice
+        translation. Arguments and result as for `apply`."""
         rotations, translations = self._cartesian(electrons.dtype, operations)
         shifted = electrons[None] - translations[:, None]
         return _rotate(jnp.swapaxes(rotations, 1, 2), shifted)
 
     def check_crystal(self, crystal: Crystal) -> None:
-        """Raises unless `crystal` is the crystal of this group, as
-        [`eqsym.Crystal.difference`][] has it. The number of electrons may differ.
+        """Makes sure that `crystal` is the crystal of this group, as
+        [`eqsym.Crystal.difference`][] compares them. Numbers of electrons may differ.
 
-        **Raises:** `ValueError` that names what differs.
+        **Raises:** `ValueError` that names the difference.
         """
         different = self.crystal.difference(crystal, electrons=False)
         if different is not None:
@@ -554,7 +488,7 @@ class SpaceGroup(AbstractFixed):
     def _operations(self) -> Operations:
         return operations_of(
             self.crystal,
-            self._rotations,
+            self._frac_rotations,
             self._frac_translations,
             self.tolerance,
             supercell=self.modulo_supercell,
@@ -570,37 +504,6 @@ class SpaceGroup(AbstractFixed):
             "vacuum": self.vacuum,
         }
         return SpaceGroup(self.crystal, rotations, translations, **(same | changes))
-
-    def _numbers(self, operations: Any) -> Int[np.ndarray, " some"]:
-        numbers = np.asarray(operations)
-        if numbers.size == 0:
-            return np.zeros(0, dtype=int)
-        if (
-            numbers.ndim != 1
-            or not np.issubdtype(numbers.dtype, np.integer)
-            or np.any((numbers < 0) | (numbers >= self.order))
-        ):
-            raise ValueError(
-                "`operations` must be a sequence of numbers of operations, 0 to "
-                f"{self.order - 1}, got {numbers.tolist()}."
-            )
-        return numbers
-
-    def _is_identity(self) -> Bool[np.ndarray, " ops"]:
-        moved = self._operations().length(self.frac_translations)
-        return pure_translations(self.rotations) & (moved < self.tolerance)
-
-    def _isometric(self) -> Bool[np.ndarray, " ops"]:
-        longest = np.max(np.linalg.norm(self.crystal.lattice.vectors, axis=1))
-        square = self.cart_rotations @ np.swapaxes(self.cart_rotations, 1, 2)
-        return np.max(np.abs(square - np.eye(3)), axis=(1, 2)) * longest < (
-            self.tolerance
-        )
-
-    def _describe(self, i: Any) -> str:
-        rotation = self.rotations[i].tolist()
-        translation = np.round(self.frac_translations[i], 6).tolist()
-        return f"operation {int(i)} (rotation {rotation}, translation {translation})"
 
 
 def _rotate(

@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from .._core import Integer, whole_number
-from .._crystal import Crystal, widest_gap
-from .operations import chunks, gaps_of, length_of, Rotations, Translations
+from .._crystal import Crystal, length_modulo, widest_gap
+from .operations import chunks, gaps_of, Rotations, Translations
 
 
 def vacuum_directions(vacuum: Sequence[Integer]) -> tuple[int, ...]:
-    """In order.
+    """The directions in order.
 
-    **Raises:** `ValueError` where they are not directions, or all of them.
+    **Raises:** `ValueError` if they are not lattice directions, or all three.
     """
     directions = tuple(sorted({whole_number("vacuum", i) for i in vacuum}))
     if len(directions) > 2 or not set(directions) <= {0, 1, 2}:
@@ -26,8 +26,8 @@ def vacuum_directions(vacuum: Sequence[Integer]) -> tuple[int, ...]:
 
 
 def check_vacuum(crystal: Crystal, vacuum: tuple[int, ...], least: float) -> None:
-    """**Raises:** `ValueError` where a crystal is not finite in these directions, for
-    lack of vacuum (`least`, in Bohr) or because the supercell repeats it."""
+    """**Raises:** `ValueError` if a crystal is not finite in these directions, for lack
+    of vacuum (`least`, in Bohr) or because the supercell repeats it."""
     for direction in vacuum:
         gap = vacuum_gap(crystal, direction)[0]
         if gap < least:
@@ -59,7 +59,7 @@ def _generates_all(rows: Int[np.ndarray, "3 directions"]) -> bool:
 def keeps_plane(
     rotations: Rotations, vacuum: tuple[int, ...]
 ) -> Bool[np.ndarray, " ops"]:
-    """Whether rotations map the span of all lattice vectors but those of `vacuum` to
+    """Whether rotations map the span of the lattice vectors without vacuum to
     itself."""
     rest = [i for i in range(3) if i not in vacuum]
     return np.all(rotations[:, list(vacuum)][:, :, rest] == 0, axis=(1, 2))
@@ -71,9 +71,9 @@ def keeps_vacuum(
     translations: Translations,
     vacuum: tuple[int, ...],
 ) -> Bool[np.ndarray, " ops"]:
-    """Whether symmetry operations of a crystal are ones of the matter between the
-    vacuum alone: they keep the span of the other directions, and take all nuclei to the
-    same periodic image of the matter."""
+    """Whether operations of a crystal are operations of the slab or chain alone: they
+    keep the span of the other directions, and take all nuclei to the same periodic
+    image of it."""
     if not vacuum:
         return np.ones(len(rotations), dtype=bool)
     along = list(vacuum)
@@ -85,7 +85,7 @@ def keeps_vacuum(
     good = np.empty(len(rotations), dtype=bool)
     for some in chunks(len(rotations), len(inside) ** 2):
         gaps = gaps_of(crystal, rotations[some], translations[some], inside)
-        lengths = length_of(crystal, gaps)
+        lengths = length_modulo(crystal.lattice.vectors, gaps)
         alike = crystal.atomic_numbers[:, None] == crystal.atomic_numbers
         nearest = np.argmin(np.where(alike, lengths, np.inf), axis=2)
         change = np.take_along_axis(gaps, nearest[:, :, None, None], axis=2)

@@ -1,3 +1,3 @@
-"""Hartree-Fock by PySCF, and its orbitals afterwards."""
+"""Hartree-Fock mean fields: solved by PySCF, evaluated in JAX."""
 
 from .mean_field import MeanField as MeanField, Occupation as Occupation

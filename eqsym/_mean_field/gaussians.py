@@ -11,15 +11,15 @@ from jaxtyping import Float, Inexact
 from .._crystal import Lattice
 
 
-# Gaussians that add less than this to an orbital anywhere in the cell are left out.
+# Gaussians that nowhere in the cell add more than this to an orbital are left out.
 _NEGLIGIBLE = 1e-10
 
 
 @dataclasses.dataclass
 class Gaussians:
-    """Primitive Gaussians of one angular momentum l, in the cell around the origin, and
-    their weights: contraction, normalisation, lattice sum, Bloch phases and orbital
-    coefficients. Cartesian components in the order xx, xy, xz, yy, .."""
+    """Primitive Gaussians of one angular momentum l, for the cell around the origin,
+    with weights that hold contraction, normalization, lattice sum, Bloch phases and
+    orbital coefficients. Cartesian components in the order xx, xy, xz, yy, .."""
 
     l: int
     exponents: np.ndarray  # (terms,)
@@ -29,7 +29,8 @@ class Gaussians:
 
 @dataclasses.dataclass
 class Shell:
-    """One contracted shell of the basis, spherical harmonics as Cartesian powers."""
+    """One contracted shell of the basis, with spherical harmonics in terms of Cartesian
+    powers."""
 
     center: np.ndarray  # (3,)
     l: int
@@ -140,7 +141,7 @@ def _distance_from_cell(
     """Distances of points from the parallelepiped of fractions -1/2 to 1/2.
 
     The nearest point is the foot of the perpendicular on the inside, a face, an edge or
-    a corner: the nearest one of the 27 feet that exist.
+    a corner: the nearest of the (up to 27) feet that exist.
     """
     best = np.full(len(points), np.inf)
     for sides in itertools.product((-0.5, 0.0, 0.5), repeat=3):

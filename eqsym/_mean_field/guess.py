@@ -1,4 +1,4 @@
-"""Where Hartree-Fock iterations start."""
+"""The start of Hartree-Fock iterations: superposed atoms."""
 
 from typing import Any
 
@@ -16,15 +16,16 @@ def superposed_atoms(
     with spin moments, between functions of the same atom.
 
     PySCF's own guess projects atoms on the functions of all others in the cell, but not
-    on those of their images. It has not the symmetry of the crystal, and depends on the
-    choice of the cell.
+    on the functions of periodic images. It lacks the symmetry of the crystal, and
+    depends on the choice of the cell.
 
     **Arguments:**
 
-    - `cell`: PySCF's.
-    - `electrons`: of both spins, in all cells; the guess is scaled to them.
-    - `moments`: of the atoms of the cell, in electrons.
-    - `overlap`: of the basis functions at all k.
+    - `cell`: the cell of PySCF.
+    - `electrons`: numbers of spin-up and spin-down electrons in all cells, to which the
+        guess is scaled.
+    - `moments`: spin moments of the atoms of the cell, in electrons.
+    - `overlap`: overlap matrices of the basis functions at all k.
     """
     from pyscf.pbc import gto
     from pyscf.scf.hf import init_guess_by_minao

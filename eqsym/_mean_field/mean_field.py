@@ -1,4 +1,4 @@
-"""Hartree-Fock mean fields: solved with PySCF, then evaluated without it."""
+"""Hartree-Fock mean fields: solved by PySCF, evaluated in JAX, kept in files."""
 
 import functools
 import io
@@ -34,10 +34,10 @@ _FORMAT = "eqsym mean field, version 2"
 
 
 class Occupation(AbstractFixed):
-    """The k-points of the occupied orbitals.
+    """The k-points of the occupied orbitals, from which a network makes Bloch orbitals.
 
-    Decided once, by the mean field, and stored with the wave functions built on it:
-    where levels are nearly degenerate a second calculation may decide otherwise.
+    Decided once, by the mean field, and stored with the wave functions built on it: if
+    levels are nearly degenerate a second calculation may decide otherwise.
     """
 
     _kpoints: tuple[tuple[tuple[float, ...], ...], ...] = eqx.field(static=True)
@@ -63,7 +63,7 @@ class _GaussianSum(AbstractFixed):
     $\phi_o(r) = \sum_{ct} w_{cto} d^{p_c} e^{-\alpha_t d^2}$ with $d = r - R_t$ and the
     powers $p_c = (l,0,0), (l-1,1,0), \ldots, (0,0,l)$.
 
-    Contraction, normalisation, lattice sum, Bloch phases and orbital coefficients are
+    Contraction, normalization, lattice sum, Bloch phases and orbital coefficients are
     all in the weights.
     """
 
@@ -76,7 +76,7 @@ class _GaussianSum(AbstractFixed):
         dtype = points.dtype
         centers = jnp.asarray(self.centers).astype(dtype)
         exponents = jnp.asarray(self.exponents).astype(dtype)
-        # Not one (points, terms, 3) array: its last axis is too short to vectorise.
+        # Not one (points, terms, 3) array: its last axis is too short to vectorize.
         d = [points[:, i, None] - centers[None, :, i] for i in range(3)]
         gauss = jnp.exp(-exponents[None] * (d[0] * d[0] + d[1] * d[1] + d[2] * d[2]))
         features = jnp.stack(
@@ -114,7 +114,8 @@ class _OtherFormat(Exception):
 
 
 class MeanField(AbstractFixed):
-    r"""A Hartree-Fock determinant of a crystal: the occupied crystal orbitals
+    r"""A Hartree-Fock determinant of a crystal, to start from and to compare with: the
+    occupied crystal orbitals
 
     $$\phi_{nk}(r) = \sum_L e^{i k \cdot L} \chi_n(r - L)$$
 
@@ -145,12 +146,12 @@ class MeanField(AbstractFixed):
         path: str | os.PathLike | None = None,
         progress: bool | None = None,
     ) -> "MeanField":
-        """Solves the Hartree-Fock equations with PySCF: all electrons, with Coulomb
+        """Solves the Hartree-Fock equations with PySCF: for all electrons, with Coulomb
         integrals by range-separated density fitting (Ye and Berkelbach, J. Chem. Phys.
         154, 131104, 2021).
 
-        Orbitals have the periodicity of the primitive cell. Warnings on the logger
-        `eqsym` say what a number alone does not:
+        Orbitals have the periodicity of the primitive cell. The logger `eqsym` warns of
+        two things:
 
         - An open shell, in which one of several occupations had to be chosen. Its
           energy depends on the choice, and on how the crystal is divided into cells.
@@ -170,15 +171,15 @@ class MeanField(AbstractFixed):
             orbitals, as in magnets, and wherever bonds are stretched. They do anyway if
             there are more of one than of the other. The solution follows rotations
             that lower its energy: spins find an order even without `moments`, but
-            which one of several with the same energy is then left to rounding. A
-            warning says if they could not be followed down.
+            then rounding chooses among several of the same energy. A warning says if
+            the rotations could not be followed down.
         - `moments`: spin moments to start from, one for each atom of the primitive
             cell: spin-up minus spin-down electrons. An antiferromagnetic order needs a
-            primitive cell that holds it: of a chain of atoms the one with two, with
-            `(1, -1)`. The order that is found may be another one.
-        - `max_cycles`: bound on the self-consistency iterations.
-        - `path`: a file to keep the result in; its folder is made. If it exists it is
-            read instead, if it holds what is asked for.
+            primitive cell that holds it: for a chain of atoms the cell with two, and
+            `(1, -1)`. The solution may have another order.
+        - `max_cycles`: the most self-consistency iterations.
+        - `path`: a file to keep the result in; its folder is made. A file that exists
+            is read instead of solving again, if crystal and settings are the same.
         - `progress`: whether to show a progress bar; by default on terminals only.
 
         **Returns:**
@@ -225,7 +226,7 @@ class MeanField(AbstractFixed):
                 raise ValueError(
                     f"`path` {os.fspath(path)!r} holds a mean field that was solved "
                     f"with {'; '.join(differences)}. Name another file, or ask for "
-                    "what is stored."
+                    "the stored settings."
                 )
             return stored
         if path is not None:
@@ -246,7 +247,7 @@ class MeanField(AbstractFixed):
     def orbitals(
         self, electrons: Electrons
     ) -> tuple[Inexact[Array, "up up"], Inexact[Array, "down down"]]:
-        """The matrices whose determinants make up the Hartree-Fock wave function.
+        """The matrices whose determinants are the Hartree-Fock wave function.
 
         **Arguments:**
 
@@ -255,8 +256,8 @@ class MeanField(AbstractFixed):
         **Returns:**
 
         `(up, down)`: rows are the electrons of that spin, columns the occupied
-        orbitals in the order of `occupation`. Normalised to one electron in a primitive
-        cell. Complex, or real where the orbitals are.
+        orbitals in the order of `occupation`. Normalized to one electron in a primitive
+        cell. Complex, or real if the orbitals are.
         """
         n_up = self.occupation.kpoints[0].shape[0]
         channels = (electrons[:n_up], electrons[n_up:])
@@ -328,13 +329,13 @@ class MeanField(AbstractFixed):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "MeanField":
-        """Reads what `save` wrote; needs no PySCF.
+        """Reads a file of [`eqsym.MeanField.save`][], without solving anything.
 
         **Arguments:**
 
         - `path`: of the file.
 
-        **Raises:** `ValueError` that names the file where it is damaged or was not
+        **Raises:** `ValueError` that names the file, if it is damaged or was not
         written by `save`; `FileNotFoundError`.
         """
         with open(path, "rb") as file:

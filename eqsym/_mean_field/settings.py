@@ -1,4 +1,4 @@
-"""What a mean field is solved with: checked, stored with it, and compared."""
+"""The settings of a mean field: checked, stored with it, and compared."""
 
 import math
 import operator
@@ -12,7 +12,7 @@ from .._crystal import Crystal
 
 
 class Settings(AbstractFixed):
-    """The arguments of [`eqsym.MeanField.solve`][] that decide about its result."""
+    """The arguments of [`eqsym.MeanField.solve`][] that determine its result."""
 
     _basis: tuple[tuple[str, str], ...] = eqx.field(static=True)
     exp_to_discard: float | None = eqx.field(static=True)
@@ -49,7 +49,7 @@ class Settings(AbstractFixed):
         return names.pop() if len(names) == 1 else by_element
 
     def differences(self, other: "Settings") -> Iterator[str]:
-        """Says of each setting that differs what it is here and in the other one."""
+        """Each setting that differs, with its values here and in the other one."""
         for name in ("basis", "exp_to_discard", "unrestricted", "moments"):
             here, there = getattr(self, name), getattr(other, name)
             if _plain(here) != _plain(there):
@@ -69,7 +69,7 @@ def _by_element(
     basis: str | dict[str, str], elements: list[str]
 ) -> tuple[tuple[str, str], ...]:
     named = basis if isinstance(basis, dict) else dict.fromkeys(elements, basis)
-    # PySCF would go on without functions on atoms that are not named.
+    # PySCF would silently leave atoms that are not named without functions.
     if not all(isinstance(named.get(element), str) for element in elements):
         raise ValueError(
             f"`basis` must be the name of a Gaussian basis that PySCF knows for "
@@ -104,7 +104,7 @@ def _moments(
         )
     total = crystal.cells * float(np.sum(moments))
     spin = operator.sub(*crystal.electrons)
-    # They are a guess: off by one electron, or by half of what is polarised.
+    # They are a guess: off by one electron, or by half of the polarization.
     if abs(total - spin) > max(1.0, crystal.cells * float(np.sum(np.abs(moments))) / 2):
         raise ValueError(
             f"`moments` {moments.tolist()} add up to {total:g} in the supercell of "

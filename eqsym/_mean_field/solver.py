@@ -1,4 +1,4 @@
-"""Hartree-Fock with PySCF: crystal in, occupied orbitals as sums of Gaussians out."""
+"""Hartree-Fock by PySCF, with the occupied orbitals as sums of Gaussians."""
 
 import dataclasses
 import logging
@@ -10,7 +10,7 @@ import scipy.linalg
 from jaxtyping import Float, Inexact
 
 from .._core import progress_bar
-from .._crystal import Crystal, Lattice
+from .._crystal import Crystal, is_whole, Lattice
 from .gaussians import expand, Gaussians, Shell, shells_of
 from .guess import superposed_atoms
 from .settings import Settings
@@ -26,7 +26,7 @@ from .stability import (
 _logger = logging.getLogger("eqsym")
 
 # Smallest eigenvalue of the overlap matrix of the basis at any k. Below it integrals,
-# good to 1e-8 or so, no longer determine the energy, and the iteration diverges.
+# good to 1e-8 or so, do not determine the energy, and the iteration diverges.
 _SMALLEST_OVERLAP = 1e-6
 # Two levels closer than this (Hartree) count as degenerate.
 _DEGENERATE = 1e-5
@@ -92,7 +92,7 @@ def hartree_fock(
 
 @dataclasses.dataclass
 class _Levels:
-    """What PySCF found, spin by spin."""
+    """The solution of PySCF, spin by spin."""
 
     energy: float
     kpoints: np.ndarray  # (k, 3)
@@ -105,7 +105,7 @@ class _Levels:
 
 
 def _right_handed(lattice: Lattice) -> Float[np.ndarray, "3 3"]:
-    """A right-handed basis of the same lattice, which PySCF asks for."""
+    """A basis of the same lattice that is right-handed, as PySCF wants it."""
     vectors = lattice.vectors
     return vectors if np.linalg.det(vectors) > 0 else -vectors
 
@@ -146,9 +146,9 @@ def _crystal_cell(crystal: Crystal, settings: Settings):
 def _occupations(
     levels: Float[np.ndarray, "k orbitals"], count: int, whole: bool
 ) -> Float[np.ndarray, "k orbitals"]:
-    """Occupies the lowest levels, and of those that are degenerate with the highest one
-    equal fractions, which keeps the symmetry; or, if `whole`, the first in order of k.
-    """
+    """Occupies the lowest levels. Levels degenerate with the highest of them are
+    occupied by equal fractions, which keeps the symmetry; or, if `whole`, the first
+    ones in order of k."""
     order = np.argsort(levels, axis=None, kind="stable")
     occupied = np.zeros(levels.size)
     occupied[order[:count]] = 1
@@ -167,9 +167,9 @@ def _occupations(
 def _solver(restricted: bool, electrons: tuple[int, int], image: float, real: bool):
     """The class of PySCF's solver, for electrons and exchange of a general supercell.
 
-    PySCF reads the supercell off the k-points as if it were diagonal. Here the term of
-    exchange that makes electrons interact with their own images, `image S dm S`, and
-    the number of electrons are those of the actual supercell.
+    PySCF reads the supercell off the k-points as if it were diagonal. Here the actual
+    supercell gives the number of electrons, and the term of exchange by which electrons
+    interact with their own images, `image S dm S`.
     """
     from pyscf.pbc import scf
 
@@ -278,13 +278,14 @@ def _converged(
     image: float,
     real: bool,
 ) -> tuple[list[Instability] | None, bool]:
-    """Iterates until self-consistent; says what lowers the energy then, and whether the
-    shell is open.
+    """Iterates until self-consistent. Returns the rotations that lower the energy then,
+    and whether the shell is open.
 
     First with the symmetry of the crystal, which the potential has if the guess has it
-    and degenerate levels are occupied alike. If the shell is open there, then on from
-    one of the occupations. Determinants without the symmetry, and unrestricted ones,
-    then follow rotations that lower the energy: how spins arrange needs not be known.
+    and degenerate levels are occupied alike. If the shell is open, the iteration goes
+    on from one of the occupations. Determinants without the symmetry, and unrestricted
+    ones, then follow rotations that lower the energy, so that nobody has to know how
+    spins arrange.
     """
 
     def iterate(density):
@@ -310,7 +311,7 @@ def _converged(
         raise _NotConverged
 
     def lowers(rotation) -> bool:
-        """Follows it; if in vain, leaves all as it was."""
+        """Follows a rotation; restores the state if the energy is not lower."""
         before = {name: getattr(scf, name) for name in _STATE}
         spread = np.sqrt(crystal.cells)
         angles = {a * b for a in (0.5, 1.0, -0.5, -1.0) for b in (1.0, spread)}
@@ -449,16 +450,16 @@ def _occupied(found: _Levels, spin: int) -> tuple[np.ndarray, np.ndarray]:
 def _is_real(crystal: Crystal, kpoints: Float[np.ndarray, "orbitals 3"]) -> bool:
     """Whether every k is its own negative modulo reciprocal lattice vectors."""
     doubled = kpoints @ crystal.lattice.vectors.T / np.pi
-    return bool(np.all(np.abs(doubled - np.round(doubled)) < 1e-6))
+    return bool(np.all(is_whole(doubled)))
 
 
 def _realified(
     found: _Levels, orbitals: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Real orbitals that span the same spaces, or `None` where there are none.
+    """Real orbitals that span the same spaces, or `None` if there are none.
 
     At these k the Bloch sums of the basis functions are real, so the orbitals are real
-    where their coefficients are.
+    if their coefficients are.
     """
     kpoints, complex_mo = orbitals
     real_mo = np.zeros(complex_mo.shape)

@@ -1,4 +1,4 @@
-"""Whether a Hartree-Fock determinant is a minimum of the energy."""
+"""Instabilities of Hartree-Fock determinants: rotations that lower the energy."""
 
 import dataclasses
 import logging
@@ -11,8 +11,8 @@ from jaxtyping import Complex, Float, Int
 
 _logger = logging.getLogger("eqsym")
 
-# Curvatures (Hartree) above this are those of a minimum, or of a direction along which
-# the energy is constant, to the accuracy of the integrals.
+# Curvatures (Hartree) above this belong to a minimum, or to a direction along which the
+# energy is constant, to the accuracy of the integrals.
 _NEGATIVE = -1e-4
 # Bound on the memory for integrals between orbitals, in numbers of 16 bytes.
 _LARGEST = 1e8
@@ -58,8 +58,9 @@ def instabilities(
     integrals: Callable[[int, int], Complex[np.ndarray, "auxiliary _ _"]],
     image: float,
 ) -> list[Instability]:
-    r"""All that a determinant has: at most one for each change of crystal momentum, and
-    in restricted determinants for each of equal and opposite rotations of the spins.
+    r"""The instabilities of a determinant: at most one for each change of crystal
+    momentum, and in restricted determinants for equal and for opposite rotations of the
+    spins.
 
     For a rotation $\sum X_{ai} a^\dagger_a a_i$ of occupied orbitals i into empty ones
     a the energy changes by $X^\dagger A X + \mathrm{Re}\, X^\dagger B X^*$ with
@@ -69,17 +70,17 @@ def instabilities(
 
     (Seeger and Pople, J. Chem. Phys. 66, 3045, 1977); J = 2 for equal and 0 for
     opposite rotations of restricted orbitals, 1 in and between the spins of
-    unrestricted ones, between which there is no exchange. With crystal momentum, X that
-    adds q is coupled to X that adds -q: the matrix is
+    unrestricted orbitals, without exchange between the spins. With crystal momentum, X
+    that adds q is coupled to X that adds -q: the matrix is
     $(A_q, B; B^\dagger, A_{-q}^*)$.
 
     **Arguments:**
 
     - `found`: the determinant.
-    - `integrals`: of two k-points, gives the density-fitting integrals $(L|\mu\nu)$
-        between basis functions there.
-    - `image`: the energy of exchange of an electron with its own images. It is in the
-        levels of the occupied orbitals, and the exchange of (ab|ji) lacks it.
+    - `integrals`: a function of two k-points that gives the density-fitting integrals
+        $(L|\mu\nu)$ between basis functions there.
+    - `image`: the energy of exchange of an electron with its own images. The levels of
+        the occupied orbitals contain it, the exchange of (ab|ji) does not.
     """
     spins = len(found.levels)
     shifted = _shift_table(found.frac_kpoints)
@@ -117,11 +118,11 @@ def instabilities(
 def warn_of_instabilities(
     found: list[Instability] | None, unrestricted: bool, moments: bool, atoms: int
 ) -> None:
-    """One warning for each kind, of the largest curvature."""
+    """One warning for each kind of rotation, with the most negative curvature."""
     if found is None:
         _logger.warning(
             "Mean field: too many orbitals to check whether the determinant is a "
-            "minimum of the energy; another one can be lower."
+            "minimum of the energy; another determinant can be lower."
         )
     for opposite in (True, False):
         of_kind = [i for i in found or () if i.opposite == opposite]

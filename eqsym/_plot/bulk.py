@@ -12,15 +12,15 @@ from .figures import new_figure
 from .parts import (
     axis_segments,
     closed_cell,
-    DOMAIN_COLOUR,
+    DOMAIN_COLOR,
     formula,
-    HAND_COLOURS,
+    HAND_COLORS,
     Legend,
     motif_place,
-    ORDER_COLOURS,
+    ORDER_COLORS,
     plane_polygons,
     Polyhedron,
-    species_colours,
+    species_colors,
     vertices_near_cell,
 )
 
@@ -34,7 +34,7 @@ _TETRAHEDRON = np.array(
     [[1, 0, 0.2], [-0.6, 0.8, -0.1], [-0.5, -0.6, 0.3], [0, 0.1, -1]]
 )
 _PLANES = {True: ("mirror", "#2a6fb0"), False: ("glide", "#d9822b")}
-# With more lines or polygons, those of screw axes and glide planes are left out.
+# With more lines or polygons than this, screw axes and glide planes are left out.
 _MOST_LINES, _MOST_POLYGONS = 60, 20
 
 
@@ -48,7 +48,7 @@ def draw_bulk(
     titles = [f"{formula(crystal)}, {group.order} operations"]
     titles += ["axes"] * bool(elements.axes)
     flat = ["planes"] * bool(elements.planes)
-    flat += ["inversion centres"] * (len(elements.centres) > 0)
+    flat += ["inversion centers"] * (len(elements.centers) > 0)
     titles += [" and ".join(flat)] * bool(flat)
     figure, axes = new_figure(
         1,
@@ -100,17 +100,17 @@ def _draw_cell(ax: Any, crystal: Crystal) -> None:
 
 
 def _draw_atoms(ax: Any, crystal: Crystal, legend: Legend | None) -> None:
-    colours = species_colours(crystal)
+    colors = species_colors(crystal)
     frac = crystal.lattice.to_fractional(crystal.positions)
     for name, position in zip(crystal.species, frac, strict=True):
         points = crystal.lattice.to_cartesian(closed_cell(position))
-        style = {"color": colours[name], "edgecolors": "black", "linewidths": 0.6}
+        style = {"color": colors[name], "edgecolors": "black", "linewidths": 0.6}
         style |= {"depthshade": False, "gid": f"atom {name}", "zorder": 4}
         if legend is None:
             ax.scatter(*points.T, s=50, alpha=0.7, **style)
         else:
             ax.scatter(*points.T, s=140, **style)
-            legend.marker(name, marker="o", ms=8, mfc=colours[name], mec="black")
+            legend.marker(name, marker="o", ms=8, mfc=colors[name], mec="black")
 
 
 def _draw_domain(ax: Any, crystal: Crystal, domain: Polyhedron, legend: Legend) -> None:
@@ -118,7 +118,7 @@ def _draw_domain(ax: Any, crystal: Crystal, domain: Polyhedron, legend: Legend) 
 
     vertices = vertices_near_cell(crystal, domain)
     faces = [vertices[list(face)] for face in domain.faces]
-    style = {"facecolor": DOMAIN_COLOUR, "edgecolor": "#8a7600", "alpha": 0.35}
+    style = {"facecolor": DOMAIN_COLOR, "edgecolor": "#8a7600", "alpha": 0.35}
     ax.add_collection3d(Poly3DCollection(faces, linewidths=0.8, gid="domain", **style))
     legend.patch("fundamental domain", **style)
 
@@ -132,24 +132,24 @@ def _draw_tetrahedra(
 ) -> None:
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-    centre, radius = motif_place(crystal, group, np.eye(3), domain)
+    center, radius = motif_place(crystal, group, np.eye(3), domain)
     radius = min(radius, 0.15 * np.cbrt(crystal.lattice.volume))
     solid = radius * (_TETRAHEDRON - np.mean(_TETRAHEDRON, axis=0))
     for rotation, shift in zip(
         group.cart_rotations, group.cart_translations, strict=True
     ):
-        wrapped = crystal.lattice.wrap(rotation @ centre + shift)
+        wrapped = crystal.lattice.wrap(rotation @ center + shift)
         faces = [_outward(face) for face in itertools.combinations(solid, 3)]
         hand = round(float(np.linalg.det(rotation)))
         # A mirror image turns corners around: the other way outward.
         faces = [wrapped + face[::hand] @ rotation.T for face in faces]
-        colour = HAND_COLOURS[hand]
+        color = HAND_COLORS[hand]
         ax.add_collection3d(
             Poly3DCollection(
-                faces, facecolors=colour, shade=True, gid=f"orbit {hand}", linewidths=0
+                faces, facecolors=color, shade=True, gid=f"orbit {hand}", linewidths=0
             )
         )
-        legend.patch("object" if hand > 0 else "mirror image", facecolor=colour)
+        legend.patch("object" if hand > 0 else "mirror image", facecolor=color)
 
 
 def _outward(face: tuple[np.ndarray, ...]) -> Float[np.ndarray, "3 3"]:
@@ -167,7 +167,7 @@ def _draw_axes(
         if crowded and one.screw:
             continue
         style = {
-            "color": ORDER_COLOURS[max(one.order, one.rotoinversion)],
+            "color": ORDER_COLORS[max(one.order, one.rotoinversion)],
             "ls": (0, (4, 2)) if one.screw else "-",
             "lw": 1.2 if one.screw else 1.0 + 0.4 * one.order,
         }
@@ -195,19 +195,19 @@ def _draw_planes(
     for one, polygons in drawn:
         if crowded and mirrors and not one.is_mirror:
             continue
-        kind, colour = _PLANES[one.is_mirror]
-        style = {"facecolor": colour, "edgecolor": colour, "alpha": 0.2}
+        kind, color = _PLANES[one.is_mirror]
+        style = {"facecolor": color, "edgecolor": color, "alpha": 0.2}
         for polygon in polygons:
             corners = crystal.lattice.to_cartesian(polygon)
             ax.add_collection3d(
                 Poly3DCollection([corners], gid=kind, zorder=2, **style)
             )
         legend.patch(f"{kind} plane", **style)
-    for centre in elements.centres:
-        points = crystal.lattice.to_cartesian(closed_cell(centre))
+    for center in elements.centers:
+        points = crystal.lattice.to_cartesian(closed_cell(center))
         style = {"color": "white", "edgecolors": "black", "linewidths": 0.8}
         style |= {"depthshade": False, "gid": "inversion", "zorder": 5}
         ax.scatter(*points.T, s=16, **style)
-        legend.marker("inversion centre", marker="o", ms=4, mfc="white", mec="black")
+        legend.marker("inversion center", marker="o", ms=4, mfc="white", mec="black")
     if crowded and mirrors and not all(one.is_mirror for one in elements.planes):
         legend.line("(glide planes not drawn)", color="none")

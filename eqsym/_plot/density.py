@@ -2,7 +2,6 @@
 
 from typing import Any, TYPE_CHECKING
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -10,7 +9,7 @@ from .._core import Integer, whole_number
 from .._crystal import from_nearest, inner_radius, Lattice
 from .._estimator import Density, Observed
 from .figures import new_figure
-from .parts import Legend, plane_axes, species_colours
+from .parts import Legend, plane_axes, species_colors
 
 
 if TYPE_CHECKING:
@@ -33,22 +32,22 @@ def plot_densities(
     origin: Any = (0.0, 0.0, 0.0),
     points: Integer = 161,
 ) -> "Figure":
-    """Draws densities in a plane, side by side, in one colour scale.
+    """Draws densities in a plane, side by side, in one color scale.
 
-    What is drawn at a point is a mean over nearby grid points, weighted by a Gaussian
+    The value drawn at a point is a mean over nearby grid points, weighted by a Gaussian
     of their distance with a standard deviation of 0.4 times the shortest distance of
-    two grid points: as symmetric as the density is. The scale is logarithmic, and so
-    are the lines, by factors of two. Densities with values below zero (spin densities)
-    have a linear scale about zero instead. With one grid point along a lattice vector,
-    what is drawn is the integral along it. Nuclei in the plane are dots; with such an
-    integral, all are.
+    two grid points: the picture is as symmetric as the density. The scale is
+    logarithmic, and so are the lines, by factors of two. Densities with values below
+    zero (spin densities) have a linear scale about zero instead. If the grid has one
+    point along a lattice vector, the integral along it is drawn. Nuclei in the plane
+    are dots; with such an integral, all nuclei are.
 
     **Arguments:**
 
     - `density`: the observable.
-    - `observed`: what was found for it, by title.
-    - `vectors`: (2, 3), the sides of the parallelogram to draw, in Bohr, also larger
-        than a cell.
+    - `observed`: its results, by title.
+    - `vectors`: (2, 3), the sides of the parallelogram to draw, in Bohr; it may be
+        larger than a cell.
     - `origin`: its corner, in Bohr.
     - `points`: along each side.
 
@@ -56,7 +55,7 @@ def plot_densities(
 
     A matplotlib figure; save it with `savefig`.
 
-    **Raises:** `ValueError` where nothing is to be drawn, or something of another shape
+    **Raises:** `ValueError` if there is nothing to draw, or something of another shape
     than the grid, and for vectors that do not span a plane.
     """
     if not observed:
@@ -85,7 +84,7 @@ def plot_densities(
             density, [one.mean for one in observed.values()], corner + places
         )
     ]
-    colours, lines = _scale(np.array(values))
+    colors, lines = _scale(np.array(values))
 
     width = 3.8 * min(1.0, np.ptp(x) / np.ptp(y))
     size = (width * len(values) + 1.3, width * np.ptp(y) / np.ptp(x) + 1.1)
@@ -93,13 +92,13 @@ def plot_densities(
     mesh, legend = None, Legend()
     nuclei = _nuclei(density, sides, corner, everywhere=bool(np.any(single)))
     for ax, title, found in zip(axes[0], observed, values, strict=True):
-        mesh = ax.pcolormesh(x, y, found, shading="gouraud", rasterized=True, **colours)
+        mesh = ax.pcolormesh(x, y, found, shading="gouraud", rasterized=True, **colors)
         ax.contour(x, y, found, lines, colors="white", linewidths=0.5, alpha=0.7)
-        for name, (colour, spots) in nuclei.items():
+        for name, (color, spots) in nuclei.items():
             at = spots.T
-            style = dict(color=colour, edgecolors="black", linewidths=0.6, s=26)
+            style = dict(color=color, edgecolors="black", linewidths=0.6, s=26)
             ax.scatter(*at, gid=f"atom {name}", zorder=3, clip_on=False, **style)
-            legend.marker(name, marker="o", ms=5, mfc=colour, mec="black", mew=0.6)
+            legend.marker(name, marker="o", ms=5, mfc=color, mec="black", mew=0.6)
         ax.set(title=title, xlabel="Bohr", aspect="equal")
         ax.set(xlim=(np.min(x), np.max(x)), ylim=(np.min(y), np.max(y)))
     axes[0, 0].set_ylabel("Bohr")
@@ -127,7 +126,7 @@ def _smoothed(
     frac = density.lattice.to_fractional(points.reshape(-1, 3))
     # Everywhere the same along vectors that are integrated over.
     flat = density.lattice.to_cartesian(np.where(sizes > 1, frac, 0))
-    gaps = np.asarray(from_nearest(fine, jnp.asarray(flat)), np.float64)
+    gaps = from_nearest(fine, flat)
     nearest = np.round(fine.to_fractional(flat - gaps)).astype(int)
     shortest = 2 * inner_radius(fine)
     around = fine.points_within(_REACH * shortest)
@@ -144,7 +143,7 @@ def _smoothed(
 def _scale(
     values: Float[np.ndarray, "..."],
 ) -> tuple[dict[str, Any], Float[np.ndarray, " lines"]]:
-    """Colours, and the values of lines."""
+    """Colors, and the values of lines."""
     from matplotlib.colors import LogNorm
 
     high = float(np.max(np.abs(values)))
@@ -163,7 +162,7 @@ def _nuclei(
     *,
     everywhere: bool,
 ) -> dict[str, tuple[str, Float[np.ndarray, "some 2"]]]:
-    """By species: the colour, and places in the plane of nuclei inside the
+    """By species: the color, and places in the plane of nuclei inside the
     parallelogram or on its border."""
     crystal = density.crystal
     reach = np.sum(np.linalg.norm(sides, axis=1)) + np.linalg.norm(corner)
@@ -172,7 +171,7 @@ def _nuclei(
     normal = np.cross(*sides)
     normal /= np.linalg.norm(normal)
     found = {}
-    for name, colour in species_colours(crystal).items():
+    for name, color in species_colors(crystal).items():
         own = crystal.positions[np.array(crystal.species) == name]
         gaps = (own[:, None] + shifts - corner).reshape(-1, 3)
         if not everywhere:
@@ -181,5 +180,5 @@ def _nuclei(
         gaps = gaps[np.all(np.abs(frac - 0.5) < 0.5 + 1e-6, axis=1)]
         if len(gaps):
             spots = gaps @ plane_axes(sides)
-            found[name] = colour, np.unique(np.round(spots, 6), axis=0)
+            found[name] = color, np.unique(np.round(spots, 6), axis=0)
     return found

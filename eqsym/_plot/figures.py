@@ -1,4 +1,4 @@
-"""Figures of runs and wave functions. Need matplotlib, the extra `plot`."""
+"""Figures of scans, training runs and sectors. Need matplotlib, the extra `plot`."""
 
 from typing import Any, TYPE_CHECKING
 
@@ -21,15 +21,15 @@ def plot_scans(
     domain: FundamentalDomain | None = None,
     difference: bool = False,
 ) -> "Figure":
-    """Draws scans side by side, in one colour scale; a second row has the local
-    energies, where all scans have them.
+    """Draws scans side by side, in one color scale; a second row has the local
+    energies, if all scans have them.
 
     **Arguments:**
 
     - `scans`: scans over the same parallelogram, by title.
-    - `domain`: a fundamental domain whose images are drawn over the scans, where they
-        cut the parallelogram. Of a group that the configuration is invariant under, and
-        without fractional translations.
+    - `domain`: a fundamental domain, the images of which are drawn over the scans as
+        the lines in which they cut the parallelogram. Its group must leave the
+        configuration invariant, and be without fractional translations.
     - `difference`: whether to add, for two scans, the second one minus the first.
 
     **Returns:**
@@ -124,12 +124,12 @@ def plot_training(
     window: Integer = 50,
     references: dict[str, float] | None = None,
 ) -> "Figure":
-    """Draws energy, variance and acceptance of a training run, the latter for every
-    kind of move that was made.
+    """Draws energy, variance and acceptance of a training run, with an acceptance for
+    every kind of move that was made.
 
     **Arguments:**
 
-    - `history`: of [`eqsym.RunResult`][].
+    - `history`: the history of an [`eqsym.RunResult`][].
     - `window`: steps of the moving average of the energy; its band is one standard
         deviation of the energies inside the window.
     - `references`: energies in Hartree per primitive cell to draw as lines, by name.
@@ -142,12 +142,12 @@ def plot_training(
     energy_axis, variance_axis, acceptance_axis = axes.flat
     steps, energy = history["step"], history["energy"]
     window = max(1, min(whole_number("window", window, 1), len(steps) // 4))
-    centres, mean, deviation = _moving(steps, energy, window)
+    centers, mean, deviation = _moving(steps, energy, window)
 
     energy_axis.plot(steps, energy, ".", ms=2, alpha=0.35, label="step")
-    energy_axis.plot(centres, mean, lw=1.5, label=f"mean of {window} steps")
+    energy_axis.plot(centers, mean, lw=1.5, label=f"mean of {window} steps")
     energy_axis.fill_between(
-        centres, mean - deviation, mean + deviation, alpha=0.25, color="C1", lw=0
+        centers, mean - deviation, mean + deviation, alpha=0.25, color="C1", lw=0
     )
     references = references or {}
     for i, (name, value) in enumerate(references.items()):
@@ -215,11 +215,12 @@ def _moving(
 
 
 def plot_sectors(sectors: Sectors) -> "Figure":
-    """Weights of symmetry sectors, on a logarithmic scale, and their energies.
+    """Draws the weights of symmetry sectors, on a logarithmic scale, and their
+    energies.
 
     **Arguments:**
 
-    - `sectors`: of [`eqsym.sectors`][].
+    - `sectors`: a result of [`eqsym.sectors`][].
 
     **Returns:**
 

@@ -1,26 +1,26 @@
-"""Pictures of space groups: cell, atoms, orbit, symmetry elements and fundamental
-domain. Need matplotlib, the extra `plot`."""
+"""Pictures of space groups, as layers or in three dimensions. Need matplotlib, the
+extra `plot`."""
 
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-from .._crystal import Crystal
+from .._crystal import Crystal, is_whole, SAME_ELEMENT
 from .._group import SpaceGroup, symmetry_elements, SymmetryElements, vacuum_gap
 from .bulk import draw_bulk
 from .figures import new_figure
 from .parts import (
     closed_cell,
-    DOMAIN_COLOUR,
+    DOMAIN_COLOR,
     formula,
-    HAND_COLOURS,
+    HAND_COLORS,
     Legend,
     motif_place,
-    ORDER_COLOURS,
+    ORDER_COLORS,
     plane_polygons,
     Polyhedron,
-    species_colours,
+    species_colors,
     vertices_near_cell,
 )
 
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 # Bohr; less space between nuclei along a lattice vector is not vacuum.
 _VACUUM = 10.0
-# In fractions of lattice vectors and of lengths.
-_SAME = 1e-3
-_PLANE_COLOURS = {True: "#3a3a3a", False: "#999999"}
+_PLANE_COLORS = {True: "#3a3a3a", False: "#999999"}
 _SIZES = {2: 14, 3: 9, 4: 9, 6: 11}
 
 
@@ -44,22 +42,20 @@ def plot_group(
     domain: Polyhedron | None = None,
     layer: bool | None = None,
 ) -> "Figure":
-    """Draws a crystal and its symmetry.
-
-    The cell with its atoms; the images of an object without symmetry, in one colour
-    where they have its handedness and in another where they are mirror images; the
-    symmetry elements; a fundamental domain.
+    """Draws a crystal and its symmetry: the cell with its atoms; the images of an
+    object without symmetry, in one color if they have its handedness and in another if
+    they are mirror images; the symmetry elements; a fundamental domain.
 
     A layer is seen from above, against the lattice vector that crosses the vacuum;
-    images of the object that are turned over are outlines. The signs are those of the
-    International Tables: lens, triangle, square and hexagon for rotation centres, white
-    dots for inversion centres, lines for mirror and dashed lines for glide planes,
+    images of the object that are turned over are outlines. The signs follow the
+    International Tables: lens, triangle, square and hexagon for rotation centers, white
+    dots for inversion centers, lines for mirror and dashed lines for glide planes,
     arrows and half arrows at the border for two-fold rotation and screw axes in the
     plane, unless they run along the trace of a plane.
 
     Other crystals are drawn in three dimensions: screw axes are dashed lines, planes
-    polygons, inversion centres dots. Where there are many, screw axes and glide planes
-    are left out, and the legend says so.
+    polygons, inversion centers dots. If there are many, screw axes and glide planes are
+    left out, and the legend says so.
 
     **Arguments:**
 
@@ -68,14 +64,14 @@ def plot_group(
         `SpaceGroup.of(crystal)`.
     - `domain`: a polyhedron to draw, with `vertices` in Bohr and `faces`, each the
         numbers of its vertices in order. By default none.
-    - `layer`: whether to draw a layer or in three dimensions. By default a layer where
+    - `layer`: whether to draw a layer or in three dimensions. By default a layer if
         there is vacuum along one lattice vector, at right angles to the others.
 
     **Returns:**
 
     A matplotlib figure; save it with `savefig`.
 
-    **Raises:** `ValueError` where `group` is one of another crystal, or `layer` is true
+    **Raises:** `ValueError` if `group` belongs to another crystal, or `layer` is true
     without such vacuum.
     """
     group = SpaceGroup.of(crystal) if group is None else group
@@ -96,7 +92,7 @@ def plot_group(
 def _vacuum_axis(crystal: Crystal) -> int | None:
     """The lattice vector that alone crosses a vacuum, at right angles to the others."""
     vectors, heights = crystal.lattice.vectors, crystal.lattice.heights
-    upright = np.abs(np.linalg.norm(vectors, axis=1) / heights - 1) < _SAME
+    upright = np.abs(np.linalg.norm(vectors, axis=1) / heights - 1) < SAME_ELEMENT
     found = [i for i in range(3) if vacuum_gap(crystal, i)[0] >= _VACUUM]
     return found[0] if len(found) == 1 and upright[found[0]] else None
 
@@ -120,7 +116,7 @@ def _draw_layer(
     _fill(ax, corners, "cell", fc="none", ec="black", lw=1.2, zorder=2)
     if domain is not None:
         outline = _hull(vertices_near_cell(crystal, domain) @ view.T)
-        style = {"fc": DOMAIN_COLOUR, "ec": "#b59a00", "alpha": 0.45, "lw": 1.0}
+        style = {"fc": DOMAIN_COLOR, "ec": "#b59a00", "alpha": 0.45, "lw": 1.0}
         _fill(ax, outline, "domain", zorder=1, **style)
         legend.patch("fundamental domain", **style)
 
@@ -128,7 +124,7 @@ def _draw_layer(
     _draw_triangles(ax, crystal, group, view, domain, legend)
     lines = _draw_plane_traces(ax, elements, axis, flat, legend)
     _draw_flat_axes(ax, elements, axis, flat, lines, size, legend)
-    _draw_rotation_centres(ax, elements, axis, flat, legend)
+    _draw_rotation_centers(ax, elements, axis, flat, legend)
     _list_flat_planes(elements, axis, legend)
 
     ax.set(
@@ -167,13 +163,13 @@ def _hull(points: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "corners 2
 def _draw_atoms_above(
     ax: Any, crystal: Crystal, axis: int, view: np.ndarray, legend: Legend
 ) -> None:
-    colours = species_colours(crystal)
+    colors = species_colors(crystal)
     frac = crystal.lattice.to_fractional(crystal.positions)
     for name, position in zip(crystal.species, frac, strict=True):
         images = closed_cell(position)
-        images = images[np.abs(images[:, axis] - images[0, axis]) < _SAME]
+        images = images[np.abs(images[:, axis] - images[0, axis]) < SAME_ELEMENT]
         x, y = (crystal.lattice.to_cartesian(images) @ view.T).T
-        style = {"ms": 15, "mfc": colours[name], "mec": "black", "mew": 0.8}
+        style = {"ms": 15, "mfc": colors[name], "mec": "black", "mew": 0.8}
         ax.plot(x, y, "o", ls="none", gid=f"atom {name}", zorder=4, **style)
         legend.marker(name, marker="o", **style | {"ms": 10})
 
@@ -186,7 +182,7 @@ def _draw_triangles(
     domain: Polyhedron | None,
     legend: Legend,
 ) -> None:
-    centre, radius = motif_place(crystal, group, view, domain)
+    center, radius = motif_place(crystal, group, view, domain)
     radius = min(0.8 * radius, 0.12 * np.sqrt(crystal.lattice.volume ** (2 / 3)))
     corners = np.array([[1.0, 0.0], [-0.6, 0.75], [-0.75, -0.3]])
     triangle = radius * (corners - np.mean(corners, axis=0)) @ view
@@ -194,14 +190,14 @@ def _draw_triangles(
     for rotation, shift in zip(
         group.cart_rotations, group.cart_translations, strict=True
     ):
-        image = rotation @ centre + shift
+        image = rotation @ center + shift
         wrapped = crystal.lattice.wrap(image)
         drawn = (wrapped + triangle @ rotation.T) @ view.T
         # As seen: turning over a layer makes its mirror image.
         above = bool(normal @ rotation @ normal > 0)
         hand = round(float(np.linalg.det(view @ rotation @ view.T)))
-        colour = HAND_COLOURS[hand]
-        style = {"ec": colour, "lw": 1.0, "fc": colour if above else "none"}
+        color = HAND_COLORS[hand]
+        style = {"ec": color, "lw": 1.0, "fc": color if above else "none"}
         _fill(ax, drawn, f"orbit {hand}", zorder=3, **style)
         side = "" if above else ", turned over"
         legend.patch(f"{'object' if hand > 0 else 'mirror image'}{side}", **style)
@@ -213,7 +209,7 @@ def _flat_lines(
     """The line `normal . x = offset` and its images inside the cell, in Bohr."""
     upright = np.array([*normal, 0])
     polygons = plane_polygons(upright, offset)
-    return [p[np.abs(p[:, 2]) < _SAME][:, :2] @ flat for p in polygons]
+    return [p[np.abs(p[:, 2]) < SAME_ELEMENT][:, :2] @ flat for p in polygons]
 
 
 def _draw_plane_traces(
@@ -229,7 +225,7 @@ def _draw_plane_traces(
         drawn.append((normal, plane.offset))
         kind = "mirror" if plane.is_mirror else "glide"
         style = {
-            "color": _PLANE_COLOURS[plane.is_mirror],
+            "color": _PLANE_COLORS[plane.is_mirror],
             "ls": "-" if plane.is_mirror else (0, (5, 3)),
             "lw": 1.7 if plane.is_mirror else 1.3,
         }
@@ -248,8 +244,8 @@ def _draw_flat_axes(
     size: float,
     legend: Legend,
 ) -> None:
-    """Two-fold axes in the plane: arrows at the border, where no trace of a plane is
-    already on the same line."""
+    """Two-fold axes in the plane: arrows at the border, unless the trace of a plane is
+    on the same line."""
     pair = [(axis + 1) % 3, (axis + 2) % 3]
     seen: list[tuple[np.ndarray, float]] = []
     for one in elements.axes:
@@ -266,7 +262,7 @@ def _draw_flat_axes(
         if any(_same_line(line, other) for other in traces):
             legend.line("(some also two-fold axes)", color="none")
             continue
-        colour, kind = ORDER_COLOURS[2], "screw" if one.screw else "rotation"
+        color, kind = ORDER_COLORS[2], "screw" if one.screw else "rotation"
         shape = "left" if one.screw else "full"
         for start, end in _flat_lines(*line, flat):
             for tip, tail in ((start, end), (end, start)):
@@ -279,25 +275,25 @@ def _draw_flat_axes(
                     head_width=0.05 * size,
                     head_length=0.05 * size,
                     length_includes_head=True,
-                    color=colour,
+                    color=color,
                     gid=f"flat {kind}",
                     clip_on=False,
                 )
         marker = "$\\rightharpoonup$" if one.screw else "$\\rightarrow$"
         legend.marker(
-            f"two-fold {kind} axis in the plane", marker=marker, ms=14, color=colour
+            f"two-fold {kind} axis in the plane", marker=marker, ms=14, color=color
         )
 
 
 def _same_line(one: tuple[np.ndarray, float], other: tuple[np.ndarray, float]) -> bool:
     for sign in (1, -1):
         if np.array_equal(one[0], sign * other[0]):
-            gap = one[1] - sign * other[1]
-            return abs(gap - round(gap)) < _SAME
+            gap = np.array([one[1] - sign * other[1]])
+            return bool(is_whole(gap, SAME_ELEMENT))
     return False
 
 
-def _draw_rotation_centres(
+def _draw_rotation_centers(
     ax: Any, elements: SymmetryElements, axis: int, flat: np.ndarray, legend: Legend
 ) -> None:
     pair = [(axis + 1) % 3, (axis + 2) % 3]
@@ -305,11 +301,11 @@ def _draw_rotation_centres(
     for one in elements.axes:
         if np.any(one.direction[pair]):
             continue
-        colour = ORDER_COLOURS[one.order]
-        style = {"mec": "white", "mew": 0.6, "mfc": colour}
+        color = ORDER_COLORS[one.order]
+        style = {"mec": "white", "mew": 0.6, "mfc": color}
         sign = {"marker": _symbol(one.order), "ms": _SIZES[one.order], **style}
         frame = {"marker": _symbol(one.rotoinversion), "ms": 14, "mfc": "white"}
-        frame |= {"mec": colour, "mew": 1.2}
+        frame |= {"mec": color, "mew": 1.2}
         for x, y in _closed_square(one.point[pair]) @ flat:
             if one.rotoinversion > one.order:
                 ax.plot([x], [y], gid=f"rotoinversion {one.symbol}", zorder=5, **frame)
@@ -319,11 +315,11 @@ def _draw_rotation_centres(
             label = f"{names[one.rotoinversion]}-fold rotoinversion axis"
             legend.marker(label, **frame)
     style = {"marker": "o", "ms": 3.5, "mfc": "white", "mec": "black", "mew": 0.7}
-    places = _distinct_places([centre[pair] for centre in elements.centres])
+    places = _distinct_places([center[pair] for center in elements.centers])
     for place in places:
         x, y = (_closed_square(place) @ flat).T
         ax.plot(x, y, ls="none", gid="inversion", zorder=7, **style)
-        legend.marker("inversion centre", **style)
+        legend.marker("inversion center", **style)
 
 
 def _closed_square(place: np.ndarray) -> Float[np.ndarray, "images 2"]:
@@ -334,8 +330,7 @@ def _closed_square(place: np.ndarray) -> Float[np.ndarray, "images 2"]:
 def _distinct_places(places: list[np.ndarray]) -> list[np.ndarray]:
     kept: list[np.ndarray] = []
     for place in places:
-        gaps = [place - other for other in kept]
-        if all(np.max(np.abs(gap - np.round(gap))) > _SAME for gap in gaps):
+        if not any(is_whole(place - other, SAME_ELEMENT) for other in kept):
             kept.append(place)
     return kept
 

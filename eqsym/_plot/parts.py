@@ -1,5 +1,5 @@
-"""What pictures of crystals and their symmetry are made of: images inside one cell,
-colours, a legend."""
+"""Parts of pictures of crystals and their symmetry: images inside one cell, colors,
+legends."""
 
 import itertools
 from collections import Counter
@@ -8,21 +8,19 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._crystal import Crystal
-from .._group import FundamentalDomain, integer_complement, modulo_lattice, SpaceGroup
+from .._crystal import Crystal, from_nearest, inner_radius, into_cell, SAME_ELEMENT
+from .._group import FundamentalDomain, integer_complement, SpaceGroup
 
 
-ORDER_COLOURS = {2: "#2e8b57", 3: "#1f6fc4", 4: "#8e44ad", 6: "#c8202f"}
-HAND_COLOURS = {1: "#4c72b0", -1: "#dd8452"}
-DOMAIN_COLOUR = "#f5d547"
-_SPECIES_COLOURS = ("#8f8f8f", "#f2c14e", "#7fc8c2", "#d7a6d9", "#b5d66b", "#f4a6a0")
-# In fractions of lattice vectors: less far outside is inside.
-_BORDER = 1e-3
+ORDER_COLORS = {2: "#2e8b57", 3: "#1f6fc4", 4: "#8e44ad", 6: "#c8202f"}
+HAND_COLORS = {1: "#4c72b0", -1: "#dd8452"}
+DOMAIN_COLOR = "#f5d547"
+_SPECIES_COLORS = ("#8f8f8f", "#f2c14e", "#7fc8c2", "#d7a6d9", "#b5d66b", "#f4a6a0")
 
 
 @runtime_checkable
 class Polyhedron(Protocol):
-    """What a domain needs to be drawn."""
+    """The part of a domain that is drawn."""
 
     @property
     def vertices(self) -> Float[np.ndarray, "vertices 3"]: ...
@@ -44,16 +42,15 @@ def formula(crystal: Crystal) -> str:
     return "".join(f"{name}$_{{{n}}}$" if n > 1 else name for name, n in counts.items())
 
 
-def species_colours(crystal: Crystal) -> dict[str, str]:
+def species_colors(crystal: Crystal) -> dict[str, str]:
     names = dict.fromkeys(crystal.species)
     return {
-        name: _SPECIES_COLOURS[i % len(_SPECIES_COLOURS)]
-        for i, name in enumerate(names)
+        name: _SPECIES_COLORS[i % len(_SPECIES_COLORS)] for i, name in enumerate(names)
     }
 
 
 class Legend:
-    """Handles by label, each once, in the order they came."""
+    """Handles by label, each once, in the order in which they came."""
 
     def __init__(self):
         self.handles: dict[str, Any] = {}
@@ -77,16 +74,16 @@ class Legend:
 
 def closed_cell(frac: Float[np.ndarray, "3"]) -> Float[np.ndarray, "images 3"]:
     """All images of a point inside the cell and on its border."""
-    inside = modulo_lattice(frac)
-    choices = [(x, x + 1) if abs(x) < _BORDER else (x,) for x in inside.tolist()]
+    inside = into_cell(frac, SAME_ELEMENT)
+    choices = [(x, x + 1) if abs(x) < SAME_ELEMENT else (x,) for x in inside.tolist()]
     return np.array(list(itertools.product(*choices)))
 
 
 def axis_segments(
     direction: Int[np.ndarray, "3"], point: Float[np.ndarray, "3"]
 ) -> list[Float[np.ndarray, "2 3"]]:
-    """What lies inside the cell and on its border of a line and its images by lattice
-    translations; ends in fractions of lattice vectors."""
+    """The parts of a line and its images by lattice translations that lie inside the
+    cell or on its border; ends in fractions of lattice vectors."""
     across = integer_complement(direction)
     back = np.linalg.pinv(across)
     segments = []
@@ -100,9 +97,9 @@ def axis_segments(
 def plane_polygons(
     normal: Int[np.ndarray, "3"], offset: float
 ) -> list[Float[np.ndarray, "corners 3"]]:
-    """What lies inside the cell and on its border of the plane `normal . x = offset`
-    and its images by lattice translations; corners in order, in fractions of lattice
-    vectors."""
+    """The parts of the plane `normal . x = offset` and its images by lattice
+    translations that lie inside the cell or on its border; corners in order, in
+    fractions of lattice vectors."""
     corners = np.array(list(itertools.product((0, 1), repeat=3)))
     edges = [
         (a, b)
@@ -117,7 +114,7 @@ def plane_polygons(
             if abs(start - end) < 1e-9:
                 continue
             part = start / (start - end)
-            if -_BORDER <= part <= 1 + _BORDER:
+            if -SAME_ELEMENT <= part <= 1 + SAME_ELEMENT:
                 crossings.append(a + np.clip(part, 0, 1) * (b - a))
         distinct = _distinct(np.array(crossings).reshape(-1, 3))
         if len(distinct) > 2:
@@ -143,7 +140,7 @@ def motif_place(
     """A point, in Bohr, whose images under a group are far from it and from nuclei, and
     the radius of circles about images that hold nothing else.
 
-    Distances are those of projections to the rows of `plane`. The point is inside
+    Distances are between projections to the rows of `plane`. The point is inside
     `domain`, or anywhere.
     """
     rng = np.random.default_rng(0)
@@ -154,19 +151,15 @@ def motif_place(
         points = rng.dirichlet(np.ones(len(vertices)), size=400) @ vertices
     images = np.einsum("gij,nj->gni", group.cart_rotations, points)
     images = images + group.cart_translations[:, None]
-    cells = np.array(list(itertools.product((-1, 0, 1), repeat=3))) @ (
-        crystal.lattice.vectors
-    )
 
     def nearest(gaps):
-        frac = crystal.lattice.to_fractional(gaps)
-        gaps = crystal.lattice.to_cartesian(frac - np.round(frac))
-        gaps = (gaps[..., None, :] + cells) @ plane.T
+        # Vectors along the plane and at right angles to it are nearest together.
+        gaps = from_nearest(crystal.lattice, gaps) @ plane.T
         lengths = np.linalg.norm(gaps, axis=-1)
-        # The point itself, and what lies straight above or below.
-        return np.min(np.where(lengths < 1e-6, np.inf, lengths), axis=(0, 2))
+        # The point itself, and images straight above or below.
+        return np.min(np.where(lengths < 1e-6, np.inf, lengths), axis=0)
 
-    own = nearest(images - points)
+    own = np.minimum(nearest(images - points), 2 * inner_radius(crystal.lattice))
     nuclei = nearest(crystal.positions[:, None] - points)
     free = np.minimum(own / 2, nuclei / 2)
     best = int(np.argmax(free))
@@ -178,8 +171,8 @@ def domain_traces(
     origin: Float[np.ndarray, "3"],
     vectors: Float[np.ndarray, "2 3"],
 ) -> Float[np.ndarray, "segments 2 3"]:
-    """Where the faces of all images of a domain cut a parallelogram, and some beyond
-    it: the ends of lines in Bohr, each line once."""
+    """The lines in which the faces of all images of a domain cut a parallelogram, and
+    some beyond it: their ends in Bohr, each line once."""
     group, lattice = domain.group, domain.group.lattice
     normal = np.cross(*vectors)
     normal = normal / np.linalg.norm(normal)
@@ -194,8 +187,8 @@ def domain_traces(
     reach = size / 2 + 2 * domain.circumradius
     spread = 0.5 * np.sum(np.linalg.norm(lattice.vectors, axis=1))
     shifts = lattice.points_within(reach + spread)
-    centres = np.mean(images, axis=1)[:, None] + shifts
-    which, shift = np.nonzero(np.linalg.norm(centres - middle, axis=-1) < reach)
+    centers = np.mean(images, axis=1)[:, None] + shifts
+    which, shift = np.nonzero(np.linalg.norm(centers - middle, axis=-1) < reach)
     vertices = images[which] + shifts[shift][:, None]
     heights = (vertices - origin) @ normal
     segments: dict[bytes, np.ndarray] = {}
@@ -216,11 +209,11 @@ def domain_traces(
 def _integers_between(
     rows: Int[np.ndarray, "some 3"], start: Float[np.ndarray, " some"]
 ) -> Float[np.ndarray, "places some"]:
-    """All `start` plus integers that `rows` takes some point of the cell to, and maybe
+    """All `start` plus integers to which `rows` takes some point of the cell, and maybe
     some more."""
     corners = np.array(list(itertools.product((0, 1), repeat=3))) @ rows.T
-    lowest = np.ceil(np.min(corners, axis=0) - start - _BORDER).astype(int)
-    highest = np.floor(np.max(corners, axis=0) - start + _BORDER).astype(int)
+    lowest = np.ceil(np.min(corners, axis=0) - start - SAME_ELEMENT).astype(int)
+    highest = np.floor(np.max(corners, axis=0) - start + SAME_ELEMENT).astype(int)
     ranges = [range(a, b + 1) for a, b in zip(lowest, highest, strict=True)]
     return start + np.array(list(itertools.product(*ranges))).reshape(-1, len(start))
 
@@ -229,13 +222,13 @@ def _clipped(
     point: Float[np.ndarray, "3"], direction: Int[np.ndarray, "3"]
 ) -> Float[np.ndarray, "2 3"] | None:
     along = direction != 0
-    if np.any(np.abs(point[~along] - 0.5) > 0.5 + _BORDER):
+    if np.any(np.abs(point[~along] - 0.5) > 0.5 + SAME_ELEMENT):
         return None
     first = -point[along] / direction[along]
     second = (1 - point[along]) / direction[along]
     low = np.max(np.minimum(first, second))
     high = np.min(np.maximum(first, second))
-    if high - low < _BORDER:
+    if high - low < SAME_ELEMENT:
         return None
     return point + np.array([[low], [high]]) * direction
 
@@ -243,7 +236,7 @@ def _clipped(
 def _distinct(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "some 3"]:
     kept: list[np.ndarray] = []
     for point in points:
-        if all(np.max(np.abs(point - other)) > _BORDER for other in kept):
+        if all(np.max(np.abs(point - other)) > SAME_ELEMENT for other in kept):
             kept.append(point)
     return np.array(kept).reshape(-1, 3)
 
@@ -251,8 +244,8 @@ def _distinct(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "some 
 def _in_order(
     points: Float[np.ndarray, "points 3"], normal: Int[np.ndarray, "3"]
 ) -> Float[np.ndarray, "points 3"]:
-    """Around their centre; the corners of a convex polygon stay in order where it is
-    stretched and sheared, so fractions will do."""
+    """Points sorted around their center. Fractions will do: the corners of a convex
+    polygon stay in order if it is stretched and sheared."""
     first, second = integer_complement(normal)
     gaps = points - np.mean(points, axis=0)
     frame = np.linalg.lstsq(np.array([first, second, normal]).T, gaps.T, rcond=None)[0]

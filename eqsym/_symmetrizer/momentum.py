@@ -142,7 +142,7 @@ class _TranslationProducts(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def _products(group: SpaceGroup) -> _TranslationProducts:
     table = group.multiplication_table
-    inverses = np.round(np.linalg.inv(group.rotations)).astype(int)
+    inverses = np.round(np.linalg.inv(group.frac_rotations)).astype(int)
     # Before the operation instead of after it: that is where the momentum is known.
     first = np.einsum("ijkl,ijl->ijk", inverses[table], group.product_translations)
     found, where = np.unique(first.reshape(-1, 3), axis=0, return_index=True)
@@ -159,7 +159,7 @@ def _translations(
     near = np.linalg.norm(
         group.crystal.lattice.to_cartesian(shifts - integer), axis=1
     ) < (group.tolerance)
-    where = np.flatnonzero(pure_translations(group.rotations) & near)
+    where = np.flatnonzero(pure_translations(group.frac_rotations) & near)
     return where, integer[where].astype(int)
 
 

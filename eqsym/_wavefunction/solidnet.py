@@ -19,7 +19,7 @@ from .._core import (
     sum_of_determinants,
     whole_number,
 )
-from .._crystal import Crystal, SAME_TWIST
+from .._crystal import Crystal, is_whole
 from .._mean_field import Occupation
 from .base import AbstractOrbitalNetwork
 from .compact import compact, shortest_kpoints
@@ -245,7 +245,7 @@ class SolidNet(AbstractOrbitalNetwork):
                     f"spin {spin}, got {k.shape[0]}. It belongs to another crystal."
                 )
             inside = k @ crystal.supercell.vectors.T / (2 * np.pi) - crystal.twist
-            wrong = np.any(np.abs(inside - np.round(inside)) > SAME_TWIST, axis=1)
+            wrong = ~is_whole(inside)
             if np.any(wrong):
                 raise ValueError(
                     "`occupation` must have k-points with the twist of the crystal, "
@@ -427,8 +427,5 @@ def _check_width(
 
 
 def _time_reversal_invariant(crystal: Crystal, occupation: Occupation) -> bool:
-    twice = 2 * crystal.twist
-    if not np.allclose(twice, np.round(twice), rtol=0, atol=SAME_TWIST):
-        return False
-    k = np.concatenate(occupation.kpoints) @ crystal.lattice.vectors.T / np.pi
-    return np.allclose(k, np.round(k), rtol=0, atol=SAME_TWIST)
+    twice = np.concatenate(occupation.kpoints) @ crystal.lattice.vectors.T / np.pi
+    return bool(is_whole(2 * crystal.twist) and np.all(is_whole(twice)))

@@ -77,7 +77,7 @@ def test_a_difference_is_named_with_its_size(changes, named):
 
 def test_crystals_are_matched_wherever_they_meet(tmp_path):
     """What two descriptions of one crystal make goes together; of two crystals, the
-    message says in what they differ."""
+    message names the difference."""
     positions = dict(positions=[[4.0, 0, 0]], frac_positions=None)
     one = hydrogen()
     same = eqs.Crystal(4 * np.eye(3) + 1e-13, ["H"], unit="bohr", **positions)
@@ -124,8 +124,8 @@ def exactly(frac, vectors):
 
 
 def test_presets_do_not_depend_on_the_processor():
-    """A matrix product of BLAS rounds as the processor likes; these are bit for bit
-    what IEEE 754 says."""
+    """A matrix product of BLAS rounds as the processor likes; these follow IEEE 754 bit
+    for bit."""
     for a in np.random.default_rng(0).uniform(2, 6, size=50):
         graphene = eqs.Crystal.graphene(a=a, vacuum=7 * a, unit="angstrom")
         frac = [[1 / 3, 2 / 3, 0.0], [2 / 3, 1 / 3, 0.0]]

@@ -1,4 +1,4 @@
-"""Geometry, supercells, k-points, readers and what is refused."""
+"""Geometry, supercells, k-points, readers and bad arguments."""
 
 import itertools
 
@@ -9,8 +9,7 @@ import pytest
 from hypothesis import assume, given, strategies as st
 from pyscf.pbc import gto
 
-from eqsym._crystal.crystal import Crystal
-from eqsym._crystal.lattice import Lattice
+from eqsym import Crystal, Lattice
 
 
 ANGSTROM = 1 / 0.529177210903
@@ -26,7 +25,7 @@ def distances(crystal: Crystal) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "crystal, atoms, nearest, neighbours, volume",
+    "crystal, atoms, nearest, neighbors, volume",
     [
         (Crystal.rock_salt("Li", "H", a=4.0, unit="bohr"), 2, 2.0, 6, 16.0),
         (Crystal.zinc_blende("B", "N", a=4.0, unit="bohr"), 2, np.sqrt(3), 4, 16.0),
@@ -50,12 +49,12 @@ def distances(crystal: Crystal) -> np.ndarray:
     ],
     ids=["rock salt", "zinc blende", "diamond", "bcc", "fcc", "graphene", "chain"],
 )
-def test_presets(crystal, atoms, nearest, neighbours, volume):
+def test_presets(crystal, atoms, nearest, neighbors, volume):
     assert len(crystal.positions) == atoms
     assert crystal.lattice.volume == pytest.approx(volume)
     found = distances(crystal)
-    np.testing.assert_allclose(found[:neighbours], nearest, rtol=1e-9)
-    assert found[neighbours] > 1.05 * nearest
+    np.testing.assert_allclose(found[:neighbors], nearest, rtol=1e-9)
+    assert found[neighbors] > 1.05 * nearest
     assert sum(crystal.electrons) == np.sum(crystal.atomic_numbers)
     assert crystal.charge == 0
 

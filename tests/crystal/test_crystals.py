@@ -79,23 +79,23 @@ def test_operations_in_the_file_are_those_of_the_crystal(name):
     found = eqs.SpaceGroup.of(crystal)
     assert written.order == found.order
     for rotation, translation in zip(
-        written.rotations, written.frac_translations, strict=True
+        written.frac_rotations, written.frac_translations, strict=True
     ):
-        same = np.all(found.rotations == rotation, axis=(1, 2))
+        same = np.all(found.frac_rotations == rotation, axis=(1, 2))
         shifts = found.frac_translations[same] - translation
         assert len(shifts) == 1
         np.testing.assert_allclose(shifts, np.round(shifts), atol=1e-6)
 
 
-def _neighbours(name, reach):
-    """Distances in Angstrom from the first nucleus of an element to those of another
+def _neighbors(name, reach):
+    """Distances in Angstrom from the first nucleus of an element to nuclei of another
     one (or of the only one) within `reach`."""
-    crystal, centre = _crystal(name), _PUBLISHED[name][3]
-    first = crystal.species.index(centre)
+    crystal, center = _crystal(name), _PUBLISHED[name][3]
+    first = crystal.species.index(center)
     others = [
         i
         for i, species in enumerate(crystal.species)
-        if species != centre or set(crystal.species) == {centre}
+        if species != center or set(crystal.species) == {center}
     ]
     gaps = crystal.positions[others] - crystal.positions[first]
     images = gaps[:, None] + crystal.lattice.points_within(30.0)
@@ -107,14 +107,14 @@ def _neighbours(name, reach):
 def test_distances_of_nearest_nuclei_are_those_published(name):
     shells = _PUBLISHED[name][4]
     expected = np.concatenate([[distance] * count for distance, count in shells])
-    found = _neighbours(name, 1.15 * expected[-1])
+    found = _neighbors(name, 1.15 * expected[-1])
     np.testing.assert_allclose(found, expected, atol=1.1e-3)
 
 
-def test_zirconium_has_seven_oxygen_neighbours():
+def test_zirconium_has_seven_oxygen_neighbors():
     # Seven from 2.05 to 2.28 Angstrom (Smith and Newkirk, Acta Cryst. 18, 983 (1965)),
     # the next one far away.
-    found = _neighbours("zirconia", 3.5)
+    found = _neighbors("zirconia", 3.5)
     assert np.all((found[:7] > 2.04) & (found[:7] < 2.29))
     assert np.all(found[7:] > 3.0)
 

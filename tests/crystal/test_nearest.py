@@ -25,7 +25,9 @@ def test_no_lattice_point_is_nearer(name):
     lattice = Lattice(_LATTICES[name])
     rng = np.random.default_rng(0)
     points = lattice.to_cartesian(rng.uniform(-3, 3, size=(500, 3)))
-    found = np.asarray(from_nearest(lattice, jnp.asarray(points)))
+    found = from_nearest(lattice, points)
+    by_jax = from_nearest(lattice, jnp.asarray(points.reshape(20, 25, 3)))
+    np.testing.assert_allclose(by_jax, found.reshape(20, 25, 3), atol=1e-12)
     shifts = lattice.to_fractional(points - found)
     np.testing.assert_allclose(shifts, np.round(shifts), atol=1e-9)
     # Only these can be nearer than the origin is.

@@ -112,7 +112,7 @@ def test_moments_set_the_spin(caplog):
     assert "add up to 4 in the supercell: `spin` is 4" in caplog.text
     doubled = eqs.Crystal.from_ase(atoms, supercell=(1, 1, 2))
     assert doubled.electrons == (56, 48)
-    # What is given wins, and the moments may be what they will.
+    # A given spin wins, whatever the moments are.
     assert eqs.Crystal.from_ase(atoms, spin=0).electrons == (26, 26)
     assert "`spin` is 0 as given" in caplog.text
     along_z = iron(magnetic_moments=[[0, 0, 2.0], [0, 0, 2.0]])

@@ -204,7 +204,7 @@ def test_symmetrized_densities_are_invariant():
         steps=3,
         **_SETTINGS,
     )
-    images = np.einsum("gij,...j->g...i", group.rotations, density.points / 4)
+    images = np.einsum("gij,...j->g...i", group.frac_rotations, density.points / 4)
     images += group.frac_translations[:, None, None, None]
     places = np.round(images * density.shape).astype(int) % density.shape
     for row, same in (("plain", False), ("symmetrized", True), ("averaged", True)):

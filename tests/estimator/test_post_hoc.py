@@ -134,7 +134,7 @@ def _problem(name):
 
         return jax.vmap(both)(group.apply_inverse(x))
 
-    assert np.array_equal(group.rotations[0], np.eye(3))
+    assert np.array_equal(group.frac_rotations[0], np.eye(3))
     f, hf = (np.asarray(v) for v in on_orbit(places))
     density = np.abs(f[:, 0]) ** 2
     irreps = eqs.irreps(group)

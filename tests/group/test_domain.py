@@ -13,9 +13,7 @@ import scipy.spatial
 import spglib
 from hypothesis import given, settings, strategies as st
 
-from eqsym._crystal.crystal import Crystal
-from eqsym._group.domain import FundamentalDomain
-from eqsym._group.space_group import SpaceGroup
+from eqsym import Crystal, FundamentalDomain, SpaceGroup
 from group_toys import crystal_for, database
 
 
@@ -187,9 +185,9 @@ def test_graphene(mirror):
     crystal = Crystal.graphene(a=4.65, vacuum=20.0, unit="bohr")
     group = SpaceGroup.of(crystal)
     if not mirror:
-        planar = group.rotations[:, 2, 2] == 1
+        planar = group.frac_rotations[:, 2, 2] == 1
         group = SpaceGroup(
-            crystal, group.rotations[planar], group.frac_translations[planar]
+            crystal, group.frac_rotations[planar], group.frac_translations[planar]
         )
     domain = FundamentalDomain.of(group)
     assert len(domain.vertices) == 6 and len(domain.faces) == 5
@@ -199,7 +197,7 @@ def test_graphene(mirror):
     hull = scipy.spatial.ConvexHull(corners)
     # The area, in two dimensions.
     np.testing.assert_allclose(hull.volume, 4.65**2 * np.sqrt(3) / 2 / 12)
-    # From the centre of a hexagon to an atom and to the middle of a bond.
+    # From the center of a hexagon to an atom and to the middle of a bond.
     sides = sorted(np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1))
     bond = 4.65 / np.sqrt(3)
     np.testing.assert_allclose(sides, [bond / 2, bond * np.sqrt(3) / 2, bond])
@@ -301,7 +299,7 @@ def test_keeps_dtype_and_is_differentiable():
 @pytest.mark.parametrize(
     "frac, message",
     [
-        # A centre of inversion, an axis, a mirror plane.
+        # A center of inversion, an axis, a mirror plane.
         ((0.5, 0.5, 0.5), "`point` must be a generic point.* operation"),
         ((0.0, 0.0, 0.2), "`point` must be a generic point.* by 0 Bohr"),
         ((0.1, 0.2, 1e-5), "`point` must be a generic point.* by 0.00018 Bohr"),

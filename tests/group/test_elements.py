@@ -1,4 +1,4 @@
-"""Symmetry elements: all, nothing else, and those of the International Tables."""
+"""Symmetry elements: all of them, no others, as in the International Tables."""
 
 import functools
 import itertools
@@ -103,7 +103,7 @@ def _contains(group, cart_rotation, cart_shift):
     shift = np.linalg.inv(columns) @ cart_shift
     return any(
         np.allclose(rotation, r, atol=1e-6) and _is_integer(shift - t)
-        for r, t in zip(group.rotations, group.frac_translations, strict=True)
+        for r, t in zip(group.frac_rotations, group.frac_translations, strict=True)
     )
 
 
@@ -134,8 +134,8 @@ def test_elements_are_of_the_group(case):
         glide = to_cart(plane.glide)
         assert abs(glide @ normal) < 1e-6
         assert _contains(group, *_about(to_cart(point), mirror, glide)), plane
-    for centre in elements.centres:
-        assert _contains(group, *_about(to_cart(centre), -np.eye(3), np.zeros(3)))
+    for center in elements.centers:
+        assert _contains(group, *_about(to_cart(center), -np.eye(3), np.zeros(3)))
 
 
 @settings(max_examples=60)
@@ -144,7 +144,7 @@ def test_every_operation_has_its_element(case, data):
     group, elements = _made(*case)
     i = data.draw(st.integers(1, group.order - 1))
     shift = data.draw(st.tuples(*[st.integers(-3, 3)] * 3))
-    rotation, translation = group.rotations[i], group.frac_translations[i] + shift
+    rotation, translation = group.frac_rotations[i], group.frac_translations[i] + shift
     # The order n of R, and g^n = (1, n w).
     powers = [np.eye(3)]
     while not np.array_equal(powers[-1] @ rotation, np.eye(3)):
@@ -156,7 +156,7 @@ def test_every_operation_has_its_element(case, data):
         orbit.append(rotation @ orbit[-1] + translation - intrinsic)
     point = np.mean(orbit, axis=0)
     if np.array_equal(rotation, -np.eye(3)):
-        assert any(_is_integer(point - centre) for centre in elements.centres)
+        assert any(_is_integer(point - center) for center in elements.centers)
     elif len(powers) == 2 and np.linalg.det(rotation) < 0:
         (found,) = [
             plane
@@ -203,9 +203,9 @@ def test_elements_differ_modulo_the_lattice(case):
         if np.array_equal(one.normal, other.normal):
             assert not _is_integer(one.offset - other.offset)
     # Half of all lattice vectors from the first one.
-    inverts = any(np.array_equal(r, -np.eye(3)) for r in group.rotations)
-    assert len(elements.centres) == (8 if inverts else 0)
-    for one, other in itertools.combinations(elements.centres, 2):
+    inverts = any(np.array_equal(r, -np.eye(3)) for r in group.frac_rotations)
+    assert len(elements.centers) == (8 if inverts else 0)
+    for one, other in itertools.combinations(elements.centers, 2):
         assert not _is_integer(one - other) and _is_integer(2 * (one - other))
 
 

@@ -1,4 +1,4 @@
-"""Space groups: what spglib finds, group axioms, the action, supercells and twists."""
+"""Space groups: against spglib, group axioms, the action, supercells and twists."""
 
 import itertools
 import logging
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from eqsym._crystal.crystal import Crystal
-from eqsym._group.space_group import SpaceGroup
+from eqsym import Crystal, SpaceGroup
 
 
 def _rutile(a, c, u):
@@ -169,7 +168,7 @@ def test_operations_of_crystals(case):
     crystal, order = _crystal(**case), _CRYSTALS[case["name"]][0]
     group = SpaceGroup.of(crystal)
     assert group.order == order
-    np.testing.assert_array_equal(group.rotations[0], np.eye(3))
+    np.testing.assert_array_equal(group.frac_rotations[0], np.eye(3))
     np.testing.assert_array_equal(group.frac_translations[0], 0)
     square = group.cart_rotations @ np.swapaxes(group.cart_rotations, 1, 2)
     np.testing.assert_allclose(
@@ -283,7 +282,7 @@ def test_supercell_and_twist_keep_the_little_group(case):
     crystal = _crystal(**case)
     group = SpaceGroup.of(crystal)
     full, keep = _brute_force(crystal)
-    np.testing.assert_array_equal(group.rotations, full.rotations[keep])
+    np.testing.assert_array_equal(group.frac_rotations, full.frac_rotations[keep])
     # Fewer operations may fix a point, and then have other translations.
     change = group.frac_translations - full.frac_translations[keep]
     np.testing.assert_allclose(change, np.round(change), atol=1e-9)
@@ -326,7 +325,7 @@ def test_screw_axes_and_glides():
         next(
             n for n in range(1, 7) if np.all(np.linalg.matrix_power(r, n) == np.eye(3))
         )
-        for r in group.rotations
+        for r in group.frac_rotations
     ]
     proper = np.linalg.det(group.cart_rotations) > 0
     assert np.all(moved[(np.array(order) == 6) & proper])
@@ -375,7 +374,7 @@ _ZEROS = np.zeros((48, 3))
 def _third_order():
     return next(
         r
-        for r in _FULL.rotations
+        for r in _FULL.frac_rotations
         if np.trace(r) == 0 and np.all(r @ r @ r == np.eye(3)) and np.linalg.det(r) > 0
     )
 
@@ -383,10 +382,15 @@ def _third_order():
 @pytest.mark.parametrize(
     "crystal, rotations, translations, message",
     [
-        (_ROCK_SALT, np.eye(3, dtype=int), np.zeros(3), "`rotations` must be 3x3"),
+        (_ROCK_SALT, np.eye(3, dtype=int), np.zeros(3), "`frac_rotations` must be 3x3"),
         (_ROCK_SALT, np.zeros((0, 3, 3)), np.zeros((0, 3)), "at least one"),
-        (_ROCK_SALT, _FULL.rotations, np.zeros((2, 3)), "`frac_translations` must"),
-        (_ROCK_SALT, _FULL.rotations, _ZEROS + np.nan, "`frac_translations` must"),
+        (
+            _ROCK_SALT,
+            _FULL.frac_rotations,
+            np.zeros((2, 3)),
+            "`frac_translations` must",
+        ),
+        (_ROCK_SALT, _FULL.frac_rotations, _ZEROS + np.nan, "`frac_translations` must"),
         (_ROCK_SALT, _FULL.cart_rotations + 0.3, _ZEROS, "must be integers"),
         (
             _ROCK_SALT,
@@ -402,13 +406,13 @@ def _third_order():
         ),
         (
             Crystal.rock_salt("Li", "H", a=7.7, unit="bohr", supercell=(1, 1, 2)),
-            _FULL.rotations,
+            _FULL.frac_rotations,
             _ZEROS,
             "map the supercell lattice to itself, but 36 of 48",
         ),
         (
             Crystal.rock_salt("Li", "H", a=7.7, unit="bohr", twist=(0.5, 0.5, 0.0)),
-            _FULL.rotations,
+            _FULL.frac_rotations,
             _ZEROS,
             "keep the twist, up to a reciprocal vector of the supercell, but 32 of 48",
         ),
@@ -418,7 +422,7 @@ def _third_order():
             [[0, 0, 0], [0, 0, 0], [1, -2, 0]],
             "free of duplicates modulo primitive lattice translations, but operation 1",
         ),
-        (_ROCK_SALT, _FULL.rotations[1:], _ZEROS[1:], "must contain the identity"),
+        (_ROCK_SALT, _FULL.frac_rotations[1:], _ZEROS[1:], "must contain the identity"),
         (
             _ROCK_SALT,
             [np.eye(3), _third_order()],

@@ -52,7 +52,7 @@ def test_rock_salt_in_a_supercell():
     assert whole.lattice == whole.crystal.supercell
     assert not group.modulo_supercell and whole.modulo_supercell
     assert group != whole
-    np.testing.assert_array_equal(whole.rotations[:48], group.rotations)
+    np.testing.assert_array_equal(whole.frac_rotations[:48], group.frac_rotations)
     np.testing.assert_array_equal(whole.frac_translations[:48], group.frac_translations)
     shifts = whole.frac_translations[::48] @ whole.crystal.lattice.vectors
     np.testing.assert_allclose(shifts, whole.crystal.translations, atol=1e-9)
@@ -61,8 +61,8 @@ def test_rock_salt_in_a_supercell():
 @settings(max_examples=30)
 @given(_CASES)
 def test_is_the_group_of_the_supercell(case):
-    """What spglib finds for the supercell as a crystal of its own, where that is
-    without further symmetry."""
+    """The same operations as spglib finds for the supercell as a crystal of its own, if
+    it has no further symmetry."""
     whole = _whole(case)
     crystal = whole.crystal
     cell = (
@@ -117,7 +117,7 @@ def test_tables_are_made_once_and_read_only():
             array[0, 0] = 1
     other = eqs.SpaceGroup(
         group.crystal,
-        group.rotations[::-1],
+        group.frac_rotations[::-1],
         group.frac_translations[::-1],
         modulo_supercell=True,
     )
@@ -157,7 +157,7 @@ def test_translations_and_what_fixes_a_point():
     whole = _whole(("rock salt", 2))
     pure = whole.translations()
     assert pure.order == 8
-    assert np.all(pure.rotations == np.eye(3, dtype=int))
+    assert np.all(pure.frac_rotations == np.eye(3, dtype=int))
     assert whole.point_part().order == 48
     assert whole.point_part([0.5, 0.5, 0.5]).order == 48
     assert whole.point_part([0.25, 0.25, 0.25]).order == 24
@@ -167,14 +167,14 @@ def test_translations_and_what_fixes_a_point():
     assert (diamond.point_part().order, diamond.point_part().symbol) == (24, "F-43m")
     middle = diamond.point_part([1 / 8] * 3)
     assert (middle.order, middle.symbol) == (12, "R-3m")
-    fixed = middle.rotations @ np.full(3, 1 / 8) + middle.frac_translations - 1 / 8
+    fixed = middle.frac_rotations @ np.full(3, 1 / 8) + middle.frac_translations - 1 / 8
     np.testing.assert_allclose(fixed, np.round(fixed), atol=1e-9)
 
 
 def _closure(group, operations):
     """By multiplying matrices, not by the table."""
     chosen = [(np.eye(3, dtype=int), np.zeros(3))]
-    new = [(group.rotations[i], group.frac_translations[i]) for i in operations]
+    new = [(group.frac_rotations[i], group.frac_translations[i]) for i in operations]
     generators = list(new)
 
     def same(a, b):
@@ -201,7 +201,7 @@ def test_generated_subgroups(case, seeds):
     assert sub.order == len(_closure(group, operations))
     assert group.order % sub.order == 0
     for i in operations:
-        both = np.all(sub.rotations == group.rotations[i], axis=(1, 2))
+        both = np.all(sub.frac_rotations == group.frac_rotations[i], axis=(1, 2))
         both &= np.all(sub.frac_translations == group.frac_translations[i], axis=1)
         assert both.sum() == 1
     assert sub.generated_by(range(sub.order)) == sub
@@ -213,7 +213,7 @@ def test_subgroups_keep_their_order_and_kind():
     third = group.generated_by([int(np.argmax(_orders(group) == 3))])
     assert third.order == 3 and third.vacuum == (2,) and third.symbol == "p3"
     backwards = third.subgroup([2, 1, 0])
-    np.testing.assert_array_equal(backwards.rotations, third.rotations[::-1])
+    np.testing.assert_array_equal(backwards.frac_rotations, third.frac_rotations[::-1])
 
 
 def _orders(group):
@@ -252,11 +252,11 @@ def test_conjugacy_classes_of_point_groups(name, classes):
     assert len(sizes) == classes
     if name == "rock salt":
         assert sorted(sizes) == [1, 1, 3, 3, 6, 6, 6, 6, 8, 8]
-    # Numbered in order, and constant where characters are.
+    # Numbered in order, and constant if characters are.
     assert labels[0] == 0 and sizes[0] == 1
     first = [int(np.argmax(labels == k)) for k in range(classes)]
     assert first == sorted(first)
-    traces = np.trace(group.rotations, axis1=1, axis2=2)
+    traces = np.trace(group.frac_rotations, axis1=1, axis2=2)
     assert all(np.ptp(traces[labels == k]) == 0 for k in range(classes))
 
 
@@ -340,7 +340,7 @@ def test_nonsymmorphic_crystals_do_not():
     for point in ([0, 0, 0], [1 / 8] * 3, [5 / 8, 1 / 8, 1 / 8], [-3 / 8] * 3):
         part = diamond.point_part(point)
         assert part.order > 1 and not np.any(part.product_translations)
-        moved = part.rotations @ np.array(point) + part.frac_translations
+        moved = part.frac_rotations @ np.array(point) + part.frac_translations
         np.testing.assert_allclose(moved, np.tile(point, (part.order, 1)), atol=1e-9)
 
 

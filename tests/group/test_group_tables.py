@@ -88,7 +88,7 @@ def _generic_places(rotations, translations, seed, *, flat=False):
 
 
 def _check_group(group, seed):
-    """Axioms, and that products, inverses and images are what the tables say."""
+    """Axioms, and products, inverses and images against the tables."""
     table, left, inverses = (
         group.multiplication_table,
         group.product_translations,
@@ -104,12 +104,12 @@ def _check_group(group, seed):
     a, b, c = rng.integers(group.order, size=(3, 30))
     np.testing.assert_array_equal(table[table[a, b], c], table[a, table[b, c]])
     point = rng.normal(size=3)
-    images = group.rotations @ point + group.frac_translations
-    twice = np.einsum("gij,gj->gi", group.rotations[a], images[b])
+    images = group.frac_rotations @ point + group.frac_translations
+    twice = np.einsum("gij,gj->gi", group.frac_rotations[a], images[b])
     twice += group.frac_translations[a]
     np.testing.assert_allclose(twice, images[table[a, b]] + left[a, b], atol=1e-4)
     # The orbit of any point of the orbit is the orbit.
-    again = group.rotations @ images[-1] + group.frac_translations
+    again = group.frac_rotations @ images[-1] + group.frac_translations
     gaps = np.abs(_modulo(again[:, None] - images))
     assert np.all(np.sum(np.all(gaps < 1e-4, axis=-1), axis=1) == 1)
 
@@ -132,7 +132,7 @@ def test_all_settings(start):
         crystal = _point_crystal(rotations, translations, abs(hall), shift=shift)
         group = eqs.SpaceGroup.from_hall_number(crystal, hall, frac_origin=shift)
         assert group.order == len(rotations)
-        np.testing.assert_array_equal(group.rotations, rotations)
+        np.testing.assert_array_equal(group.frac_rotations, rotations)
         expected = translations + shift - rotations @ shift
         moved = _modulo(group.frac_translations - expected)
         np.testing.assert_allclose(moved, 0, atol=1e-9)
@@ -150,16 +150,16 @@ def test_primitive_lattices(first):
         if kind.international_short[0] != first or kind.choice == "R":
             continue
         rotations, translations = group_toys.database(hall)
-        # The tables have the three face centrings in any setting of one symbol.
-        centring = _centring(rotations, translations)
-        primitive = np.array(_PRIMITIVE[centring])
+        # The tables have the three face centerings in any setting of one symbol.
+        centering = _centering(rotations, translations)
+        primitive = np.array(_PRIMITIVE[centering])
         crystal = _point_crystal(rotations, translations, hall, primitive=primitive)
         axes = np.round(np.linalg.inv(primitive)).astype(int)
         group = eqs.SpaceGroup.from_hall_number(crystal, hall, axes=axes)
         assert group.order * _LATTICE_POINTS[first] == len(rotations)
         assert group.translations().order == 1
         assert group.symbol == _standard_symbol(hall)
-        # As operations on space, they are those of the tables.
+        # As operations on space, they are the operations of the tables.
         conventional = axes @ crystal.lattice.vectors
         inside = conventional.T @ rotations @ np.linalg.inv(conventional.T)
         for turn, move in zip(inside, translations @ conventional, strict=True):
@@ -170,7 +170,7 @@ def test_primitive_lattices(first):
     assert tried >= {"A": 10, "C": 10, "F": 5, "I": 20, "R": 7}[first]
 
 
-def _centring(rotations, translations):
+def _centering(rotations, translations):
     pure = translations[np.all(rotations == np.eye(3), axis=(1, 2))]
     if len(pure) == 4:
         return "F"
@@ -194,7 +194,7 @@ def test_generic_crystals_have_the_group_and_no_other(hall, seed):
     group = eqs.SpaceGroup.from_hall_number(crystal, hall)
     assert found.order == group.order
     assert found.symbol == group.symbol
-    same = np.all(found.rotations[:, None] == group.rotations, axis=(2, 3))
+    same = np.all(found.frac_rotations[:, None] == group.frac_rotations, axis=(2, 3))
     moved = _modulo(found.frac_translations[:, None] - group.frac_translations)
     same &= np.all(np.abs(moved) < 1e-6, axis=-1)
     np.testing.assert_array_equal(same.sum(axis=0), 1)
@@ -202,8 +202,8 @@ def test_generic_crystals_have_the_group_and_no_other(hall, seed):
 
 @functools.cache
 def _layer_settings():
-    """The first setting of each layer group, its order and symbol: what spglib says of
-    a crystal with the operations of a setting and no other."""
+    """The first setting of each layer group, its order and symbol, as spglib finds them
+    for a crystal with the operations of a setting and no others."""
     first = {}
     for hall in range(1, 117):
         rotations, translations = group_toys.database(-hall)
@@ -223,7 +223,7 @@ def test_layer_groups(start):
         group = eqs.SpaceGroup.layer_group(crystal, number)
         assert group == eqs.SpaceGroup.from_hall_number(crystal, hall)
         assert group.order == order
-        if np.any(group.rotations[:, 2, 2] < 0):
+        if np.any(group.frac_rotations[:, 2, 2] < 0):
             assert group.symbol == symbol
         else:
             assert group.symbol in _PLANE
@@ -245,7 +245,7 @@ def test_plane_groups_leave_z_alone(name, axes):
     assert (group.order, group.symbol) == (order, name)
     plane = [0, 1] if axes is None else [1, 0]
     point = np.array([0.12, 0.31, 0.0])
-    images = (group.rotations @ point + group.frac_translations)[:, plane]
+    images = (group.frac_rotations @ point + group.frac_translations)[:, plane]
     for generator in generators:
         x, y = point[plane]
         image = np.array(
@@ -263,7 +263,7 @@ def test_plane_groups_leave_z_alone(name, axes):
     assert len(np.unique(np.round(flat, 6), axis=0)) == group.order
 
 
-# All places with halves: what the glides need.
+# All places with halves, as the glides need them.
 _GRID = [[0, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0.5, 0.5, 0]]
 
 
@@ -272,15 +272,15 @@ def test_settings_of_plane_groups():
         np.diag([9.0, 10, 20]), ["H"], frac_positions=[[0, 0, 0]], unit="bohr"
     )
     mirror = eqs.SpaceGroup.plane_group(crystal, "pm")
-    np.testing.assert_array_equal(mirror.rotations[1], np.diag([-1, 1, 1]))
+    np.testing.assert_array_equal(mirror.frac_rotations[1], np.diag([-1, 1, 1]))
     other = [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
     mirror = eqs.SpaceGroup.plane_group(crystal, "pm", axes=other)
-    np.testing.assert_array_equal(mirror.rotations[1], np.diag([1, -1, 1]))
+    np.testing.assert_array_equal(mirror.frac_rotations[1], np.diag([1, -1, 1]))
     # The plane may be any.
     turned = eqs.SpaceGroup.plane_group(
         crystal, "p2", axes=[[0, 1, 0], [0, 0, 1], [1, 0, 0]]
     )
-    np.testing.assert_array_equal(turned.rotations[1], np.diag([1, -1, -1]))
+    np.testing.assert_array_equal(turned.frac_rotations[1], np.diag([1, -1, -1]))
     assert turned.vacuum == (0,) and turned.symbol == "p2"
 
 
@@ -288,7 +288,7 @@ def _as_set(group):
     return {
         (tuple(rotation.ravel()), tuple(np.round(translation, 6) % 1))
         for rotation, translation in zip(
-            group.rotations, group.frac_translations, strict=True
+            group.frac_rotations, group.frac_translations, strict=True
         )
     }
 

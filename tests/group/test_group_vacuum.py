@@ -1,4 +1,4 @@
-"""Slabs and chains: operations of what is between the vacuum, and no other."""
+"""Slabs and chains: operations of the matter between the vacuum, and no others."""
 
 import itertools
 import logging
@@ -20,7 +20,7 @@ def _box(lengths, **kwargs):
 
 
 def _rotations(group):
-    return sorted(group.rotations.tolist())
+    return sorted(group.frac_rotations.tolist())
 
 
 def test_graphene():
@@ -54,7 +54,7 @@ def test_a_cube_is_no_symmetry_of_a_square_slab(vacuum, order, symbol):
         other = eqs.SpaceGroup.of(_box(longer), vacuum=vacuum)
         assert _rotations(other) == _rotations(group)
     if len(vacuum) == 2:
-        # Both lengths do where they differ: the four-fold axis is not one any more.
+        # If both lengths differ, the four-fold axis is not one any more.
         assert eqs.SpaceGroup.of(_box(longer), vacuum=vacuum).order == 8
 
 
@@ -122,7 +122,7 @@ def test_layer_groups_of_slabs(setting, seed, order):
     assert group.order == len(expected.rotations) == len(rotations)
     if np.any(rotations[:, 2, 2] < 0):
         assert group.symbol == expected.international
-    same = np.all(group.rotations[:, None] == expected.rotations, axis=(2, 3))
+    same = np.all(group.frac_rotations[:, None] == expected.rotations, axis=(2, 3))
     change = group.frac_translations[:, None] - expected.translations
     change = crystal.lattice.to_cartesian(change - np.round(change))
     same &= np.linalg.norm(change, axis=-1) < 1e-3
@@ -161,7 +161,7 @@ def _brute_force(crystal, vacuum):
     shifts[:, vacuum] = list(itertools.product((-1, 0, 1), repeat=2))
     keep = []
     for i in range(full.order):
-        moved = frac @ full.rotations[i].T + full.frac_translations[i]
+        moved = frac @ full.frac_rotations[i].T + full.frac_translations[i]
         gaps = moved[:, None] + shifts[:, None, None] - frac
         gaps[..., along] -= np.round(gaps[..., along])
         onto = np.linalg.norm(crystal.lattice.to_cartesian(gaps), axis=-1) < 1e-3
@@ -178,7 +178,7 @@ def _brute_force(crystal, vacuum):
         # A screw axis of order six.
         (np.pi / 3, 0.5, 24),
         (np.pi / 3, 0.3, 12),
-        # Two-fold axes of the chain are none of the lattice across.
+        # Two-fold axes of the chain are not axes of the lattice across.
         (0.2, 0.3, 3),
     ],
 )
@@ -187,7 +187,7 @@ def test_chains_in_hexagonal_vacuum(twist, height, order):
     group = eqs.SpaceGroup.of(crystal, vacuum=(0, 1))
     full, keep = _brute_force(crystal, [0, 1])
     assert group.order == keep.sum() == order
-    np.testing.assert_array_equal(group.rotations, full.rotations[keep])
+    np.testing.assert_array_equal(group.frac_rotations, full.frac_rotations[keep])
 
 
 def test_chain_of_hydrogen():
@@ -209,7 +209,7 @@ def test_tilted_lattice_across_the_vacuum():
     )
     group = eqs.SpaceGroup.of(crystal, vacuum=(2,))
     assert (group.order, group.symbol) == (16, "p4/mmm")
-    # Not even where the supercell is tilted as well.
+    # Not even if the supercell is tilted as well.
     supercell = eqs.Crystal(
         crystal.lattice.vectors,
         ["H"],
@@ -285,4 +285,6 @@ def test_operations_across_the_vacuum_are_refused():
     crystal = _box([12.0] * 3)
     group = eqs.SpaceGroup.of(crystal)
     with pytest.raises(ValueError, match="without `vacuum` \\(2,\\), but 32 of 48"):
-        eqs.SpaceGroup(crystal, group.rotations, group.frac_translations, vacuum=(2,))
+        eqs.SpaceGroup(
+            crystal, group.frac_rotations, group.frac_translations, vacuum=(2,)
+        )

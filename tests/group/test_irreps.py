@@ -81,7 +81,7 @@ def _point_group(symbol):
 
 @functools.cache
 def _space_group(hall):
-    """All operations in the conventional cell: with centring translations, a group of
+    """All operations in the conventional cell: with centering translations, a group of
     translations by fractions of its cell."""
     operations = group_toys.database(hall)
     return eqs.SpaceGroup(group_toys.crystal_for(*operations), *operations)
@@ -242,7 +242,7 @@ def test_irreps_are_values():
 def test_unknown_labels_are_answered_with_the_known_ones():
     table = eqs.character_table(_point_group("3m"))
     assert table["A2"].label == "A2"
-    with pytest.raises(ValueError, match="`irrep` 'B1' is none .* A1, A2, E"):
+    with pytest.raises(ValueError, match="`irrep` must be one .* A1, A2, E, got 'B1'"):
         table["B1"]
 
 

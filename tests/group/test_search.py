@@ -24,7 +24,7 @@ def test_rounded_coordinates_are_announced(name, caplog):
     )
     assert f"`crystal.symmetrized({symprec:g})`" in message
     assert f"`symprec={symprec:g}`" in message
-    # Both ways out are silent and give what was said.
+    # Both ways out are silent and give the operations announced.
     whole = eqs.SpaceGroup.of(crystal, symprec=symprec)
     assert whole.order == order
     exact = crystal.symmetrized(symprec)
@@ -109,7 +109,7 @@ def test_a_rounded_twist_does_not_hide_rounded_coordinates(
     assert f": {many} (" in message and "and the twist (1/" in message
     assert "give the crystal that twist and use" in message
     level = float(*re.findall(r"symmetrized\((.*?)\)", message))
-    # Both ways out give what was said, and there are no more hints.
+    # Both ways out give the operations announced, without more hints.
     caplog.clear()
     crystal = build(twist=exact)
     assert eqs.SpaceGroup.of(crystal.symmetrized(level)).order == many

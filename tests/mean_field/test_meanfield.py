@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 import eqsym as eqs
-from eqsym._mean_field.mean_field import MeanField
-from eqsym._wavefunction.hartree_fock import HartreeFock
+from eqsym import HartreeFock, MeanField
 
 
 # Neither orthogonal nor symmetric, so that a transposed matrix is noticed.
@@ -244,7 +243,7 @@ def test_save_and_load(name, tmp_path, request):
 
 _LOAD = """
 import sys
-sys.modules["pyscf"] = None
+sys.modules["pyscf.pbc"] = None
 import jax
 jax.config.update("jax_enable_x64", True)
 import numpy as np
@@ -255,7 +254,7 @@ np.savez(sys.argv[3], *mean_field.orbitals(x))
 """
 
 
-def test_load_without_pyscf(twisted, tmp_path):
+def test_load_without_the_solver(twisted, tmp_path):
     x = _configuration(twisted.crystal)
     twisted.save(tmp_path / "a.npz")
     np.save(tmp_path / "x.npy", x)

@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what was computed."""
+"""Figures show the numbers that were computed."""
 
 import dataclasses
 

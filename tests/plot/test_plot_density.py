@@ -27,7 +27,7 @@ def _atoms(figure, name):
 
 
 def test_smooth_densities_are_drawn_as_they_are():
-    """The kernel multiplies a plane wave by what it does to its wavelength."""
+    """The kernel multiplies a plane wave by a factor that depends on its wavelength."""
     crystal = _salt()
     density = eqs.Density(crystal, (24, 24, 24))
     wave = 0.3 * np.cos(density.points @ crystal.lattice.reciprocal[0])
@@ -61,7 +61,7 @@ def test_symmetric_densities_give_symmetric_pictures():
     sides = 7.6 * np.eye(3)[:2]
     for values, same in ((mean, True), (noise, False)):
         observed = {"PA": _found(values)}
-        # Truncated kernels differ where two grid points are as near, by little.
+        # Truncated kernels differ a little if two grid points are as near.
         drawn = _drawn(eqs.plot.densities(density, observed, sides, points=30))
         gaps = [drawn - other for other in (drawn.T, drawn[::-1], drawn[:, ::-1])]
         assert np.allclose(gaps, 0, atol=1e-3) == same

@@ -1,4 +1,4 @@
-"""Pictures of space groups: what is drawn, how often, and where."""
+"""Pictures of space groups: the parts that are drawn, how often, and where."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -80,8 +80,8 @@ def _classes(crystal, points):
     return len({tuple(row) for row in np.round(frac - np.floor(frac + 1e-6), 4)})
 
 
-def test_rotation_centres_of_graphene():
-    # p6mm: one six-fold, two three-fold and three two-fold centres in a cell; drawn in
+def test_rotation_centers_of_graphene():
+    # p6mm: one six-fold, two three-fold and three two-fold centers in a cell; drawn in
     # the cell and on its border.
     crystal = _graphene()
     drawn = _drawn(eqs.plot.group(crystal))
@@ -90,8 +90,8 @@ def test_rotation_centres_of_graphene():
         points = _points(drawn[f"rotation {order}"])
         assert len(points) == images
         assert _classes(crystal, points) == classes
-    centres = _points(drawn["inversion"])
-    assert _classes(crystal, centres) == 4
+    centers = _points(drawn["inversion"])
+    assert _classes(crystal, centers) == 4
     atoms = _points(drawn["atom C"])
     threefold = _points(drawn["rotation 3"])
     np.testing.assert_allclose(
@@ -102,15 +102,15 @@ def test_rotation_centres_of_graphene():
     assert min(a.zorder for a in drawn["atom C"]) > max(a.zorder for a in lines)
 
 
-def test_mirror_lines_of_graphene_go_through_the_six_fold_centres():
+def test_mirror_lines_of_graphene_go_through_the_six_fold_centers():
     drawn = _drawn(eqs.plot.group(_graphene()))
     shifts = np.array(list(np.ndindex(9, 9))) - 4
-    centres = shifts @ _graphene().lattice.vectors[:2, :2]
+    centers = shifts @ _graphene().lattice.vectors[:2, :2]
     for kind, through in (("mirror", True), ("glide", False)):
         for line in drawn[kind]:
             start, end = np.array(line.get_data()).T
             along = (end - start) / np.linalg.norm(end - start)
-            gaps = centres - start
+            gaps = centers - start
             distance = np.abs(gaps[:, 0] * along[1] - gaps[:, 1] * along[0])
             assert bool(np.min(distance) < 1e-6) == through
     assert all(line.get_linestyle() == "-" for line in drawn["mirror"])
@@ -128,7 +128,7 @@ def test_orbit_is_drawn_once_for_every_operation():
         for patch in _drawn(figure)[name]:
             x, y = patch.get_xy()[:3].T
             areas.append(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
-    # Handedness is what the colours say, and no triangle is distorted.
+    # Colors show handedness, and no triangle is distorted.
     np.testing.assert_allclose(np.abs(areas), np.abs(areas[0]))
     assert np.all(np.sign(areas[:12]) == -np.sign(areas[12:]))
 
@@ -202,14 +202,14 @@ def test_three_dimensions():
     assert "inversion" not in counts and "mirror" not in counts
 
 
-def test_planes_and_centres_in_three_dimensions():
+def test_planes_and_centers_in_three_dimensions():
     crystal = eqs.Crystal(
         np.diag([6.0, 7.0, 8.0]), ["H"], frac_positions=[[0, 0, 0]], unit="bohr"
     )
     figure = eqs.plot.group(crystal)
     counts = _counts(figure)
-    assert figure.axes[2].get_title() == "planes and inversion centres"
-    # Pmmm: at 0, 1/2 and 1 along each direction; eight centres.
+    assert figure.axes[2].get_title() == "planes and inversion centers"
+    # Pmmm: at 0, 1/2 and 1 along each direction; eight centers.
     assert counts["mirror"] == 9 and counts["inversion"] == 8
     assert counts["orbit 1"] == counts["orbit -1"] == 4
 
@@ -331,7 +331,7 @@ def test_object_is_alone_in_its_circle(build, flat):
     point, radius = motif_place(crystal, group, plane, None)
     assert radius > 0.1
     frac = crystal.lattice.to_fractional(point)
-    images = frac @ np.swapaxes(group.rotations, 1, 2) + group.frac_translations
+    images = frac @ np.swapaxes(group.frac_rotations, 1, 2) + group.frac_translations
     nuclei = crystal.lattice.to_fractional(crystal.positions)
     others = np.concatenate([images, nuclei])
     for shift in np.ndindex(5, 5, 5):

@@ -138,7 +138,7 @@ def test_draws_with_the_identity():
     group = eqs.SpaceGroup.of(hydrogen())
     # Not the first operation here.
     group = group.subgroup(np.roll(np.arange(group.order), 5))
-    identity = int(np.flatnonzero(np.all(group.rotations == np.eye(3), (1, 2)))[0])
+    identity = int(np.flatnonzero(np.all(group.frac_rotations == np.eye(3), (1, 2)))[0])
     keys = jax.random.split(jax.random.key(0), 2350)
     drawn = np.asarray(jax.vmap(lambda key: draw_with_identity(key, group, 5))(keys))
     assert identity == group.identity != 0

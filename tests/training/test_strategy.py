@@ -401,7 +401,7 @@ def _symmetrizations(group):
     canonical = eqs.Canonicalization(domain, max_terms=2)
     # Of the whole group, an untrained network has too small an invariant part for four
     # walkers to see it. Of two operations both are seen.
-    inversion = np.flatnonzero(np.trace(group.rotations, axis1=1, axis2=2) == -3)
+    inversion = np.flatnonzero(np.trace(group.frac_rotations, axis1=1, axis2=2) == -3)
     return {
         "DA": eqs.Augment(group, 2),
         "GA": eqs.Symmetrize(

@@ -1,4 +1,4 @@
-"""What is read from the tables of spglib: operations and names of groups."""
+"""Operations and symbols of groups, from the tables of spglib."""
 
 import functools
 from typing import Any
@@ -8,8 +8,8 @@ import spglib
 from jaxtyping import Int
 
 from .._core import Integer, whole_number
-from .._crystal import Crystal, Lattice, quiet
-from .operations import Operations, Rotations, to_unit_cell, Translations
+from .._crystal import Crystal, into_cell, is_whole, Lattice, quiet
+from .operations import Operations, Rotations, Translations
 from .vacuum import keeps_plane
 
 
@@ -27,7 +27,7 @@ _LAYER_GROUPS = (
     *(95, 96, 98, 99, *range(101, 117)),
 )
 # The plane groups in the order of the International Tables, with the layer groups that
-# are the same on x and y and leave z alone.
+# do the same to x and y and nothing to z.
 _PLANE_GROUPS = {
     "p1": 1,
     "p2": 3,
@@ -54,11 +54,11 @@ _GENERIC = np.array([[0.137, 0.291, 0.071], [0.411, 0.059, 0.113], [0.23, 0.53, 
 def tabulated_operations(
     hall_number: Integer, axes: Any, frac_origin: Any
 ) -> tuple[Rotations, Translations, tuple[int, ...]]:
-    """Rotations and translations from the tables, in fractions of lattice vectors of
-    which conventional `axes` and `frac_origin` are given (`SpaceGroup.from_hall_number`
-    says how), and the aperiodic direction of a layer group.
+    """Rotations and translations from the tables, in fractions of the lattice vectors
+    of the crystal, and the aperiodic direction of a layer group. Arguments as for
+    `SpaceGroup.from_hall_number`.
 
-    **Raises:** `ValueError` where there is no such setting, or `axes` do not fit it.
+    **Raises:** `ValueError` if there is no such setting, or `axes` do not fit it.
     """
     hall_number = whole_number("hall_number", hall_number)
     if not (
@@ -80,12 +80,12 @@ def tabulated_operations(
     # Row fractions y of the conventional vectors are y M of the lattice vectors.
     turned = matrix.T @ found["rotations"] @ np.linalg.inv(matrix.T)
     rotations = np.round(turned).astype(int)
-    if not np.allclose(rotations, turned, atol=1e-6):
+    if not np.all(is_whole(turned)):
         raise ValueError(
             "`axes` must be conventional vectors that make rotations integer in terms "
-            "of the lattice vectors of the crystal, but those of Hall number "
+            "of the lattice vectors of the crystal, but the rotations of Hall number "
             f"{hall_number} are not with axes {matrix.tolist()}. Check that the "
-            "lattice of the crystal has the centring of the group."
+            "lattice of the crystal has the centering of the group."
         )
     translations = found["translations"] @ matrix + origin - rotations @ origin
     vacuum = ()
@@ -97,18 +97,18 @@ def tabulated_operations(
                 "the same two lattice vectors of the crystal; the third one is the "
                 f"aperiodic direction. Got {matrix.tolist()}."
             )
-    return rotations, to_unit_cell(translations), vacuum
+    return rotations, into_cell(translations), vacuum
 
 
 def space_group_setting(number: Integer) -> int:
     """Hall number of the first setting of a space group.
 
-    **Raises:** `ValueError` where there is no such group.
+    **Raises:** `ValueError` if there is no such group.
     """
     number = whole_number("number", number)
     if not 1 <= number <= _SPACE_GROUPS:
         raise ValueError(
-            f"`number` must be that of a space group, 1 to {_SPACE_GROUPS}, got "
+            f"`number` must be the number of a space group, 1 to {_SPACE_GROUPS}, got "
             f"{number}."
         )
     return _first_settings()[number]
@@ -117,13 +117,13 @@ def space_group_setting(number: Integer) -> int:
 def layer_group_setting(number: Integer) -> int:
     """Hall number, negative, of the first setting of a layer group.
 
-    **Raises:** `ValueError` where there is no such group.
+    **Raises:** `ValueError` if there is no such group.
     """
     number = whole_number("number", number)
     if not 1 <= number <= len(_LAYER_GROUPS):
         raise ValueError(
-            f"`number` must be that of a layer group, 1 to {len(_LAYER_GROUPS)}, got "
-            f"{number}."
+            "`number` must be the number of a layer group, 1 to "
+            f"{len(_LAYER_GROUPS)}, got {number}."
         )
     return -_LAYER_GROUPS[number - 1]
 
@@ -131,7 +131,7 @@ def layer_group_setting(number: Integer) -> int:
 def plane_group_setting(group: Integer | str) -> int:
     """Hall number, negative, of the layer group that is a plane group.
 
-    **Raises:** `ValueError` where there is no such group.
+    **Raises:** `ValueError` if there is no such group.
     """
     names = list(_PLANE_GROUPS)
     if isinstance(group, str) and group in names:
@@ -149,8 +149,8 @@ def plane_group_setting(group: Integer | str) -> int:
 def group_symbol(
     crystal: Crystal, operations: Operations, vacuum: tuple[int, ...]
 ) -> str | None:
-    """International symbol of the group of operations and the lattice modulo which they
-    are taken: a space group's, or with one direction of vacuum a layer group's."""
+    """International symbol of operations together with the lattice modulo which they
+    are taken: of a space group, or with one direction of vacuum of a layer group."""
     matrix = np.array(operations.matrix)
     inverse = np.linalg.inv(matrix.T)
     turned = inverse @ np.array(operations.rotations) @ matrix.T
@@ -189,11 +189,11 @@ def _layer_group_symbol(
     direction: int,
     symprec: float,
 ) -> str | None:
-    """International symbol of the layer group of operations that leave a layer where it
-    is: that of a plane group where they leave its two sides apart.
+    """International symbol of the layer group of operations that keep a layer in place,
+    or of a plane group if they do not exchange its two sides.
 
-    spglib knows layer groups of crystals, so one is made that has these operations and
-    no other: the orbits of a few generic points.
+    spglib knows layer groups of crystals only, so here is one that has these operations
+    and no others: the orbits of a few generic points.
     """
     # The layer has no third lattice vector; a normal one does not matter.
     vectors = lattice.vectors
