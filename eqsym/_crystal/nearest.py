@@ -1,6 +1,5 @@
 """Points relative to the lattice points nearest to them, in any lattice."""
 
-import functools
 import itertools
 from typing import Any, TypeVar
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from .._core import precise_matmul
 from .lattice import Lattice
 from .modulo import ROUNDING
 
@@ -32,9 +32,7 @@ def from_nearest(
     basis = lattice.reduced().vectors
     steps = _useful_steps(basis) @ basis
     here: Any = np if isinstance(points, np.ndarray) else jnp
-    product: Any = np.matmul
-    if here is jnp:
-        product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    product: Any = np.matmul if here is np else precise_matmul
     inverse = here.asarray(np.linalg.inv(basis), points.dtype)
     cells = here.round(product(points, inverse))
     near = points - product(cells, here.asarray(basis, points.dtype))

@@ -11,7 +11,7 @@ import scipy.optimize
 import scipy.spatial
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core import AbstractFixed
+from .._core import AbstractFixed, precise_einsum
 from .._crystal import from_nearest, Lattice
 from .operations import static_data
 from .space_group import SpaceGroup
@@ -176,9 +176,7 @@ class FundamentalDomain(AbstractFixed):
         """
         normals = jnp.asarray(self.normals, points.dtype)
         offsets = jnp.asarray(self.offsets, points.dtype)
-        along = jnp.einsum(
-            "...i,fi->...f", points, normals, precision=jax.lax.Precision.HIGHEST
-        )
+        along = precise_einsum("...i,fi->...f", points, normals)
         return along - jnp.broadcast_to(offsets, along.shape)
 
     def distance(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:

@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._core import AbstractFixed, Electrons, Integer, OPERATIONS, spread
+from .._core import (
+    AbstractFixed,
+    Electrons,
+    Integer,
+    OPERATIONS,
+    precise_einsum,
+    spread,
+)
 from .._crystal import Crystal, Lattice, MIN_VACUUM, SYMPREC
 from .algebra import (
     check_closed,
@@ -510,8 +516,6 @@ def _rotate(
     rotations: Float[Array, "images 3 3"], points: Float[Array, "#images electrons 3"]
 ) -> Float[Array, "images electrons 3"]:
     points = jnp.broadcast_to(points, (len(rotations), *points.shape[1:]))
-    # Accelerators round the factors of single-precision products to 10 bits by default,
-    # which would move electrons by thousandths of a Bohr.
-    return jnp.einsum(
-        "gij,gnj->gni", rotations, points, precision=jax.lax.Precision.HIGHEST
-    )
+    # Rounded to 10 bits, as accelerators do by default, rotations would move electrons
+    # by thousandths of a Bohr.
+    return precise_einsum("gij,gnj->gni", rotations, points)

@@ -23,6 +23,7 @@ from .._core import (
     full_precision,
     Integer,
     on_first,
+    precise_matmul,
     whole_number,
 )
 from .._crystal import Crystal
@@ -95,12 +96,12 @@ class _GaussianSum(AbstractFixed):
         weights = weights.reshape(rows, weights.shape[2])
         features = features.reshape(points.shape[0], rows)
         # A complex product would double the work, because the features are real.
-        # "highest", because accelerators round float32 products to 10 bits otherwise.
-        product = functools.partial(jnp.matmul, precision="highest")
         if not jnp.issubdtype(weights.dtype, jnp.complexfloating):
-            return product(features, weights.astype(dtype))
+            return precise_matmul(features, weights.astype(dtype))
         parts = jnp.concatenate([weights.real, weights.imag], axis=-1)
-        real, imag = jnp.split(product(features, parts.astype(dtype)), 2, axis=-1)
+        real, imag = jnp.split(
+            precise_matmul(features, parts.astype(dtype)), 2, axis=-1
+        )
         return jax.lax.complex(real, imag)
 
 

@@ -135,9 +135,10 @@ def _expected(name, monkeypatch):
             weights = 1 / (0.5 + 0.5 * densities / jnp.mean(densities))
             return chosen, weights[chosen]
 
-        monkeypatch.setattr(
-            projection_module, "draw_with_identity", lambda *_: operations
-        )
+        def drawn(*_):
+            return operations
+
+        monkeypatch.setattr(projection_module, "draw_with_identity", drawn)
         probabilities = density
         if images < amplitudes:
             orbit = jax.vmap(lambda x: projection.group.apply_inverse(x, operations))
