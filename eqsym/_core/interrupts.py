@@ -112,8 +112,8 @@ def interruptible(*, returning: bool = False) -> Iterator[Interrupts]:
     a change that belongs together, and in one of several processes only, for which the
     others would wait forever.
 
-    Handlers that are not those of Python are left alone, and so are all of them outside
-    of the main thread. `jax.distributed.initialize` has one for SIGTERM, which Python
+    Handlers other than Python's are left alone, and outside of the main thread all of
+    them are. `jax.distributed.initialize` has one for SIGTERM, which Python
     does not know of. It is replaced: it only takes note of the signal, for loops that
     ask it.
 

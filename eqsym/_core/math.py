@@ -1,4 +1,4 @@
-"""Signed log-sum-exp, determinants and norms that stay finite where they should."""
+"""Signed log-sum-exp, determinants and norms that stay finite; chunks of walkers."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ def precise_einsum(subscripts: str, *operands: Array) -> Array:
 def log_sum(terms: LogPsi, weights: Inexact[Array, " terms"] | None = None) -> LogPsi:
     """`sum_m weights_m sign_m exp(log_m)` over the last axis, without overflow.
 
-    Terms that are exactly 0 (`log = -inf`) are allowed; where all are, so is the sum.
+    Terms that are exactly 0 (`log = -inf`) are allowed; if all are, so is the sum.
     """
     return rescaled(*scaled_sum(terms, weights))
 
@@ -62,7 +62,7 @@ def scaled_sum(
     """`(value, log)` whose `value * exp(log)` is the sum of `log_sum`. The value is of
     the order of 1 or less, and may be 0; the log is a constant for derivatives."""
     shift = jnp.max(jax.lax.stop_gradient(terms.log), axis=-1)
-    # Where all are 0 nothing is smaller: other sums are not lost beside this one.
+    # If all are 0 nothing is smaller: other sums are not lost beside this one.
     shift = jnp.where(jnp.isfinite(shift), shift, jnp.finfo(shift.dtype).min)
     size = jnp.exp(terms.log - shift[..., None])
     values = _multiply(terms.sign, size)
@@ -90,7 +90,7 @@ def sum_of_determinants(
     Slater determinants. A factor may be 0x0, its determinant is 1.
 
     Determinants of up to 4x4 are multiplied out, so that amplitudes and derivatives are
-    right also where single determinants vanish.
+    right also if single determinants vanish.
     """
     value, log = None, None
     for matrix in factors:
@@ -181,8 +181,8 @@ def nearest_displacement(
 
     Single precision rounds at the size of the coordinates: an electron below a layer,
     wrapped to the upper end of a cell of 50 Bohr, would see the nuclei 1e-6 Bohr off,
-    where one above the layer does not. In graphene that is 1 mHa. Hence `vectors`, and
-    `origins` with `rest` where these are constants, in two parts, of `in_two`; and what
+    but one above the layer would not. In graphene that is 1 mHa. Hence `vectors`, and
+    `origins` with `rest` if these are constants, in two parts, of `in_two`; and what
     rounding takes from the large difference is added to the small one.
     """
     dtype = points.dtype
@@ -272,10 +272,10 @@ def _split(
     arguments: PyTree, chunk: Integer | None
 ) -> tuple[PyTree, PyTree | None] | None:
     """The leading axis in two, (chunks, elements of a chunk), and what is left over, if
-    anything; `None` for one chunk. Chunks are somewhat smaller where nothing is left
+    anything; `None` for one chunk. Chunks are somewhat smaller if nothing is left
     over then: what is left over is compiled once more.
 
-    Strided, and multiples of the devices: where the leading axis is spread over these,
+    Strided, and multiples of the devices: if the leading axis is spread over these,
     so is every chunk."""
     size = jax.tree.leaves(arguments)[0].shape[0]
     chunk = check_chunk(chunk)

@@ -16,7 +16,7 @@ def is_first() -> bool:
 
 
 def on_host(array: Array) -> Shaped[np.ndarray, "..."]:
-    """All of an array, also where other processes hold parts of it: then all processes
+    """All of an array, also if other processes hold parts of it: then all processes
     have to ask for it."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)

@@ -3,7 +3,7 @@
 import os
 
 
-# More than calls of LAPACK, those of independent determinants, that run at a time.
+# More than the calls of LAPACK for independent determinants that run at a time.
 _THREADS = 6
 
 

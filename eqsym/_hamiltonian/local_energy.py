@@ -33,7 +33,7 @@ class LocalEnergy(eqx.Module):
 def check_crystals(
     wavefunction: AbstractWavefunction, hamiltonian: "AbstractHamiltonian"
 ) -> None:
-    """Raises `ValueError` where they are not of the same crystal."""
+    """Raises `ValueError` if they are not of the same crystal."""
     different = wavefunction.crystal.difference(hamiltonian.crystal)
     if different is not None:
         raise ValueError(

@@ -16,7 +16,7 @@ from .._group import FundamentalDomain, polyhedron, SpaceGroup, static_data
 from .orbits import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
 
 
-# Where exp(-1/w) is 0 to rounding, in any precision that JAX has.
+# Below this exp(-1/w) is 0 to rounding, in any precision that JAX has.
 _FLAT = 1e-3
 # Points of the grid on which the images that meet somewhere are counted.
 _GRID = 4000
@@ -91,7 +91,7 @@ class Canonicalization(AbstractSymmetrizer):
     and coordinates are never wrapped in the images. So P f has the twisted boundary
     condition of f.
 
-    P f is invariant, and P f = f where f is; but P is not the orthogonal projection.
+    P f is invariant, and P f = f if f is; but P is not the orthogonal projection.
 
     Huang et al. (2025), arXiv 2502.05318. There, all electrons are translated back to
     the domain with the reference, and each of the N electrons has images of its own.
@@ -125,7 +125,7 @@ class Canonicalization(AbstractSymmetrizer):
             that meet in a point. With fewer, [`eqsym.Orbit`][] and
             [`eqsym.Statistics`][] count those that are dropped.
 
-        **Raises:** `ValueError` where `eps` is not positive or larger than the domain,
+        **Raises:** `ValueError` if `eps` is not positive or larger than the domain,
         or `max_terms` is not positive.
         """
         self.domain = domain
@@ -165,7 +165,7 @@ class Canonicalization(AbstractSymmetrizer):
 
     def orbit(self, electrons: Electrons) -> Orbit:
         """See [`eqsym.AbstractSymmetrizer`][]. Images that only fill up the orbit have
-        weight 0 and repeat the one with the largest weight. Where images are dropped
+        weight 0 and repeat the one with the largest weight. If images are dropped
         because of `max_terms`, P f is neither invariant nor continuous."""
         weights = jnp.mean(self.weights(electrons), axis=0)
         largest, indices = jax.lax.top_k(
@@ -272,7 +272,7 @@ class RandomCanonicalization(AbstractRandomSymmetrizer):
 
         - `domain`, `eps`, `smoothing`: as for [`eqsym.Canonicalization`][].
 
-        **Raises:** `ValueError` where `eps` is not positive or larger than the domain.
+        **Raises:** `ValueError` if `eps` is not positive or larger than the domain.
         """
         self.domain = domain
         self.eps = _width(domain, eps)

@@ -34,7 +34,7 @@ def check_projection(
     group: SpaceGroup,
     characters: Inexact[np.ndarray, " ops"] | None,
 ) -> None:
-    """Raises where the operations do not act on the wave function as the group that
+    """Raises if the operations do not act on the wave function as the group that
     they are, or its projection onto the irrep is zero everywhere; see
     [`eqsym.Symmetrized`][]. The crystals must be the same.
 
@@ -42,7 +42,7 @@ def check_projection(
 
     - `wavefunction`: the wave function f.
     - `group`: the group.
-    - `characters`: of the irrep; `None` for sums that are no projection, which are not
+    - `characters`: of the irrep; `None` for sums that do not project; these are not
         checked.
     """
     if characters is None:
@@ -52,8 +52,8 @@ def check_projection(
     phases = _translation_phases(wavefunction, products.translations)
     if np.any(bad := np.isnan(phases)):
         raise ValueError(
-            f"`symmetrizer`: {_product(group, products, bad)}, which is no vector of "
-            "the supercell, and `wavefunction` does not tell its phase under such a "
+            f"`symmetrizer`: {_product(group, products, bad)}, which is not a vector "
+            "of the supercell, and `wavefunction` does not tell its phase under such a "
             "translation: its `crystal_momentum` is None. Use the group of "
             "`SpaceGroup.with_translations`, which is closed modulo vectors of the "
             "supercell, or a wave function with a crystal momentum."
@@ -66,9 +66,9 @@ def check_projection(
             f"{_momentum(crystal, momentum)}. So the operations do not multiply on it "
             "as they do in the group, and a sum over them projects onto nothing. Use a "
             "wave function of another total crystal momentum (0, say) or twist, fewer "
-            "operations (those of `SpaceGroup.point_part` fix a point, and multiply "
-            "without translations), or, for a translation that is no vector of the "
-            "supercell, `IrrepProjection` with the group of "
+            "operations (`SpaceGroup.point_part` has some that fix a point, and "
+            "multiply without translations), or, for a translation that is not a "
+            "vector of the supercell, `IrrepProjection` with the group of "
             "`SpaceGroup.with_translations`."
         )
     where, translations = _translations(group)
@@ -99,7 +99,7 @@ def check_orbitals(
     characters: Inexact[np.ndarray, " ops"],
     kpoints: Float[np.ndarray, "orbitals 3"],
 ) -> None:
-    """Raises where the operations do not act on Bloch orbitals as the group that they
+    """Raises if the operations do not act on Bloch orbitals as the group that they
     are, or projections of these onto the irrep are zero.
 
     **Arguments:**
@@ -167,7 +167,7 @@ def _translation_phases(
     wavefunction: AbstractWavefunction, translations: Int[np.ndarray, "some 3"]
 ) -> Complex[np.ndarray, " some"]:
     """`U_t f / f` for translations of all electrons by multiples of the primitive
-    vectors; nan where that is not known."""
+    vectors; nan if that is not known."""
     crystal, momentum = wavefunction.crystal, wavefunction.crystal_momentum
     if momentum is not None:
         return _phases(-translations @ crystal.lattice.vectors @ momentum)

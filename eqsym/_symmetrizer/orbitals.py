@@ -45,8 +45,8 @@ class SymmetrizedOrbitals(AbstractWavefunction):
             the images, or, as published too, of the electrons themselves and not
             averaged. At non-zero k only the former makes the orbitals symmetric.
 
-        **Raises:** `ValueError` for a group of another crystal, and where averaged
-        orbitals would be zero or not have its symmetry: where operations multiply up to
+        **Raises:** `ValueError` for a group of another crystal, and if averaged
+        orbitals would be zero or not have its symmetry: if operations multiply up to
         translations that are not 1 on each occupied orbital, as some do in
         nonsymmorphic crystals at k-points other than 0.
         """
@@ -70,8 +70,9 @@ class SymmetrizedOrbitals(AbstractWavefunction):
 
     @property
     def crystal_momentum(self) -> Float[np.ndarray, "3"] | None:
-        """That of the network, unless averaged phases mix the momenta of orbitals, or
-        the group is one modulo the supercell without all translations inside."""
+        """The momentum of the network, unless averaged phases mix the momenta of
+        orbitals, or the group is one modulo the supercell without all translations
+        inside."""
         group = self.symmetrizer.group
         if self.symmetrizer.characters is None or lacks_translations(group):
             return None

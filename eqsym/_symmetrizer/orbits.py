@@ -59,8 +59,8 @@ class AbstractRandomSymmetrizer(AbstractFixed):
     @abc.abstractmethod
     def characters(self) -> Inexact[np.ndarray, " ops"] | None:
         """The characters of the irreducible representation of `group` to which P f, in
-        the mean over draws, belongs, one for each operation: ones where it is
-        invariant. `None` where it has no such symmetry; then nothing is checked about
+        the mean over draws, belongs, one for each operation: ones if it is
+        invariant. `None` if it has no such symmetry; then nothing is checked about
         f, and nothing known about the crystal momentum of P f. Known when a symmetrizer
         is made, never traced.
         """
@@ -160,8 +160,8 @@ def check_projector(name: str, projection: AbstractProjection) -> None:
     if max(worst, np.max(np.abs(a[group.inverses] - np.conj(a)))) > _PROJECTOR:
         raise ValueError(
             f"`{name}` must be a projector, equal to its square and its adjoint, but "
-            f"the `coefficients` of this `{type(projection).__name__}` are not those of"
-            f" one: those of its square differ by up to {worst:.2g}."
+            f"the `coefficients` of this `{type(projection).__name__}` and of its "
+            f"square differ by up to {worst:.2g}."
         )
 
 
@@ -194,7 +194,7 @@ class IrrepProjection(AbstractProjection):
 
     The projections onto all irreps of a group add up to f, and those onto different
     ones are orthogonal. That onto the trivial one is [`eqsym.GroupAverage`][]. Weights
-    are complex where the characters are, real elsewhere.
+    are complex if the characters are, real elsewhere.
 
     With `row`, the projection $(d_\rho / |G|) \sum_g \overline{D_{rr}(g)}\, U_g f$ onto
     functions that transform as the r-th of the d partners: the projections onto all
@@ -218,15 +218,15 @@ class IrrepProjection(AbstractProjection):
         - `row`: 0 to d - 1, in the basis of [`eqsym.Irrep.matrices`][]; by default all
             together.
 
-        **Raises:** `ValueError` where the group has no such irrep, with those it has,
-        and where the irrep has no such row.
+        **Raises:** `ValueError` if the group has no such irrep, with those it has,
+        and if the irrep has no such row.
         """
         label = irrep if isinstance(irrep, str) else irrep.label
         self.irrep = character_table(group)[label]
         self.row = None if row is None else whole_number("row", row)
         if not isinstance(irrep, str) and irrep != self.irrep:
             raise ValueError(
-                f"`irrep` {label} must be one of `group`, got that of another group. "
+                f"`irrep` {label} must be one of `group`, got one of another group. "
                 "Give its label instead."
             )
 
@@ -259,7 +259,7 @@ class IrrepProjection(AbstractProjection):
 
 class Symmetrized(AbstractWavefunction):
     r"""The wave function $P f$ for a wave function f and a symmetrizer P, not
-    normalised. A wave function as any other: it may be symmetrized again.
+    normalized. A wave function as any other: it may be symmetrized again.
     """
 
     wavefunction: AbstractWavefunction
@@ -287,11 +287,11 @@ class Symmetrized(AbstractWavefunction):
 
         - Operations $g_i g_j = t g_k$ multiply up to lattice translations t. On the
             wave function, translations are phases $e^{-i K \cdot t}$ of its
-            [`eqsym.AbstractWavefunction.crystal_momentum`][]. Where they are not all 1
+            [`eqsym.AbstractWavefunction.crystal_momentum`][]. If they are not all 1
             the $U_g$ do not multiply as the operations do, and a sum over them has none
-            of the symmetry that it is meant to have. Where a t is no vector of the
+            of the symmetry that it is meant to have. If a t is not a vector of the
             supercell and the momentum is `None`, this cannot be known.
-        - Where the group contains lattice translations, on which the representation
+        - If the group contains lattice translations, on which the representation
             does not have the phases of the wave function, P f is zero everywhere.
         """
         self.wavefunction = wavefunction
@@ -323,8 +323,8 @@ class Symmetrized(AbstractWavefunction):
 
     @property
     def crystal_momentum(self) -> Float[np.ndarray, "3"] | None:
-        """That of the wave function inside, where all operations of the group take it
-        to itself modulo primitive reciprocal vectors. Not known where the group is one
+        """The momentum of the wave function inside, if all operations of the group take
+        it to itself modulo primitive reciprocal vectors. Not known if the group is one
         modulo the supercell without all translations inside: weights of images need
         not have the translations of the crystal then."""
         group, momentum = self.symmetrizer.group, self.wavefunction.crystal_momentum
@@ -363,7 +363,7 @@ def symmetry_ratio(
 
     **Returns:**
 
-    The ratio; real where both amplitudes are. Not finite where f vanishes.
+    The ratio; real if both amplitudes are. Not finite if f vanishes.
 
     **Raises:** `ValueError` as [`eqsym.Symmetrized`][] does.
     """

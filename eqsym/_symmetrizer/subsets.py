@@ -46,7 +46,7 @@ class RandomSubset(AbstractRandomSymmetrizer):
         - `replace`: whether a draw may hold an operation more than once.
 
         **Raises:** `ValueError` for no operations, and for more than the group has
-        where none may repeat.
+        if none may repeat.
         """
         self.group = group
         self.size = whole_number("size", size, 1)
@@ -74,7 +74,7 @@ class RandomSubset(AbstractRandomSymmetrizer):
 
 
 def check_subset(name: str, size: int, replace: bool, group: SpaceGroup) -> None:
-    """Raises `ValueError` where `size` operations cannot be drawn."""
+    """Raises `ValueError` if `size` operations cannot be drawn."""
     if not replace and size > group.order:
         raise ValueError(
             f"`{name}` must be at most the {group.order} operations of the group if "

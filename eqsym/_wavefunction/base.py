@@ -30,7 +30,7 @@ class AbstractWavefunction(eqx.Module):
         *primitive* lattice vectors. Only these phases matter: K is known modulo
         primitive reciprocal vectors.
 
-        `None` where the function has no such momentum, or does not know it. Even then
+        `None` if the function has no such momentum, or does not know it. Even then
         N electrons at the twist $k_s$ have the phase $e^{i N k_s \cdot L}$ for vectors
         L of the supercell. It is known when a function is made, and never traced.
         """

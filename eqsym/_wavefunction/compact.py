@@ -30,7 +30,7 @@ def compact(lattice: Lattice) -> Lattice:
     permutations map to itself, so that sums over it keep most of the symmetry; then the
     most obtuse one, of which periodic distances are the most isotropic; then the one
     that points most in a fixed direction. So the usual vectors of cubic, face- and
-    body-centred cubic, hexagonal and orthogonal lattices stay as they are.
+    body-centered cubic, hexagonal and orthogonal lattices stay as they are.
     """
     shortest = lattice.reduced().vectors
     limits = (1 + _ALIKE) * np.linalg.norm(shortest, axis=1)

@@ -37,10 +37,10 @@ def check_wavefunction(
     At four configurations: the amplitude is finite at one of them, with a sign of
     modulus 1; it changes its sign when two electrons of the same spin are exchanged; it
     has the phase of the twist, $e^{i k_s \cdot L}$, when one electron moves by a vector
-    of the supercell; and that of [`eqsym.AbstractWavefunction.crystal_momentum`][], if
-    it is known, when all move by a primitive vector. Amplitudes of 0 tell nothing and
-    are left out. And it has no arrays of numpy outside of [`eqsym.AbstractFixed`][]:
-    these would be trained.
+    of the supercell; and the phase of its
+    [`eqsym.AbstractWavefunction.crystal_momentum`][], if that is known, when all move
+    by a primitive vector. Amplitudes of 0 tell nothing and are left out. And it has no
+    arrays of numpy outside of [`eqsym.AbstractFixed`][]: these would be trained.
 
     [`eqsym.VMC`][] calls this before it trains. It compiles the amplitude once, which
     takes a second or two for a network.

@@ -184,7 +184,7 @@ class SolidNet(AbstractOrbitalNetwork):
 
     $\psi = \sum_d \det \phi^d$ with
     $\phi^d_j(r_i) = (u^d_j \cdot h_i + i v^d_j \cdot h_i)
-    \sum_I \pi_{Ij} e^{-|\sigma_{Ij}| s_{iI}} e^{i k_j \cdot r_i}$. Where the twist and
+    \sum_I \pi_{Ij} e^{-|\sigma_{Ij}| s_{iI}} e^{i k_j \cdot r_i}$. If the twist and
     every $k_j$ are time-reversal invariant, the Hamiltonian is real: the real part of
     every orbital is taken and the wave function is real. A simultaneous translation of
     all electrons by a primitive lattice vector t multiplies it by $e^{i K \cdot t}$,
@@ -230,7 +230,7 @@ class SolidNet(AbstractOrbitalNetwork):
             and occupation allow it.
         - `key`: seeds the parameters.
 
-        **Raises:** `ValueError` where the occupation does not fit the crystal's
+        **Raises:** `ValueError` if the occupation does not fit the crystal's
         electrons, supercell or twist, no layer or determinant is asked for, or a real
         wave function at a twist that does not have one; and for a last layer with too
         few features per electron: orbitals at one k-point are combinations of these, so
@@ -264,7 +264,7 @@ class SolidNet(AbstractOrbitalNetwork):
         if real and not can_be_real:
             raise ValueError(
                 "`real` must be False: the twist or an occupied k-point is not "
-                "invariant under time reversal (2 k is no reciprocal lattice vector)."
+                "invariant under time reversal (2 k is not a reciprocal vector)."
             )
         self.crystal = crystal
         self.occupation = occupation
@@ -398,9 +398,9 @@ def _check_width(
     full_determinant: bool,
     real: bool,
 ) -> None:
-    """Raises `ValueError` where determinants are zero to rounding: where envelopes are
+    """Raises `ValueError` if determinants are zero to rounding: if envelopes are
     alike, as at the start, rows of electrons are a product with a matrix of features,
-    whose rank is at most its width at each k-point, and twice that where the real part
+    whose rank is at most its width at each k-point, and twice that if the real part
     of a phase is taken."""
     columns = [shortest_kpoints(crystal.lattice, k) for k in occupation.kpoints]
     blocks = [(count, k) for count, k in zip(crystal.electrons, columns, strict=True)]

@@ -10,7 +10,7 @@ from .._crystal import Crystal
 
 
 def check_walkers(crystal: Crystal, walkers: Walkers) -> None:
-    """Raises `ValueError` where walkers do not fit the electrons of a crystal."""
+    """Raises `ValueError` if walkers do not fit the electrons of a crystal."""
     n = sum(crystal.electrons)
     if walkers.ndim != 3 or walkers.shape[0] < 1 or walkers.shape[1:] != (n, 3):
         raise ValueError(
