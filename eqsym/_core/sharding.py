@@ -20,10 +20,10 @@ def device_mesh(*, images: Integer = 1, devices: Integer | None = None) -> Mesh:
     """A mesh of devices with the axes `walkers` and `images`.
 
     Walkers are spread over the first axis. Images of a configuration, in symmetrized
-    functions and in the orbits of [`eqsym.post_hoc`][] or [`eqsym.Project`][], are
-    spread over the second: for groups so large, or walkers so few, that there are more
-    devices than walkers. What has no images is computed by all devices of that axis
-    alike.
+    functions and in the orbits of [`eqsym.post_hoc`][] or
+    [`eqsym.ProjectedTraining`][], are spread over the second: for groups so large, or
+    walkers so few, that there are more devices than walkers. What has no images is
+    computed by all devices of that axis alike.
 
     **Arguments:**
 
