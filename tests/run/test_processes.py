@@ -155,8 +155,8 @@ def start():
 def _start(folder, steps, script=_SCRIPT):
     """Both processes, and the files for their results. Their output goes to files too:
     the threads of the collectives print into it."""
-    tests = pathlib.Path(__file__).resolve().parents[1]
-    path = os.pathsep.join(map(str, [tests, tests.parent]))
+    here = pathlib.Path(__file__).resolve().parent
+    path = os.pathsep.join(map(str, [here, here.parent, here.parents[1]]))
     environment = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
     with socket.socket() as free:
         free.bind(("localhost", 0))
