@@ -63,18 +63,18 @@ def strategies(group):
     average = eqs.GroupAverage(group)
 
     def project(**kwargs):
-        return eqs.Project(average, chunk=CHUNK, **kwargs)
+        return eqs.ProjectedTraining(average, chunk=CHUNK, **kwargs)
 
     return {
-        "OG": (eqs.NoSymmetry(), 1),
-        "DA": (eqs.Augment(group, 4, chunk=CHUNK), 4),
-        "DA, unweighted": (eqs.Augment(group, 4, weighted=False), 4),
-        "GA, subset of 4": (eqs.Symmetrize(eqs.RandomSubset(group, 4)), 4),
-        "P alone, all": (project(share=0.0, amplitudes=group.order), 2),
+        "OG": (eqs.PlainTraining(), 1),
+        "DA": (eqs.AugmentedTraining(group, 4, chunk=CHUNK), 4),
+        "DA, unweighted": (eqs.AugmentedTraining(group, 4, weighted=False), 4),
+        "GA, subset of 4": (eqs.SymmetrizedTraining(eqs.RandomSubset(group, 4)), 4),
+        "P alone, all": (project(share=0.0, orbit_points=group.order), 2),
         "P alone, 2": (project(share=0.0), 2),
-        "half P, all": (project(amplitudes=group.order), 2),
+        "half P, all": (project(orbit_points=group.order), 2),
         "half P, 2": (project(), 2),
-        "half P, 4": (project(images=4), 4),
+        "half P, 4": (project(local_energies=4), 4),
     }
 
 
@@ -111,7 +111,7 @@ def main() -> None:
 
     first = options.start_steps
     start = eqs.run(
-        trainer(eqs.NoSymmetry(), 0, LAST_STEP),
+        trainer(eqs.PlainTraining(), 0, LAST_STEP),
         eqs.SolidNet(crystal, mean_field.occupation, key=keys[0]),
         steps=options.start_steps,
         walkers=options.walkers,

@@ -179,9 +179,9 @@ def subgroup(group: eqs.SpaceGroup, order: int) -> eqs.SpaceGroup:
     raise ValueError(f"No subgroup of order {order} was found.")
 
 
-def symmetrized(group: eqs.SpaceGroup, chunk: int | None) -> eqs.Symmetrize:
+def symmetrized(group: eqs.SpaceGroup, chunk: int | None) -> eqs.SymmetrizedTraining:
     form = functools.partial(eqs.Symmetrized, operation_chunk=chunk)
-    return eqs.Symmetrize(eqs.GroupAverage(group), form)
+    return eqs.SymmetrizedTraining(eqs.GroupAverage(group), form)
 
 
 def sweeps(quick: bool, repeats: int, file: Path | None) -> dict[str, list[Point]]:

@@ -58,17 +58,20 @@ def main() -> None:
 
     # Name, strategy, and the symmetrizer of the function that it trains.
     strategies = {
-        "OG": (eqs.NoSymmetry(), None),
-        "DA": (eqs.Augment(group, SUBSET), None),
-        "DA, unweighted": (eqs.Augment(group, SUBSET, weighted=False), None),
-        "GA": (eqs.Symmetrize(average, averaged), average),
-        "GA, subset": (eqs.Symmetrize(eqs.RandomSubset(group, SUBSET)), average),
+        "OG": (eqs.PlainTraining(), None),
+        "DA": (eqs.AugmentedTraining(group, SUBSET), None),
+        "DA, unweighted": (eqs.AugmentedTraining(group, SUBSET, weighted=False), None),
+        "GA": (eqs.SymmetrizedTraining(average, averaged), average),
+        "GA, subset": (
+            eqs.SymmetrizedTraining(eqs.RandomSubset(group, SUBSET)),
+            average,
+        ),
         "SC": (
-            eqs.Symmetrize(eqs.Canonicalization(domain, max_terms=IMAGES)),
+            eqs.SymmetrizedTraining(eqs.Canonicalization(domain, max_terms=IMAGES)),
             canonical,
         ),
         "SC, random": (
-            eqs.Symmetrize(eqs.RandomCanonicalization(domain)),
+            eqs.SymmetrizedTraining(eqs.RandomCanonicalization(domain)),
             canonical,
         ),
     }

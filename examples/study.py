@@ -171,12 +171,14 @@ class Study(NamedTuple):
         group, preset = self.group, self.preset
         canonical = eqs.Canonicalization(self.domain, max_terms=preset.images)
         found = {
-            "OG": eqs.NoSymmetry(),
+            "OG": eqs.PlainTraining(),
             # As published: without importance weights.
-            "DA": eqs.Augment(group, preset.subset, weighted=False),
-            "GA, subset": eqs.Symmetrize(eqs.RandomSubset(group, preset.subset)),
-            "GA": eqs.Symmetrize(eqs.GroupAverage(group)),
-            "SC": eqs.Symmetrize(canonical),
+            "DA": eqs.AugmentedTraining(group, preset.subset, weighted=False),
+            "GA, subset": eqs.SymmetrizedTraining(
+                eqs.RandomSubset(group, preset.subset)
+            ),
+            "GA": eqs.SymmetrizedTraining(eqs.GroupAverage(group)),
+            "SC": eqs.SymmetrizedTraining(canonical),
         }
         return {name: found[name] for name in preset.strategies}
 
@@ -297,7 +299,9 @@ def train_and_measure(
     price = strategy.cost(preset.moves)
     count = max(2, preset.evaluations // price.local_energies)
     # Walkers at a time: with an average each of them is several evaluations.
-    images = price.local_energies if isinstance(strategy, eqs.Symmetrize) else 1
+    images = (
+        price.local_energies if isinstance(strategy, eqs.SymmetrizedTraining) else 1
+    )
     chunk = max(1, preset.chunk // images)
     vmc = eqs.VMC(
         study.hamiltonian,

@@ -117,11 +117,11 @@ class Counting(eqs.AbstractOptimizerState):
     """The state of an optimizer that counts its steps, and solves nothing."""
 
     count: Int[Array, ""]
-    retries: Int[Array, ""]
+    solver_retries: Int[Array, ""]
 
     def __init__(self, count=0):
         self.count = jnp.asarray(count)
-        self.retries = jnp.zeros((), int)
+        self.solver_retries = jnp.zeros((), int)
 
 
 def walkers(crystal, count, seed=0) -> Float[Array, "walkers electrons 3"]:

@@ -21,9 +21,10 @@ def device_mesh(*, operations: Integer = 1, devices: Integer | None = None) -> M
     `operations`.
 
     Walkers are spread over the first axis. The operations of a group, in symmetrized
-    functions and in the orbits of [`eqsym.post_hoc`][] or [`eqsym.Project`][], are
-    spread over the second: for groups so large, or walkers so few, that there are more
-    devices than walkers. Without operations all devices of that axis compute the same.
+    functions and in the orbits of [`eqsym.post_hoc`][] or
+    [`eqsym.ProjectedTraining`][], are spread over the second: for groups so large, or
+    walkers so few, that there are more devices than walkers. Without operations all
+    devices of that axis compute the same.
 
     **Arguments:**
 

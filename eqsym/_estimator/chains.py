@@ -344,7 +344,7 @@ def _burned(
         burned=np.asarray(burned),
         due=np.asarray(due),
         taken=state.taken,
-        replaced=state.replaced + [int(moved.replaced), 0],
+        replaced=state.replaced + [int(moved.replaced_walkers), 0],
         record=record,
         reference=None,
         sums=None,
@@ -366,7 +366,7 @@ def _measured(
     found = estimator.measure(moved.walkers, int(state.taken), reference)
     found = jax.tree.map(on_host, found)
     sample = estimator.sample(found, reference)
-    replaced = int(moved.replaced)
+    replaced = int(moved.replaced_walkers)
     taken = int(state.taken) + 1
     folder.append(taken, sample.values, float(moved.acceptance), replaced)
     sums = sample.sums

@@ -121,9 +121,9 @@ def gradient_noise(
     walkers = state.sampler.walkers
     parameters = partition(state.wavefunction)[0]
     current = eqx.tree_at(
-        lambda s: (s.optimizer, s.step),
+        lambda s: s.optimizer,
         probe.init(state.wavefunction, walkers, key=key),
-        (_seen_nothing(state.optimizer, parameters), state.step),
+        _seen_nothing(state.optimizer, parameters),
     )
     squares: list[tuple[float, float]] = []
     with (
@@ -180,7 +180,7 @@ class _Seen(AbstractOptimizerState):
     gradient: _Running
     update: _Running
     count: Int[Array, ""]
-    retries: Int[Array, ""]
+    solver_retries: Int[Array, ""]
 
 
 class _Probe(AbstractOptimizer[_Seen]):
@@ -204,7 +204,7 @@ class _Probe(AbstractOptimizer[_Seen]):
             gradient=state.gradient.add(gradient, count),
             update=state.update.add(update, count),
             count=count,
-            retries=after.retries,
+            solver_retries=after.solver_retries,
         )
         return jax.tree.map(jnp.zeros_like, update), seen
 
@@ -216,9 +216,7 @@ def _moved(vmc: VMC, state: VMCState) -> VMCState:
 
 @eqx.filter_jit
 def _stepped(vmc: VMC, state: VMCState) -> VMCState:
-    following, _ = vmc.step(state)
-    # The schedule stays where it is.
-    return eqx.tree_at(lambda s: s.step, following, state.step)
+    return vmc.step(state)[0]
 
 
 def _seen(state: VMCState) -> _Seen:
@@ -231,7 +229,11 @@ def _seen_nothing(optimizer: AbstractOptimizerState, parameters: PyTree) -> _See
     nothing = _Running(zeros, jnp.zeros_like(_square(zeros)))
     zero = jnp.zeros((), int)
     return _Seen(
-        optimizer=optimizer, gradient=nothing, update=nothing, count=zero, retries=zero
+        optimizer=optimizer,
+        gradient=nothing,
+        update=nothing,
+        count=zero,
+        solver_retries=zero,
     )
 
 

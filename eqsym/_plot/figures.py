@@ -170,8 +170,8 @@ def plot_training(
     variance_axis.set(ylabel="variance [Ha$^2$]")
     acceptance_axis.plot(steps, history["acceptance"], lw=1, label="moves")
     for column, label in (
-        ("exchanged", "exchanges of spins"),
-        ("hopped", "hops between nuclei"),
+        ("exchange_acceptance", "exchanges of spins"),
+        ("hop_acceptance", "hops between nuclei"),
     ):
         # Some crystals have none.
         if np.any(history[column]):

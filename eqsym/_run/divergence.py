@@ -69,7 +69,7 @@ class Watch:
         self._energies, self._variances = _Window(), _Window()
         self.outside = self.first = 0
         self.marks = [0]
-        names = ("energy", "variance", "rejected")
+        names = ("energy", "variance", "rejected_update")
         columns = (history[name].tolist() for name in names)
         for step, *values in zip(history["step"].tolist(), *columns, strict=True):
             self.see(int(step), dict(zip(names, values, strict=True)))
@@ -79,7 +79,8 @@ class Watch:
         energy, variance = row["energy"], row["variance"]
         if step - 1 in self._starts:
             self._energies, self._variances, self.outside = _Window(), _Window(), 0
-        if row["rejected"] or not (math.isfinite(energy) and math.isfinite(variance)):
+        finite = math.isfinite(energy) and math.isfinite(variance)
+        if row["rejected_update"] or not finite:
             self.outside += self.outside > 0
             return
         if self._is_outside(energy, variance):

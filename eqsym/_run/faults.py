@@ -51,7 +51,7 @@ class Faults:
                 _STUCK_STEPS,
                 row["acceptance"],
             )
-        if row["rejected"]:
+        if row["rejected_update"]:
             self._rejected.append(_reason(row))
         else:
             self._rejected = []
@@ -90,9 +90,13 @@ def _reason(row: dict[str, float | int]) -> str:
 
 # The faults that fields of `Statistics` count.
 _MEANINGS = {
-    "invalid": "{} local energies or weights were not finite and were left out.",
-    "dropped": "{} images with weight were left out by a bound on their number.",
-    "replaced": REPLACED,
-    "retries": "A Gram matrix was not positive; its damping was raised {} times.",
-    "rejected": "{} updates were not finite and were rejected.",
+    "invalid_energies": (
+        "{} local energies or weights were not finite and were left out."
+    ),
+    "dropped_terms": "{} images with weight were left out by a bound on their number.",
+    "replaced_walkers": REPLACED,
+    "solver_retries": (
+        "A Gram matrix was not positive; its damping was raised {} times."
+    ),
+    "rejected_update": "{} updates were not finite and were rejected.",
 }

@@ -35,8 +35,9 @@ from .._storage import (
     read_history,
     uncompared,
 )
-from .._training import Pretraining, VMC
+from .._training import AbstractStrategy, Pretraining, VMC
 from .._wavefunction import AbstractWavefunction
+from .stages import stage_of
 
 
 _logger = logging.getLogger("eqsym")
@@ -63,6 +64,7 @@ class RunSettings(eqx.Module):
     key: list[int]
     burn_in: int
     pretraining: Pretraining | None
+    stages: tuple[tuple[int, AbstractStrategy], ...]
 
 
 class SavedRun(eqx.Module):
@@ -141,13 +143,14 @@ def load_run(
             f"The wave function of the run {path}, written by eqsym {version} (this is "
             f"{metadata.version('eqsym')}), cannot be loaded. {error}"
         ) from None
-    planned = _field(description["settings"], "vmc", "schedule")
+    settings = description["settings"]
+    first = [0, _field(settings, "vmc", "strategy")]
+    planned = [first, *_field(settings, "stages")]
     trained = None
     try:
-        schedule = decode(planned, {})
-        stage = int(schedule.stage(jnp.asarray(max(0, step - 1))))
-        drawn = decode(state["strategies"], arrays, ".strategies")[stage]
-        trained = schedule.strategies[stage].view(network, drawn)
+        stage = stage_of([start for start, _ in planned], step)
+        drawn = decode(state["strategy"], arrays, ".strategy")
+        trained = decode(planned[stage][1], {}).view(network, drawn)
     except ValueError as error:
         _logger.warning(
             "`trained` of the run %s is `None`: its strategy cannot be built again. %s "
@@ -199,7 +202,7 @@ def describe_run(wavefunction: AbstractWavefunction, settings: RunSettings) -> J
     """The description of a run in `run.json`, for people."""
     crystal, encoded = wavefunction.crystal, encode(settings)
     parameters = jax.tree.leaves(partition(wavefunction)[0])
-    strategies = settings.vmc.schedule.strategies
+    planned = [(0, settings.vmc.strategy), *settings.stages]
     group = _group(encoded)
     return {
         "crystal": {
@@ -216,7 +219,10 @@ def describe_run(wavefunction: AbstractWavefunction, settings: RunSettings) -> J
             "precision": sorted({str(leaf.dtype) for leaf in parameters}),
         },
         "symmetry": {
-            "strategies": [type(strategy).__qualname__ for strategy in strategies],
+            "stages": [
+                {"from_step": start, "strategy": type(strategy).__qualname__}
+                for start, strategy in planned
+            ],
             "group": None if group is None else group.symbol,
             "operations": None if group is None else group.order,
         },

@@ -1,9 +1,9 @@
-"""The training loop around `VMC`: progress, history, checkpoints, resuming."""
+"""Runs: pretraining, burn-in and training, saved and resumed."""
 
 import dataclasses
 import logging
 import os
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ from .._core import (
 )
 from .._storage import History, locked, writable
 from .._training import (
+    AbstractStrategy,
     check_loss,
     Pretraining,
     PretrainingState,
@@ -42,14 +43,11 @@ from .._wavefunction import (
     initial_walkers,
     orbital_network,
 )
-from .divergence import Watch
-from .faults import Faults
 from .figure import Draw, Figure
 from .folder import (
     BURN_IN,
     describe_run,
     HISTORY,
-    note_in_run_json,
     PHASES,
     PRETRAINING,
     RunSettings,
@@ -58,28 +56,31 @@ from .folder import (
     write_run_json,
 )
 from .phases import Checkpoints
+from .stages import check_stages, Stages
+from .training import train
 
 
 State = TypeVar("State", VMCState, PretrainingState)
-
 _logger = logging.getLogger("eqsym")
 
-# Of the updates, after a run has gone back.
-_HALF = 0.5
 _COLUMNS = ("step", *(f.name for f in dataclasses.fields(Statistics)), "seconds")
 
 
 class _BurnIn(eqx.Module):
-    """Burn-in: a state of training whose walkers move, steps taken, and walkers that
-    were replaced in them."""
+    """The state of burn-in: a state of training whose walkers move, steps taken, and
+    walkers that were replaced in them."""
 
     state: VMCState
     step: Int[Array, ""]
     replaced: Int[Array, ""]
 
 
+# A state of a phase before training.
+_Early = TypeVar("_Early", PretrainingState, _BurnIn)
+
+
 class RunResult(eqx.Module):
-    """What a training run leaves.
+    """A trained wave function with its walkers and history.
 
     - `state`: the last state, with wave function, walkers and optimizer.
     - `history`: for every column of `history.csv` an array over the steps: `step`, the
@@ -110,6 +111,7 @@ def run(
     key: Key,
     pretraining: Pretraining | None = None,
     burn_in: Integer = 5,
+    stages: Sequence[tuple[Integer, AbstractStrategy]] = (),
     path: str | os.PathLike | None = None,
     checkpoint_every: Integer = 100,
     changed_settings: bool = False,
@@ -128,8 +130,8 @@ def run(
     `KeyboardInterrupt` or `SystemExit`; a second Ctrl-C does not wait. A finished run
     can be prolonged with more `steps`. [`eqsym.load_run`][] loads it into a notebook.
 
-    Without a `path`, Ctrl-C at a prompt (of Python, IPython or a notebook) returns what
-    was trained so far; after Ctrl-C in pretraining or burn-in, the wave function and
+    Without a `path`, Ctrl-C at a prompt (of Python, IPython or a notebook) returns the
+    state and history so far; after Ctrl-C in pretraining or burn-in, wave function and
     walkers so far, and no history. What follows in the same cell goes on. In a script
     Ctrl-C raises, because what follows there relies on a finished run.
 
@@ -141,18 +143,22 @@ def run(
     while a step is outside of that range. The history is then that of the steps that
     were kept; `run.json` and the log tell about the others.
 
-    What is happening is logged by the standard logger `eqsym`: the start, compilation
-    and the end as information; faults, and how often they came, as warnings.
+    The standard logger `eqsym` tells of the start, compilation and the end as
+    information; of faults, and how often they came, as warnings.
 
     **Arguments:**
 
-    - `vmc`: what one step does.
+    - `vmc`: takes the training steps.
     - `wavefunction`: to start from.
     - `steps`: the number of training steps in total, resumed ones included.
     - `walkers`: their number, or first configurations in Bohr, (walkers, electrons, 3).
     - `key`: seeds everything.
     - `pretraining`: done before the first step, if given.
     - `burn_in`: sampler steps before the first step.
+    - `stages`: `(start, strategy)` for other strategies than that of `vmc`, each in use
+        after `start` training steps until the next one starts: for example
+        `[(1000, eqs.SymmetrizedTraining(average))]`. Walkers, optimizer and parameters
+        are carried over. For each stage a training step is compiled.
     - `path`: the run folder.
     - `checkpoint_every`: steps between checkpoints, in all phases. None is written
         while updates are being rejected, or training seems to diverge: the last one is
@@ -175,8 +181,9 @@ def run(
     The last state and the history, [`eqsym.RunResult`][].
 
     **Raises:** `ValueError` for less than one step or walker, numbers that are not
-    integers, walkers of the wrong shape or number, pretraining of anything but a
-    [`eqsym.SolidNet`][], and a folder whose checkpoints are all damaged, or are of
+    integers, stages that do not start one after the other, walkers of the wrong shape
+    or number, a wave function that a strategy does not fit, pretraining of anything but
+    a [`eqsym.SolidNet`][], and a folder whose checkpoints are all damaged, or are of
     another model or of other settings (with the fields that differ; `steps`,
     `checkpoint_every`, `mesh` and every `chunk` may, and all settings with
     `changed_settings`; functions are compared by their names and the values that they
@@ -189,23 +196,33 @@ def run(
     steps = whole_number("steps", steps, 1)
     checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
     burn_in = whole_number("burn_in", burn_in, 0)
+    stages = check_stages(stages)
     place, pretrain, chain = jax.random.split(key, 3)
-    walkers = _first_walkers(walkers, wavefunction, place)
+    first = _first_walkers(walkers, wavefunction, place)
     folder = None if path is None else writable(Path(path))
     if mesh is not None:
-        walkers = shard_walkers(walkers, mesh)
+        first = shard_walkers(first, mesh)
     seeds = jax.random.key_data(key).tolist()
-    settings = RunSettings(vmc, len(walkers), seeds, burn_in, pretraining)
+    settings = RunSettings(vmc, len(first), seeds, burn_in, pretraining, stages)
+    # Other keys than the three of `split`.
+    switches, tried = (jax.random.fold_in(key, i) for i in (3, 4))
+    planned = Stages(vmc, stages, switches)
+
     # Refuses what does not fit, before any work.
-    state = _place(vmc.init(wavefunction, walkers, key=chain), mesh)
+    planned.check(wavefunction, first, key=tried)
     fit = None
     if pretraining is not None:
         network = orbital_network("`pretraining` fits", wavefunction)
-        fit = _place(pretraining.init(network, walkers, key=pretrain), mesh)
+        fit = _place(pretraining.init(network, first, key=pretrain), mesh)
+
+    def begin(wavefunction: AbstractWavefunction, walkers: Walkers) -> VMCState:
+        """The state before burn-in."""
+        state = vmc.init(wavefunction, walkers, key=chain, check=False)
+        return _place(state, mesh)
 
     returning = folder is None and interactive()
     with locked(folder), interruptible(returning=returning) as interrupts:
-        checkpoints = {
+        saved = {
             phase: Checkpoints(
                 phase,
                 folder,
@@ -216,38 +233,57 @@ def run(
             )
             for phase in PHASES
         }
-        training = checkpoints[TRAINING]
-        restored = training.resume(state)
-        start = 0 if restored is None else int(restored.step)
+        # The newest state there is, or none.
+        state = saved[TRAINING].resume(
+            lambda step: _place(planned.like(begin(wavefunction, first), step), mesh)
+        )
+        start = 0 if state is None else int(state.step)
         table = None if folder is None else folder / HISTORY
         history = History(table, _COLUMNS, steps=start, write=is_first())
-        training.flush = history.flush
+        saved[TRAINING].flush = history.flush
         if folder is not None and start < steps:
             described = describe_run(wavefunction, settings)
             part = session(start, steps, checkpoint_every, mesh)
             on_first(lambda: write_run_json(folder, described, part))
 
-        if restored is None:
+        # Pretraining and burn-in, or the rest of them.
+        if state is None:
             with on_mesh(mesh):
-                restored = _started(
-                    vmc, state, burn_in, pretraining, fit, chain, checkpoints, progress
+                burnt = saved[BURN_IN].resume(
+                    lambda step: _unburnt(begin(wavefunction, first))
                 )
-            training.save(_place(restored, mesh))
-        state = _place(restored, mesh)
-        checkpoints[PRETRAINING].remove()
-        checkpoints[BURN_IN].remove()
+                if burnt is None:
+                    if pretraining is not None and fit is not None:
+                        fit = _pretrained(
+                            pretraining, fit, saved[PRETRAINING], progress
+                        )
+                        wavefunction, first = fit.wavefunction, fit.sampler.walkers
+                    burnt = _unburnt(begin(wavefunction, first))
+                burnt = _burned_in(vmc, burnt, burn_in, saved[BURN_IN], progress)
+            state = _place(burnt.state, mesh)
+            saved[TRAINING].save(state)
+        saved[PRETRAINING].remove()
+        saved[BURN_IN].remove()
+
         _logger.info(
             "Training a %s with %d walkers from step %d to %d%s.",
             type(wavefunction).__name__,
-            len(walkers),
+            len(first),
             start,
             max(start, steps),
             "" if folder is None else f" in {folder}",
         )
         with on_mesh(mesh):
             drawn = Figure(folder, figure)
-            state = _trained(
-                vmc, state, steps, history, training, folder, drawn, progress
+            state = train(
+                planned,
+                state,
+                steps,
+                history,
+                saved[TRAINING],
+                folder,
+                drawn,
+                progress,
             )
         if interrupts.stopped:
             _logger.warning(
@@ -267,29 +303,6 @@ def _first_walkers(
     return initial_walkers(wavefunction.crystal, count, key=key)
 
 
-def _started(
-    vmc: VMC,
-    state: VMCState,
-    burn_in: int,
-    pretraining: Pretraining | None,
-    fit: PretrainingState | None,
-    chain: Key,
-    checkpoints: dict[str, Checkpoints],
-    progress: bool | None,
-) -> VMCState:
-    """The state that training begins with, after pretraining and burn-in, or what is
-    left of them to do."""
-    zero = jnp.zeros_like(state.step)
-    burnt = checkpoints[BURN_IN].resume(_BurnIn(state, zero, zero))
-    if burnt is None:
-        if pretraining is not None and fit is not None:
-            saved = checkpoints[PRETRAINING]
-            fit = _pretrained(pretraining, saved.resume(fit) or fit, saved, progress)
-            state = vmc.init(fit.wavefunction, fit.sampler.walkers, key=chain)
-        burnt = _BurnIn(state, zero, zero)
-    return _burned_in(vmc, burnt, burn_in, checkpoints[BURN_IN], progress).state
-
-
 def _place(state: State, mesh: jax.sharding.Mesh | None) -> State:
     if mesh is None:
         return state
@@ -303,25 +316,29 @@ def _pretrained(
     checkpoints: Checkpoints[PretrainingState],
     progress: bool | None,
 ) -> PretrainingState:
-    step = eqx.filter_jit(pretraining.step)
-    with (
-        checkpoints.during(state),
-        progress_bar(
-            "Pretraining",
-            pretraining.steps,
-            progress,
-            initial=int(state.step),
-            compiled="the pretraining step",
-        ) as bar,
-    ):
-        while int(state.step) < pretraining.steps and not checkpoints.stopped:
-            state, loss = step(state)
-            check_loss(int(state.step), loss)
-            checkpoints.keep(state)
-            bar.set_postfix_str(f"loss {float(loss):.5f}", refresh=False)
-            bar.update()
-    report_replaced("Pretraining", state.replaced)
-    return state
+    """The state after pretraining, from its checkpoint if there is one."""
+    take_step = eqx.filter_jit(pretraining.step)
+
+    def advance(state: PretrainingState) -> tuple[PretrainingState, str]:
+        state, loss = take_step(state)
+        check_loss(int(state.step), loss)
+        return state, f"loss {float(loss):.5f}"
+
+    resumed = checkpoints.resume(lambda step: state)
+    return _advanced(
+        "Pretraining",
+        "the pretraining step",
+        state if resumed is None else resumed,
+        pretraining.steps,
+        advance,
+        checkpoints,
+        progress,
+    )
+
+
+def _unburnt(state: VMCState) -> _BurnIn:
+    zero = jnp.zeros_like(state.step)
+    return _BurnIn(state, zero, zero)
 
 
 def _burned_in(
@@ -331,140 +348,46 @@ def _burned_in(
     checkpoints: Checkpoints[_BurnIn],
     progress: bool | None,
 ) -> _BurnIn:
+    """The state after burn-in."""
+
+    @eqx.filter_jit
+    def moved(vmc: VMC, state: _BurnIn) -> _BurnIn:
+        moved = vmc.equilibrate(state.state)
+        replaced = state.replaced + moved.sampler.replaced_walkers
+        return _BurnIn(moved, state.step + 1, replaced)
+
+    return _advanced(
+        "Burn-in",
+        "moves",
+        state,
+        steps,
+        lambda state: (moved(vmc, state), ""),
+        checkpoints,
+        progress,
+    )
+
+
+def _advanced(
+    name: str,
+    compiled: str,
+    state: _Early,
+    steps: int,
+    advance: Callable[[_Early], tuple[_Early, str]],
+    checkpoints: Checkpoints[_Early],
+    progress: bool | None,
+) -> _Early:
+    """The state after the steps of a phase before training, or as many as there were
+    before an interrupt. `advance` gives the next state, and a text for the progress
+    bar."""
+    initial = int(state.step)
     with (
         checkpoints.during(state),
-        progress_bar(
-            "Burn-in", steps, progress, initial=int(state.step), compiled="moves"
-        ) as bar,
+        progress_bar(name, steps, progress, initial=initial, compiled=compiled) as bar,
     ):
         while int(state.step) < steps and not checkpoints.stopped:
-            state = _moved(vmc, state)
+            state, text = advance(state)
             checkpoints.keep(state)
-            bar.set_postfix_str("", refresh=False)
+            bar.set_postfix_str(text, refresh=False)
             bar.update()
-    report_replaced("Burn-in", state.replaced)
+    report_replaced(name, state.replaced)
     return state
-
-
-@eqx.filter_jit
-def _moved(vmc: VMC, state: _BurnIn) -> _BurnIn:
-    moved = vmc.equilibrate(state.state)
-    replaced = state.replaced + moved.sampler.replaced
-    return _BurnIn(moved, state.step + 1, replaced)
-
-
-def _trained(
-    vmc: VMC,
-    state: VMCState,
-    steps: int,
-    history: History,
-    checkpoints: Checkpoints[VMCState],
-    folder: Path | None,
-    figure: Figure,
-    progress: bool | None,
-) -> VMCState:
-    start = int(state.step)
-    if start >= steps:
-        return state
-    step = eqx.filter_jit(vmc.step)
-    before = _last(history.columns()["seconds"]) - time.monotonic()
-    faults = Faults()
-    watch = Watch(vmc.schedule.starts, history.columns())
-    watch.marks = checkpoints.restore_marks(watch.marks, state)
-    # The newest state that may be saved.
-    sound = state
-    try:
-        with (
-            checkpoints.during(state),
-            progress_bar(
-                "Training",
-                steps,
-                progress,
-                initial=start,
-                compiled="the training step",
-            ) as bar,
-        ):
-            while int(state.step) < steps and not checkpoints.stopped:
-                state, statistics = step(state)
-                i = int(state.step)
-                row = {
-                    name: value.item()
-                    for name, value in vars(jax.device_get(statistics)).items()
-                }
-                seconds = time.monotonic() + before
-                history.append({"step": i, **row, "seconds": round(seconds, 3)})
-                faults.see(i, row)
-                watch.see(i, row)
-                if i == start + 1:
-                    _logger.info("The first step is done.")
-                if watch.lost:
-                    state = _gone_back(watch, state, history, checkpoints, folder)
-                    watch = Watch(vmc.schedule.starts, history.columns())
-                    watch.marks = sorted(checkpoints.marks)
-                    sound = state
-                elif not row["rejected"] and not watch.outside:
-                    sound = state
-                    if watch.marks[-1] == i:
-                        checkpoints.mark(state, watch.marks)
-                checkpoints.keep(sound)
-                figure.refresh(history)
-                bar.set_postfix_str(
-                    f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
-                    f"acceptance {row['acceptance']:.2f}",
-                    refresh=False,
-                )
-                bar.update(int(state.step) - bar.n)
-        figure.refresh(history, last=True)
-        if watch.outside > 1:
-            _logger.warning(
-                "Training ends where it may diverge: %s. The newest checkpoint is of "
-                "step %d.",
-                watch,
-                int(sound.step),
-            )
-    finally:
-        faults.report()
-    return state
-
-
-def _gone_back(
-    watch: Watch,
-    state: VMCState,
-    history: History,
-    checkpoints: Checkpoints[VMCState],
-    folder: Path | None,
-) -> VMCState:
-    """What a run that diverges goes on with: a state from before, and half of each
-    update.
-
-    Nothing has to be on the disk at once: a run that is resumed from there comes here
-    again, in the same way.
-
-    **Raises:** `FloatingPointError` the second time.
-    """
-    i = int(state.step)
-    good = checkpoints.go_back(watch.good)
-    before = "" if folder is None else f"Step {good.step}, before that, is saved. "
-    if state.scale < 1:
-        raise FloatingPointError(
-            f"Training diverged again, with half of each update: {watch}. "
-            f"{before}Try a smaller learning rate or norm bound, more damping, more "
-            "walkers, or longer pretraining: in another run folder, from the start or "
-            "from `eqsym.load_run(path).wavefunction` of this one."
-        )
-    _logger.warning(
-        "Step %d: training diverges: %s. It goes back to step %d and on with half of "
-        "each update.",
-        i,
-        watch,
-        int(good.step),
-    )
-    history.cut(int(good.step))
-    if folder is not None:
-        note = {"at_step": i, "to_step": int(good.step), "scale": _HALF}
-        on_first(lambda: note_in_run_json(folder, "went_back", note))
-    return eqx.tree_at(lambda s: s.scale, good, _HALF * good.scale)
-
-
-def _last(values: Float[np.ndarray, " steps"]) -> float:
-    return float(values[-1]) if len(values) else 0.0

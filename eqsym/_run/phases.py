@@ -95,8 +95,12 @@ class Checkpoints(Generic[State]):
         self._on_disk: set[int] = set()
         self._failed_in_row = 0
 
-    def resume(self, like: State) -> State | None:
+    def resume(self, like: Callable[[int], State]) -> State | None:
         """The state of the newest whole checkpoint, if there is one.
+
+        **Arguments:**
+
+        - `like`: makes a state of the structure that the state of a step has.
 
         **Raises:** `ValueError` if all are damaged, or if it is of another model; or of
         other settings, unless these may change.
@@ -107,7 +111,8 @@ class Checkpoints(Generic[State]):
         if found is None:
             return None
         place = self._place / str(found)
-        state = restore_checkpoint(self._place, found, like)
+        expected = like(found)
+        state = restore_checkpoint(self._place, found, expected)
         self._changes = changed_settings(self._place, found, self._settings)
         if self._changes and not self._may_change:
             raise ValueError(
@@ -116,7 +121,7 @@ class Checkpoints(Generic[State]):
                 "with `changed_settings=True` in `run`. These fields differ:"
                 f"{listed(self._changes)}"
             )
-        warn_of_uncompared(place, state=like, settings=self._settings)
+        warn_of_uncompared(place, state=expected, settings=self._settings)
         _logger.info("Resuming from the checkpoint %s.", place)
         return state
 
@@ -175,7 +180,9 @@ class Checkpoints(Generic[State]):
         marks = {**self.marks, int(state.step): state}
         self.marks = {n: marked for n, marked in marks.items() if n in numbers}
 
-    def restore_marks(self, numbers: Collection[int], state: State) -> list[int]:
+    def restore_marks(
+        self, numbers: Collection[int], state: State, like: Callable[[int], State]
+    ) -> list[int]:
         """Reads the states to go back to that are on the disk, and returns their steps.
 
         **Arguments:**
@@ -183,6 +190,7 @@ class Checkpoints(Generic[State]):
         - `numbers`: their steps.
         - `state`: the one that the phase goes on from, and goes back to if there is no
             other.
+        - `like`: as for `resume`.
         """
         self.marks, step = {}, int(state.step)
         if self._place is not None:
@@ -193,7 +201,8 @@ class Checkpoints(Generic[State]):
             for number in map(int, whole.split()):
                 self._on_disk.add(number)
                 if number != step:
-                    self.marks[number] = restore_checkpoint(place, number, state)
+                    found = restore_checkpoint(place, number, like(number))
+                    self.marks[number] = found
         if step in numbers or not self.marks:
             self.marks[step] = state
         return sorted(self.marks)

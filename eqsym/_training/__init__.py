@@ -1,13 +1,10 @@
-"""Samplers, optimizers, strategies, and the training step made of them."""
+"""Samplers, optimizers and strategies, and the training step that they make up."""
 
 from .optimizer import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractOptimizerState as AbstractOptimizerState,
-    MinSR as MinSR,
     Optax as Optax,
-    OptaxState as OptaxState,
     Spring as Spring,
-    SpringState as SpringState,
 )
 from .pretraining import (
     check_loss as check_loss,
@@ -15,26 +12,20 @@ from .pretraining import (
     PretrainingState as PretrainingState,
     report_replaced as report_replaced,
 )
-from .projection import Project as Project
+from .projection import ProjectedTraining as ProjectedTraining
 from .sampler import (
     AbstractSampler as AbstractSampler,
     AbstractSamplerState as AbstractSamplerState,
     Metropolis as Metropolis,
-    MetropolisState as MetropolisState,
     REPLACED as REPLACED,
 )
-from .scores import FactoredScores as FactoredScores, Scores as Scores
+from .scores import Scores as Scores
 from .strategy import (
     AbstractStrategy as AbstractStrategy,
-    Augment as Augment,
+    AugmentedTraining as AugmentedTraining,
     Batch as Batch,
     Cost as Cost,
-    Coupling as Coupling,
-    DrawnKey as DrawnKey,
-    DrawnSymmetrizer as DrawnSymmetrizer,
-    NoState as NoState,
-    NoSymmetry as NoSymmetry,
-    Schedule as Schedule,
-    Symmetrize as Symmetrize,
+    PlainTraining as PlainTraining,
+    SymmetrizedTraining as SymmetrizedTraining,
 )
 from .vmc import Statistics as Statistics, VMC as VMC, VMCState as VMCState

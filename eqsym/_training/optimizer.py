@@ -1,4 +1,4 @@
-"""From scores and residuals to parameter updates."""
+"""Optimizers: parameter updates from scores and residuals."""
 
 import abc
 from collections.abc import Callable
@@ -21,17 +21,20 @@ _TRIES = 8
 
 
 class AbstractOptimizerState(eqx.Module):
-    """What every optimizer remembers between steps: how often the last one had to solve
-    its equations again, with more damping. 0 where there is nothing to solve."""
+    """State that every optimizer keeps between steps.
 
-    retries: eqx.AbstractVar[Int[Array, ""]]
+    - `solver_retries`: how often the last step had to solve its equations again with
+        more damping; 0 if there is nothing to solve.
+    """
+
+    solver_retries: eqx.AbstractVar[Int[Array, ""]]
 
 
 State = TypeVar("State", bound=AbstractOptimizerState)
 
 
 class AbstractOptimizer(eqx.Module, Generic[State]):
-    """Turns the scores of a batch and its centred local energies into an update.
+    """Turns the scores of a batch and its centered local energies into an update.
 
     Optimizers see walkers only through [`eqsym.Scores`][], so that the same ones serve
     other objectives that are a residual per walker.
@@ -56,10 +59,10 @@ class AbstractOptimizer(eqx.Module, Generic[State]):
         """**Arguments:**
 
         - `scores`: of the wave function at the walkers.
-        - `residual`: whose product with the scores is half the gradient. For the energy
-            of a wave function, centred (and clipped) local energies in Hartree, times
-            the square root of the walkers' shares, one over their number if all weigh
-            the same.
+        - `residual`: its product with the scores is half the gradient. For the energy
+            of a wave function: centered (and clipped) local energies in Hartree, times
+            the square root of the walkers' shares, which are one over their number if
+            all weigh the same.
         - `state`: of `init` or of the step before.
 
         **Returns:**
@@ -69,26 +72,22 @@ class AbstractOptimizer(eqx.Module, Generic[State]):
 
 
 class SpringState(AbstractOptimizerState):
-    """State of [`eqsym.Spring`][].
-
-    - `direction`: the last one.
-    - `count`: steps taken.
-    - `retries`: how often the last step raised the damping.
-    """
+    """State of [`eqsym.Spring`][]: the last direction, and steps taken."""
 
     direction: PyTree[Float[Array, "..."]]
     count: Int[Array, ""]
-    retries: Int[Array, ""]
+    solver_retries: Int[Array, ""]
 
 
 class Spring(AbstractOptimizer[SpringState]):
-    r"""SPRING: natural gradient in the space of the samples, with momentum.
+    r"""Natural gradient with momentum, solved in the space of the samples: SPRING.
 
     $\zeta = \epsilon - O \mu\phi$,
     $\phi' = \mu\phi + O^T (O O^T + \lambda)^{-1} \zeta$, step
     $-\eta \min(1, \sqrt{C} / (\eta |\phi'|)) \phi'$. Goldshlager, Abrahamsen, Lin,
-    J. Comput. Phys. 516, 113351 (2024), arXiv 2401.10190. With `momentum=0` it is
-    [`eqsym.MinSR`][].
+    J. Comput. Phys. 516, 113351 (2024), arXiv 2401.10190. Without momentum it is MinSR,
+    see `min_sr`. The state has the fields `direction`, the last $\phi'$, `count`, steps
+    taken, and `solver_retries`.
     """
 
     learning_rate: Schedule
@@ -110,10 +109,10 @@ class Spring(AbstractOptimizer[SpringState]):
 
         - `learning_rate`: the rate eta, or an optax schedule of the step.
         - `momentum`: mu, at least 0 and below 1.
-        - `damping`: lambda. What rounding makes of a singular Gram matrix is added: its
-            trace times the resolution of the floating-point type; and ten times as much
-            again, as often as needed, where a pivot of the matrix is still below half
-            of that. This is counted in `retries`.
+        - `damping`: lambda. Its trace times the resolution of the floating-point type
+            is added, the size of what rounding adds to a singular Gram matrix. As often
+            as a pivot of the matrix is still below half of the sum, the sum is raised
+            tenfold, which is counted in `solver_retries`.
         - `norm_bound`: C, the largest squared norm of a step, or a schedule of the
             step. If it falls with the square of the rate, bad batches late in training
             cannot undo what small steps have reached.
@@ -135,10 +134,25 @@ class Spring(AbstractOptimizer[SpringState]):
             if not callable(value) and not value > 0:
                 raise ValueError(f"`{name}` must be positive, got {value}.")
 
+    @classmethod
+    def min_sr(cls, learning_rate: Schedule = 0.05, **kwargs: Any) -> "Spring":
+        """Natural gradient solved in the space of the samples, without momentum: MinSR.
+        Chen, Heyl, Nature Physics 20, 1476 (2024).
+
+        **Arguments:**
+
+        - `learning_rate`, `kwargs`: as for [`eqsym.Spring`][], without `momentum`.
+
+        **Returns:**
+
+        [`eqsym.Spring`][] with `momentum=0`.
+        """
+        return cls(learning_rate, momentum=0.0, **kwargs)
+
     def init(self, parameters: PyTree[Float[Array, "..."]]) -> SpringState:
         zero = jnp.zeros((), int)
-        direction = jax.tree.map(jnp.zeros_like, parameters)
-        return SpringState(direction=direction, count=zero, retries=zero)
+        direction = optax.tree.zeros_like(parameters)
+        return SpringState(direction=direction, count=zero, solver_retries=zero)
 
     def step(
         self, scores: Scores, residual: Inexact[Array, " walkers"], state: SpringState
@@ -147,49 +161,31 @@ class Spring(AbstractOptimizer[SpringState]):
         factored = scores.factored(self.chunk)
         zeta = residual - factored.apply(decayed)
         solution, retries = _solve(factored.gram(), self.damping, zeta)
-        direction = jax.tree.map(jnp.add, decayed, factored.transpose(solution))
+        direction = optax.tree.add(decayed, factored.transpose(solution))
 
         rate = _scheduled(self.learning_rate, state.count)
         largest = jnp.sqrt(_scheduled(self.norm_bound, state.count))
-        norm = _norm(direction)
+        norm = optax.tree.norm(direction)
         bound = largest.astype(norm.dtype) / jnp.maximum(norm, 1e-30)
         update = _scale(-jnp.minimum(rate, bound), direction)
         following = SpringState(
-            direction=direction, count=state.count + 1, retries=retries
+            direction=direction, count=state.count + 1, solver_retries=retries
         )
         return update, following
 
 
-def MinSR(learning_rate: Schedule = 0.05, **kwargs: Any) -> Spring:
-    """Natural gradient in the space of the samples without momentum. Chen, Heyl,
-    Nature Physics 20, 1476 (2024).
-
-    **Arguments:**
-
-    - `learning_rate`, `kwargs`: as for [`eqsym.Spring`][], without `momentum`.
-
-    **Returns:**
-
-    [`eqsym.Spring`][] with `momentum=0`.
-    """
-    return Spring(learning_rate, momentum=0.0, **kwargs)
-
-
 class OptaxState(AbstractOptimizerState):
-    """State of [`eqsym.Optax`][].
-
-    - `transformation`: that of the transformation.
-    - `retries`: 0.
-    """
+    """State of [`eqsym.Optax`][], with the state of the transformation."""
 
     transformation: optax.OptState
-    retries: Int[Array, ""]
+    solver_retries: Int[Array, ""]
 
 
 class Optax(AbstractOptimizer[OptaxState]):
     """Any optax transformation on the plain energy gradient.
 
-    The gradient of the energy is `2 Re E[conj(O) (E_L - E)]` with centred scores O.
+    The gradient of the energy is `2 Re E[conj(O) (E_L - E)]` with centered scores O.
+    The state has the field `transformation`, the state of the transformation.
     """
 
     transformation: optax.GradientTransformation
@@ -214,7 +210,7 @@ class Optax(AbstractOptimizer[OptaxState]):
     def init(self, parameters: PyTree[Float[Array, "..."]]) -> OptaxState:
         return OptaxState(
             transformation=self.transformation.init(parameters),
-            retries=jnp.zeros((), int),
+            solver_retries=jnp.zeros((), int),
         )
 
     def step(
@@ -229,7 +225,9 @@ class Optax(AbstractOptimizer[OptaxState]):
             update, transformation = self.transformation.update(
                 gradient, state.transformation, scores.parameters
             )
-        return update, OptaxState(transformation=transformation, retries=state.retries)
+        return update, OptaxState(
+            transformation=transformation, solver_retries=state.solver_retries
+        )
 
 
 def _solve(
@@ -241,22 +239,22 @@ def _solve(
     )
     identity = jnp.eye(len(gram), dtype=gram.dtype)
 
-    def factorise(shift):
+    def factorize(shift):
         return jax.scipy.linalg.cholesky(gram + shift * identity, lower=True)
 
     def fails(carry):
         factor, shift, tries = carry
         # Without rounding no pivot is below the shift. A smaller one is noise, which
-        # would be most of the solution; of nan none is large enough.
+        # would be most of the solution. A NaN is not large enough either.
         good = jnp.min(jnp.diagonal(factor)) ** 2 > 0.5 * shift
         return ~good & jnp.isfinite(shift) & (tries < _TRIES)
 
     def again(carry):
         _, shift, tries = carry
-        return factorise(10 * shift), 10 * shift, tries + 1
+        return factorize(10 * shift), 10 * shift, tries + 1
 
     shift = damping + jnp.finfo(gram.dtype).eps * jnp.trace(gram)
-    start = (factorise(shift), shift, jnp.zeros((), int))
+    start = (factorize(shift), shift, jnp.zeros((), int))
     factor, _, retries = jax.lax.while_loop(fails, again, start)
     solution = jax.scipy.linalg.cho_solve((factor, True), stacked)
     if jnp.iscomplexobj(zeta):
@@ -275,7 +273,3 @@ def _scale(factor: Any, tree: PyTree) -> PyTree:
     return jax.tree.map(
         lambda leaf: jnp.asarray(factor).astype(leaf.dtype) * leaf, tree
     )
-
-
-def _norm(tree: PyTree) -> Float[Array, ""]:
-    return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))

@@ -1,4 +1,4 @@
-"""A start near the mean field: a network's orbitals fitted to those of one."""
+"""Pretraining: a fit of the orbitals of a network to a mean field."""
 
 import logging
 from collections.abc import Callable
@@ -34,14 +34,14 @@ _logger = logging.getLogger("eqsym")
 
 
 class PretrainingState(eqx.Module):
-    """Everything that changes during pretraining, and all that a checkpoint holds.
+    """Everything that changes during pretraining.
 
     - `wavefunction`: as fitted so far.
     - `sampler`: state of the sampler, with walkers of the Hartree-Fock determinant.
     - `optimizer`: state of the optimizer.
     - `step`: steps taken.
-    - `replaced`: walkers that were replaced, because their amplitude was not finite, in
-        all steps.
+    - `replaced`: walkers that were replaced in all steps, because their amplitude was
+        not finite.
     """
 
     wavefunction: AbstractOrbitalNetwork
@@ -52,16 +52,18 @@ class PretrainingState(eqx.Module):
 
 
 class Pretraining(eqx.Module):
-    r"""Fits the orbitals of a network, such as [`eqsym.SolidNet`][], to those of a mean
-    field.
+    r"""Starts training near a mean field: fits the orbitals of a network, such as
+    [`eqsym.SolidNet`][], to the orbitals of the mean field.
 
-    Minimises the mean of $|\phi^d_j(r_i) - \varphi_j(r_i)|^2$ over walkers of the
+    Minimizes the mean of $|\phi^d_j(r_i) - \varphi_j(r_i)|^2$ over walkers of the
     Hartree-Fock determinant, for all determinants d. With a full determinant the blocks
     that pair electrons of one spin with orbitals of the other are fitted to 0. Pfau et
     al., Phys. Rev. Research 2, 033429 (2020).
 
     Call it, or compile `step` with `eqx.filter_jit` and call that in a loop. Given to
-    [`eqsym.run`][] it is saved and resumed like training.
+    [`eqsym.run`][] it is saved and resumed like training. The state has the fields
+    `wavefunction`, `sampler`, `optimizer`, `step` (steps taken) and `replaced` (walkers
+    that were replaced in all steps, because their amplitude was not finite).
     """
 
     mean_field: MeanField
@@ -79,7 +81,7 @@ class Pretraining(eqx.Module):
     ):
         """**Arguments:**
 
-        - `mean_field`: whose orbitals to fit.
+        - `mean_field`: has the orbitals to fit to.
         - `steps`: number of steps.
         - `optimizer`: any optax transformation, by default Adam with rate 3e-3.
         - `sampler`: moves the walkers between steps, by default 5 moves.
@@ -160,7 +162,7 @@ class Pretraining(eqx.Module):
             sampler,
             optimizer,
             state.step + 1,
-            state.replaced + sampler.replaced,
+            state.replaced + sampler.replaced_walkers,
         )
         return following, jnp.where(jnp.all(jnp.stack(finite)), loss, jnp.nan)
 

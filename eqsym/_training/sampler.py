@@ -1,4 +1,4 @@
-"""Markov chains over electron configurations."""
+"""Samplers: Markov chains over electron configurations."""
 
 import abc
 from typing import Generic, TypeVar
@@ -14,32 +14,33 @@ from .._crystal import Crystal, from_nearest
 from .._wavefunction import AbstractWavefunction, check_walkers
 
 
-# What is said of walkers that a step replaced, with their number.
+# The message about walkers that a step replaced, with their number.
 REPLACED = "{} walkers without a finite amplitude were replaced by others."
-# In Bohr; where no move is accepted the width would otherwise shrink to nothing.
+# In Bohr; without accepted moves the width would otherwise shrink to nothing.
 _NARROWEST = 1e-4
 # Kinds of moves, in the order in which they are counted.
 _NORMAL, _EXCHANGE, _HOP = _KINDS = range(3)
 
 
 class AbstractSamplerState(eqx.Module):
-    """What every sampler remembers between steps, and what a run writes down of it.
+    """State that every sampler keeps between steps, from which a run takes walkers and
+    columns of its history.
 
     - `walkers`: configurations in Bohr, (walkers, electrons, 3).
     - `acceptance`: accepted share of the moves of the last step, without exchanges and
         hops.
-    - `exchanged`: accepted share of the exchanges of a spin-up and a spin-down
-        electron; 0 if the sampler makes none.
-    - `hopped`: accepted share of the hops of an electron between nuclei; 0 if the
-        sampler makes none.
-    - `replaced`: walkers that the last step replaced.
+    - `exchange_acceptance`: accepted share of the exchanges of a spin-up and a
+        spin-down electron; 0 if the sampler makes none.
+    - `hop_acceptance`: accepted share of the hops of an electron between nuclei; 0 if
+        the sampler makes none.
+    - `replaced_walkers`: walkers that the last step replaced.
     """
 
     walkers: eqx.AbstractVar[Walkers]
     acceptance: eqx.AbstractVar[Float[Array, ""]]
-    exchanged: eqx.AbstractVar[Float[Array, ""]]
-    hopped: eqx.AbstractVar[Float[Array, ""]]
-    replaced: eqx.AbstractVar[Int[Array, ""]]
+    exchange_acceptance: eqx.AbstractVar[Float[Array, ""]]
+    hop_acceptance: eqx.AbstractVar[Float[Array, ""]]
+    replaced_walkers: eqx.AbstractVar[Int[Array, ""]]
 
 
 State = TypeVar("State", bound=AbstractSamplerState)
@@ -82,24 +83,23 @@ class AbstractSampler(eqx.Module, Generic[State]):
 class MetropolisState(AbstractSamplerState):
     """State of [`eqsym.Metropolis`][].
 
-    Accepted shares are those of the last step with a move of that kind, and 0 before
-    the first one.
+    Accepted shares are from the last step with a move of that kind, and 0 before it.
 
     - `walkers`: configurations in Bohr, wrapped into the supercell.
     - `acceptance`: accepted share of the normal moves.
-    - `exchanged`: accepted share of the exchanges.
-    - `hopped`: accepted share of the hops.
+    - `exchange_acceptance`: accepted share of the exchanges.
+    - `hop_acceptance`: accepted share of the hops.
     - `width`: standard deviation of the normal moves in Bohr.
-    - `replaced`: walkers that the last step replaced.
+    - `replaced_walkers`: walkers that the last step replaced.
     - `key`: for the moves to come.
     """
 
     walkers: Walkers
     acceptance: Float[Array, ""]
-    exchanged: Float[Array, ""]
-    hopped: Float[Array, ""]
+    exchange_acceptance: Float[Array, ""]
+    hop_acceptance: Float[Array, ""]
     width: Float[Array, ""]
-    replaced: Int[Array, ""]
+    replaced_walkers: Int[Array, ""]
     key: Key
 
 
@@ -107,7 +107,7 @@ class Metropolis(AbstractSampler[MetropolisState]):
     r"""Metropolis moves of all electrons at once, normal with a width that adapts; and
     now and then an exchange of spins or a hop to another nucleus.
 
-    Far apart atoms are islands: no normal move takes an electron from one to another,
+    Atoms far apart are islands: no normal move takes an electron from one to another,
     and walkers would keep for ever the spins and charges of the atoms that they start
     with. Two kinds of moves mix them. An exchange swaps the positions of a spin-up and
     a spin-down electron, both chosen uniformly. A hop takes one electron, chosen
@@ -123,11 +123,15 @@ class Metropolis(AbstractSampler[MetropolisState]):
 
     After every step the width is multiplied by `exp(acceptance - target)`, but stays
     between 1e-4 Bohr and the cell. The acceptance is an average over the normal moves
-    of all walkers, so that a single walker hardly feels what it did to the width.
+    of all walkers, so that the past of a single walker hardly changes its width.
 
-    A walker on a node, or where the amplitude is NaN or infinite, takes the first move
-    to a finite one. Where no move of a step led to one, the walker is replaced by a
+    A walker on a node, or with an amplitude that is NaN or infinite, takes the first
+    move to a finite one. If no move of a step led to one, the walker is replaced by a
     copy of the next walker that has a finite amplitude, and counted.
+
+    The state has the fields of [`eqsym.AbstractSamplerState`][], with walkers wrapped
+    into the supercell, and `width`, of the next normal moves in Bohr, and `key`, for
+    the moves to come.
     """
 
     moves: int = eqx.field(static=True)
@@ -233,8 +237,8 @@ class Metropolis(AbstractSampler[MetropolisState]):
         walkers, replaced = _replaced(walkers, log)
         made, accepted = jnp.sum(counts, axis=0)
         shares = accepted.astype(dtype) / jnp.maximum(made, 1).astype(dtype)
-        before = jnp.stack([state.acceptance, state.exchanged, state.hopped])
-        shares = jnp.where(made > 0, shares, before)
+        before = [state.acceptance, state.exchange_acceptance, state.hop_acceptance]
+        shares = jnp.where(made > 0, shares, jnp.stack(before))
         change = jnp.where(made[_NORMAL] > 0, shares[_NORMAL] - self.target, 0)
         # Wider than the cell is uniform already.
         largest = float(np.max(crystal.supercell.heights))
@@ -287,8 +291,8 @@ def _exchanged(crystal: Crystal, walkers: Walkers, key: Key) -> Walkers:
 def _hopped(
     crystal: Crystal, walkers: Walkers, key: Key
 ) -> tuple[Walkers, Bool[Array, " walkers"]]:
-    """With one electron moved from its nucleus to another one, and whether the latter
-    is then the nearest."""
+    """With one electron moved from its nucleus to another one, and whether the other
+    one is then the nearest."""
     electron, nucleus = jax.random.split(key)
     shape, n = walkers.shape[:1], walkers.shape[1]
     positions = jnp.asarray(crystal.supercell_positions, walkers.dtype)
@@ -304,7 +308,7 @@ def _hopped(
 def _chosen(
     walkers: Walkers, electron: Int[Array, " walkers"]
 ) -> tuple[Bool[Array, "walkers electrons 1"], Float[Array, "walkers 3"]]:
-    """Which electron of each walker is meant, and its position. Without indexing, so
+    """Marks one electron of each walker, and gives its position. Without indexing, so
     that walkers on different devices need not meet."""
     mask = (electron[:, None] == jnp.arange(walkers.shape[1])[None])[:, :, None]
     return mask, jnp.sum(jnp.where(mask, walkers, 0), axis=1)
@@ -323,8 +327,8 @@ def _nearest_nucleus(
 def _replaced(
     walkers: Walkers, log: Float[Array, " walkers"]
 ) -> tuple[Walkers, Int[Array, ""]]:
-    """Walkers with copies in the place of those without a finite amplitude, and how
-    many; all as they are where none has one."""
+    """Walkers with copies in the place of walkers without a finite amplitude, and how
+    many; all as they are if none has one."""
     finite = jnp.isfinite(log)
 
     def copies(walkers):
@@ -337,7 +341,7 @@ def _replaced(
 
     bad = jnp.sum(~finite)
     some = (bad > 0) & jnp.any(finite)
-    # Walkers on different devices meet only where there is a reason to.
+    # Walkers on different devices meet only if there is a reason to.
     walkers = jax.lax.cond(some, copies, lambda walkers: walkers, walkers)
     return walkers, jnp.where(some, bad, 0)
 

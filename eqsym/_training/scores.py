@@ -1,4 +1,4 @@
-"""The score matrix: derivatives of log psi by the parameters, as a linear operator."""
+"""Scores: derivatives of log psi by the parameters, as a linear operator."""
 
 from collections.abc import Callable, Sequence
 
@@ -33,8 +33,8 @@ _USE_ANOTHER = (
 
 
 class _Tap(eqx.Module):
-    """What one linear layer saw of one configuration: its input rows, and the
-    derivative of the amplitude by its output rows."""
+    """Of one linear layer at one configuration: its input rows, and the derivative of
+    the amplitude by its output rows."""
 
     rows: Float[Array, "*walkers rows in"]
     cotangents: Float[Array, "*components rows out"]
@@ -82,7 +82,8 @@ def _is_linear(node) -> bool:
 
 
 class Scores(eqx.Module):
-    r"""The score matrix $O$ of a batch of walkers, without writing it down.
+    r"""Multiplies with the score matrix $O$ of a batch of walkers, which is too large
+    to be written down.
 
     Row x of $O$ is $\sqrt{p_x} \, (\partial_\theta \log\psi(x) - \langle
     \partial_\theta \log\psi \rangle)$ with the walkers' shares $p_x$, one over
@@ -93,7 +94,7 @@ class Scores(eqx.Module):
     against $\arg\psi$, so that $\mathrm{Re} \sum_x \overline{O_x} \epsilon_x$ is
     $O^T \epsilon$.
 
-    - `wavefunction`: whose parameters the columns are.
+    - `wavefunction`: its parameters are the columns.
     - `walkers`: configurations in Bohr, (walkers, electrons, 3).
     - `weights`: importance weights of the walkers, at least 0; all 1 by default.
     - `view`: the function of `wavefunction` that is differentiated, itself by default;
@@ -132,7 +133,7 @@ class Scores(eqx.Module):
         A tree like `parameters`.
         """
         components = 1 if self.is_real else 2
-        rows = _uncentred(_to_rows(residual, components), self._shares())
+        rows = _uncentered(_to_rows(residual, components), self._shares())
         parameters, rest = partition(self.wavefunction)
 
         def contribution(batch):
@@ -153,9 +154,9 @@ class Scores(eqx.Module):
 
         Weights of wide linear layers are never differentiated walker by walker: the
         gradient of one walker is $\\sum_i d_i a_i^T$ with the layer's input rows a and
-        output cotangents d, which are kept. The other parameters are, and that is what
-        needs memory: walkers x parameters outside of wide layers (all parameters, for a
-        `view`), and walkers x rows x (inputs + outputs) for each of those.
+        output cotangents d, which are kept. The other parameters are differentiated.
+        This needs memory: walkers x parameters outside of wide layers (all parameters
+        for a `view`), and walkers x rows x (inputs + outputs) for each wide layer.
 
         **Arguments:**
 
@@ -164,7 +165,10 @@ class Scores(eqx.Module):
 
         **Returns:**
 
-        The same matrix, [`eqsym.FactoredScores`][].
+        The same matrix in factors, with three methods: `apply(direction)` is $O v$, for
+        a tree like `parameters`; `transpose(residual)` is $O^T \\epsilon$; and `gram()`
+        is $O O^T$, with the rows of the real parts first and then, for a complex wave
+        function, the rows of the imaginary parts.
         """
         components = 1 if self.is_real else 2
         size = self.walkers.shape[0]
@@ -234,7 +238,7 @@ class FactoredScores(eqx.Module):
             rows += jnp.tensordot(gradient, leaf, leaf.ndim)
         for tap, linear in zip(self.taps, wide, strict=True):
             rows += jnp.einsum("wcro,wro->wc", tap.cotangents, linear(tap.rows))
-        return _from_rows(_centred(rows, self.shares))
+        return _from_rows(_centered(rows, self.shares))
 
     @full_precision()
     def transpose(self, residual: Inexact[Array, " walkers"]) -> PyTree:
@@ -248,7 +252,7 @@ class FactoredScores(eqx.Module):
 
         A tree like `parameters`.
         """
-        rows = _uncentred(_to_rows(residual, self._components), self.shares)
+        rows = _uncentered(_to_rows(residual, self._components), self.shares)
         narrow = jax.tree.map(
             lambda gradient: jnp.tensordot(rows.astype(gradient.dtype), gradient, 2),
             self.gradients,
@@ -278,8 +282,8 @@ class FactoredScores(eqx.Module):
 
         **Returns:**
 
-        The symmetric matrix; rows ordered walkers of the real part first, then, for a
-        complex wave function, walkers of the imaginary part.
+        The symmetric matrix: first the rows of the real parts, for all walkers, then,
+        for a complex wave function, the rows of the imaginary parts.
         """
         size, components = len(self.shares), self._components
         total = jnp.zeros((components, size, components, size), self.shares.dtype)
@@ -319,17 +323,17 @@ class FactoredScores(eqx.Module):
         return _split_linears(tree, len(self.shares), self._components)
 
 
-def _centred(
+def _centered(
     rows: Float[Array, "walkers components"], shares: Float[Array, " walkers"]
 ) -> Float[Array, "walkers components"]:
     mean = jnp.sum(shares[:, None] * rows, axis=0, keepdims=True)
     return jnp.sqrt(shares)[:, None] * (rows - mean)
 
 
-def _uncentred(
+def _uncentered(
     rows: Float[Array, "walkers components"], shares: Float[Array, " walkers"]
 ) -> Float[Array, "walkers components"]:
-    """The transpose of `_centred`."""
+    """The transpose of `_centered`."""
     scaled = jnp.sqrt(shares)[:, None].astype(rows.dtype) * rows
     total = jnp.sum(scaled, axis=0, keepdims=True)
     return scaled - shares[:, None].astype(rows.dtype) * total
@@ -350,14 +354,14 @@ def _from_rows(rows: Float[Array, "walkers components"]) -> Inexact[Array, " wal
 
 
 def check_factors(wavefunction: AbstractWavefunction, walkers: Walkers) -> None:
-    """Whether the derivative by every weight is what its tap says it is: not if a layer
-    is applied twice to a configuration, or under `jax.vmap`. Costs one compilation of
-    the derivative, and nothing for a wave function without such layers.
+    """Tries whether derivatives by weights can be put together from taps. They cannot
+    if a layer is applied twice to a configuration, or under `jax.vmap`. Costs one
+    compilation of the derivative, and nothing for a wave function without such layers.
 
     **Arguments:**
 
     - `wavefunction`: to differentiate.
-    - `walkers`: where, in Bohr; one is enough.
+    - `walkers`: configurations to try, in Bohr; one is enough.
 
     **Raises:** `ValueError` with the largest difference.
     """
@@ -405,9 +409,9 @@ def _factor_errors(
 def _split_linears(
     wavefunction: PyTree, walkers: int | None, components: int
 ) -> tuple[list[Linear], PyTree, PyTree]:
-    """The linear layers whose inner products are cheaper from taps than from gradients,
-    all for `None` walkers, the other parameters, and the rest, a tree with `_Slot` in
-    place of those layers. Of a wave function or a tree like its parameters."""
+    """The linear layers whose inner products are cheaper from taps than from gradients
+    (all of them for `None` walkers), the other parameters, and the rest, a tree with
+    `_Slot` in place of the layers. Of a wave function or a tree like its parameters."""
     wide: list[Linear] = []
 
     def cheaper(node: Linear) -> bool:
@@ -428,8 +432,8 @@ def _split_linears(
         return _Slot(len(wide) - 1)
 
     def is_leaf(node):
-        # A wave function inside of another one may be evaluated at many images of a
-        # configuration: there a layer is not applied once, and is left as it is.
+        # A wave function inside another one may be evaluated at many images of a
+        # configuration: then its layers are not applied once, and are left as they are.
         inner = isinstance(node, AbstractWavefunction) and node is not wavefunction
         return inner or _is_linear(node)
 

@@ -1,8 +1,8 @@
-"""What training does about symmetry: the function it samples, and the batch it uses."""
+"""Strategies: ways to use symmetry in training."""
 
 import abc
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
@@ -35,14 +35,14 @@ State = TypeVar("State")
 
 
 class Coupling(eqx.Module):
-    r"""An energy in which the amplitude at one image of a walker meets the local energy
-    at another one, in place of the mean over single configurations.
+    r"""Trains an energy in which the amplitude at one image of a walker meets the local
+    energy at another one, in place of a mean over single configurations.
 
     With the matrices C of all walkers,
     $E_P = \sum_{ij} C_{ij} E_L(y_j) / \sum_{ij} C_{ij}$, and half its derivative by the
     parameters is $\mathrm{Re} \sum_{ij} \overline{O(y_i)}\, C_{ij} (E_L(y_j) - E_P)
-    / \sum_{ij} C_{ij}$ with the scores $O = \partial_\theta \log f$. Trained is `share`
-    times the energy of f plus `1 - share` times $E_P$.
+    / \sum_{ij} C_{ij}$ with the scores $O = \partial_\theta \log f$. The objective is
+    `share` times the energy of f plus `1 - share` times $E_P$.
 
     - `matrices`: one Hermitian matrix for each walker.
     - `share`: from 0 to 1.
@@ -53,25 +53,31 @@ class Coupling(eqx.Module):
 
 
 class Batch(eqx.Module):
-    """What energies and gradients of one training step are averaged over.
+    r"""The configurations over which one training step averages energies and gradients.
 
-    - `walkers`: configurations in Bohr, (walkers, electrons, 3); where they are images,
-        those of the first walker come first, and so on.
-    - `weights`: their importance weights, or none where all weigh the same.
-    - `dropped`: images with non-zero weight that a bound on their number left out, over
-        all walkers.
-    - `coupling`: of images of the same walker, where another energy than that of single
-        configurations is trained.
+    - `walkers`: configurations in Bohr, (walkers, electrons, 3); if they are images of
+        walkers, the images of the first walker come first, and so on.
+    - `weights`: their importance weights, or `None` if all weigh the same.
+    - `dropped_terms`: images with non-zero weight that a bound on their number left
+        out, over all walkers.
+    - `coupling`: of images of the same walker, if the objective is not a mean over
+        single configurations; [`eqsym.ProjectedTraining`][] has one. A Module with two
+        fields: `matrices`, a Hermitian matrix C for each walker, (walkers, images,
+        images), and `share`, from 0 to 1. The objective is `share` times the energy of
+        the function plus `1 - share` times
+        $\sum_{ij} C_{ij} E_L(y_j) / \sum_{ij} C_{ij}$.
     """
 
     walkers: Walkers
     weights: Float[Array, " walkers"] | None = None
-    dropped: Int[Array, ""] = eqx.field(default_factory=lambda: jnp.zeros((), int))
+    dropped_terms: Int[Array, ""] = eqx.field(
+        default_factory=lambda: jnp.zeros((), int)
+    )
     coupling: Coupling | None = None
 
 
 class Cost(NamedTuple):
-    """What one walker needs in one training step, in evaluations of the bare wave
+    """The price of one training step for each walker, in evaluations of the bare wave
     function.
 
     - `amplitudes`: in Metropolis moves and for importance weights.
@@ -85,13 +91,14 @@ class Cost(NamedTuple):
 
 
 class AbstractStrategy(eqx.Module, Generic[State]):
-    """How a training step symmetrizes: the third component of [`eqsym.VMC`][] next to
+    """How a training step uses symmetry: the third component of [`eqsym.VMC`][] next to
     sampler and optimizer.
 
-    The parameters trained are always those of the bare wave function f; a strategy says
-    which function of f is sampled and differentiated, and what becomes of the walkers
-    before energies are evaluated. What is random about it is drawn once per step and
-    part of the state: the same for all Metropolis moves, the energies and the gradient.
+    The trained parameters are always the ones of the bare wave function f. A strategy
+    says which function of f is sampled and differentiated, and turns walkers into the
+    configurations at which energies are evaluated. Random choices are made once per
+    step and are part of the state: all Metropolis moves, the energies and the gradient
+    see the same ones.
     """
 
     @abc.abstractmethod
@@ -105,7 +112,7 @@ class AbstractStrategy(eqx.Module, Generic[State]):
 
         The state, with a first draw.
 
-        **Raises:** `ValueError` where the strategy does not fit the wave function.
+        **Raises:** `ValueError` if the strategy does not fit the wave function.
         """
 
     @abc.abstractmethod
@@ -122,7 +129,7 @@ class AbstractStrategy(eqx.Module, Generic[State]):
     def batch(
         self, wavefunction: AbstractWavefunction, walkers: Walkers, state: State
     ) -> Batch:
-        """What becomes of the walkers of `view` before energies and gradients."""
+        """The configurations for energies and gradients, made of walkers of `view`."""
 
     @abc.abstractmethod
     def cost(self, moves: int) -> Cost:
@@ -132,16 +139,16 @@ class AbstractStrategy(eqx.Module, Generic[State]):
 
         **Returns:**
 
-        The price of one step, by which strategies can be compared at equal price.
+        The price of one step, so that strategies can be compared at equal price.
         """
 
 
 class NoState(eqx.Module):
-    """State of [`eqsym.NoSymmetry`][]: there is nothing to draw."""
+    """State of a strategy that draws nothing."""
 
 
-class NoSymmetry(AbstractStrategy[NoState]):
-    """Trains the bare wave function ("OG")."""
+class PlainTraining(AbstractStrategy[NoState]):
+    """Trains the bare wave function as it is ("OG"). Has no state."""
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> NoState:
         del wavefunction, key
@@ -167,19 +174,19 @@ class NoSymmetry(AbstractStrategy[NoState]):
 
 
 class DrawnSymmetrizer(eqx.Module):
-    """State of [`eqsym.Symmetrize`][]: the symmetrizer of this step, and the key of
-    those to come."""
+    """The symmetrizer of this step, and the key for the steps to come."""
 
     symmetrizer: AbstractSymmetrizer
     key: Key
 
 
-class Symmetrize(AbstractStrategy[DrawnSymmetrizer]):
-    """Trains the symmetrized wave function: group averaging ("GA"), smoothed
-    canonicalization ("SC"), projection onto an irrep, in training.
+class SymmetrizedTraining(AbstractStrategy[DrawnSymmetrizer]):
+    """Trains a wave function that is symmetrized in every evaluation: by group
+    averaging ("GA"), smoothed canonicalization ("SC") or projection onto an irrep.
 
-    With a random symmetrizer, another one in every step. A walker is then distributed
-    as the function of the step before when the moves of a step begin.
+    A random symmetrizer is drawn anew in every step. When the moves of a step begin,
+    walkers are then distributed as the function of the step before. The state has the
+    fields `symmetrizer`, of this step, and `key`, for the steps to come.
     """
 
     symmetrizer: AbstractRandomSymmetrizer
@@ -192,7 +199,7 @@ class Symmetrize(AbstractStrategy[DrawnSymmetrizer]):
     ):
         """**Arguments:**
 
-        - `symmetrizer`: what to symmetrize by, or what to draw that from.
+        - `symmetrizer`: symmetrizes, or is what a symmetrizer is drawn from.
         - `form`: makes a wave function of the bare one and a symmetrizer:
             [`eqsym.Symmetrized`][] by default, also as
             `functools.partial(eqsym.Symmetrized, operation_chunk=4)`, or
@@ -227,7 +234,7 @@ class Symmetrize(AbstractStrategy[DrawnSymmetrizer]):
     ) -> Batch:
         del wavefunction
         dropped = jax.vmap(lambda x: state.symmetrizer.orbit(x).dropped_terms)(walkers)
-        return Batch(walkers, dropped=jnp.sum(dropped))
+        return Batch(walkers, dropped_terms=jnp.sum(dropped))
 
     def cost(self, moves: int) -> Cost:
         drawn = self.symmetrizer.draw(jax.random.key(0))
@@ -238,15 +245,14 @@ class Symmetrize(AbstractStrategy[DrawnSymmetrizer]):
 
 
 class DrawnKey(eqx.Module):
-    """State of [`eqsym.Augment`][] and [`eqsym.Project`][]: the key of this step's
-    draw, and of those to come."""
+    """The key for the draws of this step, and the key for the steps to come."""
 
     draw: Key
     key: Key
 
 
 class AbstractDraws(AbstractStrategy[DrawnKey]):
-    """A strategy that trains the bare function and draws anew at every step."""
+    """Trains the bare wave function and draws anew at every step."""
 
     def step(self, state: DrawnKey) -> DrawnKey:
         return DrawnKey(*jax.random.split(state.key))
@@ -258,15 +264,19 @@ class AbstractDraws(AbstractStrategy[DrawnKey]):
         return wavefunction
 
 
-class Augment(AbstractDraws):
-    r"""Data augmentation ("DA"): replaces every walker by random images of it.
+class AugmentedTraining(AbstractDraws):
+    r"""Data augmentation ("DA"): trains the bare wave function f at random images of
+    the walkers.
 
-    The bare wave function f is sampled and trained, but energies and gradients are
-    averaged over `copies` images $y = g x$ of each walker with random operations g.
-    These are distributed as $p(y) = |G|^{-1} \sum_h |f(hy)|^2$ and not as $|f|^2$: with
-    the importance weights $|f(y)|^2 / p(y)$, at most |G|, the energies are those of f,
-    at the price of |G| amplitudes per walker. Without weights, as published (Huang et
-    al. (2025), arXiv 2502.05318), they are no expectation values of any wave function.
+    Walkers are sampled from f, but energies and gradients are averaged over `copies`
+    images $y = g x$ of each walker with random operations g. Images are distributed as
+    $p(y) = |G|^{-1} \sum_h |f(hy)|^2$ and not as $|f|^2$: with the importance weights
+    $|f(y)|^2 / p(y)$, at most |G|, energies are expectation values of f, at the price
+    of |G| amplitudes per walker. Without weights, as published (Huang et al. (2025),
+    arXiv 2502.05318), they are not expectation values of any wave function.
+
+    The state has the fields `draw`, the key for this step, and `key`, for the steps to
+    come.
     """
 
     group: SpaceGroup
@@ -292,8 +302,8 @@ class Augment(AbstractDraws):
         - `weighted`: whether images get their importance weights.
         - `chunk`: walkers whose |G| amplitudes are evaluated at a time, all by default.
 
-        **Raises:** `ValueError` for no copies, for more copies than operations where
-        none may repeat, and for a `chunk` that is not positive.
+        **Raises:** `ValueError` for no copies, for more copies than operations if none
+        may repeat, and for a `chunk` that is not positive.
         """
         self.group = group
         self.copies = whole_number("copies", copies, 1)
@@ -335,37 +345,3 @@ class Augment(AbstractDraws):
     def cost(self, moves: int) -> Cost:
         orbit = self.group.order if self.weighted else 0
         return Cost(moves + 1 + orbit, self.copies, self.copies)
-
-
-class Schedule(eqx.Module):
-    """Strategies one after the other, by the number of the training step: for example
-    none for 1000 steps, then group averaging.
-
-    All are compiled together, once; optimizer, walkers and parameters are carried over.
-    """
-
-    starts: tuple[int, ...] = eqx.field(static=True)
-    strategies: tuple[AbstractStrategy, ...]
-
-    def __init__(self, stages: Sequence[tuple[Integer, AbstractStrategy]]):
-        """**Arguments:**
-
-        - `stages`: `(start, strategy)`, the strategy in use from the step on that is
-            numbered `start`, counted from 0 and increasing.
-
-        **Raises:** `ValueError` for starts that do not increase from 0.
-        """
-        self.starts = tuple(whole_number("stages", start) for start, _ in stages)
-        self.strategies = tuple(strategy for _, strategy in stages)
-
-    def __check_init__(self):
-        ordered = all(a < b for a, b in zip(self.starts, self.starts[1:], strict=False))
-        if not self.starts or self.starts[0] != 0 or not ordered:
-            raise ValueError(
-                "`stages` must start at step 0 and at increasing steps after that, "
-                f"got starts {list(self.starts)}."
-            )
-
-    def stage(self, step: Int[Array, ""]) -> Int[Array, ""]:
-        """The number of the strategy in use."""
-        return jnp.sum(step >= jnp.asarray(self.starts)) - 1

@@ -1,6 +1,5 @@
-"""Variational Monte Carlo: a training step of sampler, Hamiltonian and optimizer."""
+"""The training step of variational Monte Carlo, its state and its statistics."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -26,95 +25,104 @@ from .._wavefunction import AbstractWavefunction, check_wavefunction
 from .optimizer import AbstractOptimizer, AbstractOptimizerState
 from .sampler import AbstractSampler, AbstractSamplerState
 from .scores import check_factors, Scores
-from .strategy import AbstractStrategy, Coupling, NoSymmetry, Schedule
+from .strategy import AbstractStrategy, Coupling, PlainTraining
 
 
 class VMCState(eqx.Module):
-    """Everything that changes during training, and all that a checkpoint holds.
+    """Everything that changes during training, and everything that a checkpoint holds.
 
     - `wavefunction`: as trained so far.
     - `sampler`: state of the sampler, with the walkers and their key.
     - `optimizer`: state of the optimizer.
-    - `strategies`: states of the strategies of the schedule.
+    - `strategy`: state of the strategy, with what it drew for the last step.
     - `step`: steps taken.
-    - `scale`: factor of the updates, 1 but in a run that diverged and went back.
+    - `scale`: factor of the updates: 1, or less in a run that diverged and went back.
     """
 
     wavefunction: AbstractWavefunction
     sampler: AbstractSamplerState
     optimizer: AbstractOptimizerState
-    strategies: tuple[Any, ...]
+    strategy: Any
     step: Int[Array, ""]
     scale: Float[Array, ""]
 
 
 class Statistics(eqx.Module):
-    """What one training step saw. Energies in Hartree per primitive cell, NaN where
-    no walker had a finite one and a finite weight, or, but for the variance, where
-    coupled images have no positive weight.
+    """Shows how training goes: numbers of one step, one column of `history.csv` each.
 
-    - `energy`: mean local energy, real part. Where the strategy couples images, as
-        [`eqsym.Project`][] does: the objective, a mean of two energies.
+    Energies are in Hartree per primitive cell. They are NaN if no walker had a finite
+    energy and a finite weight; all but the variance also if the weight of a projection
+    in training, as sampled, is not positive.
+
+    - `energy`: mean local energy, real part. In [`eqsym.ProjectedTraining`][] the
+        objective, a mean of two energies.
     - `variance`: variance of the local energy per primitive cell, in Hartree squared.
-    - `imaginary`: imaginary part of what `energy` is the real part of.
+    - `imaginary_energy`: imaginary part of the mean whose real part is `energy`.
     - `kinetic`, `potential`: the two parts of `energy`.
     - `acceptance`: accepted share of the moves, without exchanges and hops.
-    - `exchanged`: accepted share of the exchanges of a spin-up and a spin-down
-        electron, 0 if there were none.
-    - `hopped`: accepted share of the hops of an electron between nuclei, 0 if there
-        were none.
-    - `clipped`: share of walkers whose local energy was clipped in the gradient.
-    - `effective`: effective share of the walkers, $(\\sum w)^2 / (n \\sum w^2)$ with
-        their importance weights w; 1 without.
-    - `invalid`: number of walkers, or of their images where the strategy trains on
-        those, with a local energy or an importance weight that is not finite. They are
-        left out of all means and of the gradient.
-    - `dropped`: images with non-zero weight that a bound on their number left out, over
-        all walkers.
-    - `replaced`: number of walkers that the sampler replaced, because their amplitude
-        was not finite.
-    - `retries`: how often the optimizer had to solve its equations again, with more
-        damping: the Gram matrix was singular to rounding.
-    - `rejected`: 1 where the parameters were not finite after their update, no walker
-        had a finite energy and weight, or coupled images have no positive weight:
-        parameters and optimizer stay as they were.
+    - `exchange_acceptance`: accepted share of the exchanges of a spin-up and a
+        spin-down electron, 0 if there were none.
+    - `hop_acceptance`: accepted share of the hops of an electron between nuclei, 0 if
+        there were none.
+    - `clipped_share`: share of the walkers whose local energy was clipped in the
+        gradient.
+    - `effective_share`: $(\\sum w)^2 / (n \\sum w^2)$ with the importance weights w of
+        the n walkers: the share of walkers that would tell as much if all weighed the
+        same. 1 without weights.
+    - `invalid_energies`: number of walkers with a local energy or an importance weight
+        that is not finite; of images, if the strategy trains on images. They are left
+        out of all means and of the gradient.
+    - `dropped_terms`: images with non-zero weight that a bound on their number left
+        out, over all walkers.
+    - `replaced_walkers`: number of walkers that the sampler replaced because their
+        amplitude was not finite.
+    - `solver_retries`: how often the optimizer had to solve its equations again with
+        more damping, because the Gram matrix was singular to rounding.
+    - `rejected_update`: 1 if parameters and optimizer stayed as they were, because the
+        new parameters were not finite, no walker had a finite energy and weight, or the
+        weight of the projection was not positive. Else 0.
     """
 
     energy: Float[Array, ""]
     variance: Float[Array, ""]
-    imaginary: Float[Array, ""]
+    imaginary_energy: Float[Array, ""]
     kinetic: Float[Array, ""]
     potential: Float[Array, ""]
     acceptance: Float[Array, ""]
-    exchanged: Float[Array, ""]
-    hopped: Float[Array, ""]
-    clipped: Float[Array, ""]
-    effective: Float[Array, ""]
-    invalid: Int[Array, ""]
-    dropped: Int[Array, ""]
-    replaced: Int[Array, ""]
-    retries: Int[Array, ""]
-    rejected: Int[Array, ""]
+    exchange_acceptance: Float[Array, ""]
+    hop_acceptance: Float[Array, ""]
+    clipped_share: Float[Array, ""]
+    effective_share: Float[Array, ""]
+    invalid_energies: Int[Array, ""]
+    dropped_terms: Int[Array, ""]
+    replaced_walkers: Int[Array, ""]
+    solver_retries: Int[Array, ""]
+    rejected_update: Int[Array, ""]
 
 
 class VMC(eqx.Module):
-    r"""Variational Monte Carlo as `init` and `step`.
+    r"""Trains a wave function by variational Monte Carlo, as `init` and `step`.
 
     One step moves the walkers, evaluates their local energies $E_L$ and hands the
     residual $E_L - \langle E_L \rangle$ to the optimizer, clipped to `clip` mean
     absolute deviations from the median, real and imaginary parts apart. Clipping
-    affects the gradient, never the energies reported. Coupled images have the residual
-    of [`eqsym.Coupling`][]. All methods are pure: jit `step` with `eqx.filter_jit` and
-    call it in a loop, or let [`eqsym.run`][] do so.
+    affects the gradient, never the energies reported. All methods are pure: jit `step`
+    with `eqx.filter_jit` and call it in a loop, or let [`eqsym.run`][] do so.
 
-    A strategy says what is done about symmetry in training. Energies are those of the
-    function it trains, the parameters always those of the bare wave function.
+    The strategy says how symmetry is used in training. Energies are expectation values
+    of the function that it trains; the parameters are always the ones of the bare wave
+    function. To change the strategy in a loop of your own, go on with another `VMC`:
+
+    ```python
+    vmc = eqs.VMC(hamiltonian, sampler, optimizer, strategy=another)
+    state = vmc.adopt(state, key=key)
+    ```
     """
 
     hamiltonian: AbstractHamiltonian
     sampler: AbstractSampler
     optimizer: AbstractOptimizer
-    schedule: Schedule
+    strategy: AbstractStrategy
     clip: float
     chunk: int | None = eqx.field(static=True)
 
@@ -124,7 +132,7 @@ class VMC(eqx.Module):
         sampler: AbstractSampler,
         optimizer: AbstractOptimizer,
         *,
-        strategy: AbstractStrategy | Schedule | None = None,
+        strategy: AbstractStrategy | None = None,
         clip: float = 5.0,
         chunk: Integer | None = None,
     ):
@@ -133,8 +141,7 @@ class VMC(eqx.Module):
         - `hamiltonian`: gives the local energies.
         - `sampler`: moves the walkers.
         - `optimizer`: updates the parameters.
-        - `strategy`: what is done about symmetry, [`eqsym.NoSymmetry`][] by default; or
-            a schedule of strategies.
+        - `strategy`: how symmetry is used, [`eqsym.PlainTraining`][] by default.
         - `clip`: in mean absolute deviations from the median.
         - `chunk`: walkers whose local energies are evaluated at a time, all by default.
 
@@ -143,10 +150,7 @@ class VMC(eqx.Module):
         self.hamiltonian = hamiltonian
         self.sampler = sampler
         self.optimizer = optimizer
-        if isinstance(strategy, Schedule):
-            self.schedule = strategy
-        else:
-            self.schedule = Schedule([(0, strategy or NoSymmetry())])
+        self.strategy = PlainTraining() if strategy is None else strategy
         self.clip = clip
         self.chunk = check_chunk(chunk)
 
@@ -154,63 +158,94 @@ class VMC(eqx.Module):
         if not self.clip > 0:
             raise ValueError(f"`clip` must be positive, got {self.clip}.")
 
-    def init(
+    def check(
         self, wavefunction: AbstractWavefunction, walkers: Walkers, *, key: Key
+    ) -> None:
+        """Refuses a wave function that cannot be trained; `init` calls this.
+
+        **Arguments:**
+
+        - `wavefunction`, `walkers`: as for `init`.
+        - `key`: seeds the configurations that are tried.
+
+        **Raises:** `ValueError` for walkers of the wrong shape, and for a wave function
+        without parameters, of another crystal than the Hamiltonian's, that does not
+        keep what wave functions promise, see [`eqsym.check_wavefunction`][], or that
+        the strategy does not fit.
+        """
+        check_crystals(wavefunction, self.hamiltonian)
+        if not jax.tree.leaves(partition(wavefunction)[0]):
+            raise ValueError(
+                "`wavefunction` must have trainable parameters (floating-point arrays "
+                f"outside of fixed data), got none in a {type(wavefunction).__name__}."
+            )
+        self.strategy.init(wavefunction, key=key)
+        check_wavefunction(wavefunction, key=key, walkers=walkers)
+        check_factors(wavefunction, walkers[:2])
+
+    def init(
+        self,
+        wavefunction: AbstractWavefunction,
+        walkers: Walkers,
+        *,
+        key: Key,
+        check: bool = True,
     ) -> VMCState:
         """**Arguments:**
 
         - `wavefunction`: to start from.
         - `walkers`: first configurations in Bohr, (walkers, electrons, 3).
-        - `key`: seeds the sampler.
+        - `key`: seeds sampler and strategy.
+        - `check`: whether to call `check` first. Under `jax.jit` it is never called.
 
         **Returns:**
 
         The state before the first step.
 
-        **Raises:** `ValueError` for walkers of the wrong shape, and for a wave function
-        without parameters, of another crystal than the Hamiltonian's, or that a
-        strategy does not fit; and, unless it is traced, for one that does not keep what
-        wave functions promise, see [`eqsym.check_wavefunction`][].
+        **Raises:** `ValueError` as `check` does.
         """
-        check_crystals(wavefunction, self.hamiltonian)
-        parameters = partition(wavefunction)[0]
-        if not jax.tree.leaves(parameters):
-            raise ValueError(
-                "`wavefunction` must have trainable parameters (floating-point arrays "
-                f"outside of fixed data), got none in a {type(wavefunction).__name__}."
-            )
         draws, chain = jax.random.split(key)
-        strategies = tuple(
-            strategy.init(wavefunction, key=jax.random.fold_in(draws, i))
-            for i, strategy in enumerate(self.schedule.strategies)
+        drawn, tried = (jax.random.fold_in(draws, i) for i in range(2))
+        parameters = partition(wavefunction)[0]
+        traced = any(
+            isinstance(x, Tracer) for x in jax.tree.leaves((parameters, walkers, key))
         )
-        view = self.schedule.strategies[0].view(wavefunction, strategies[0])
-        state = VMCState(
+        if check and not traced:
+            self.check(wavefunction, walkers, key=tried)
+        strategy = self.strategy.init(wavefunction, key=drawn)
+        view = self.strategy.view(wavefunction, strategy)
+        return VMCState(
             wavefunction,
             self.sampler.init(view, walkers, key=chain),
             self.optimizer.init(parameters),
-            strategies,
+            strategy,
             jnp.zeros((), int),
             jnp.ones(()),
         )
-        if not any(isinstance(x, Tracer) for x in jax.tree.leaves(state)):
-            tried = jax.random.fold_in(draws, len(strategies))
-            check_wavefunction(wavefunction, key=tried, walkers=walkers)
-            check_factors(wavefunction, walkers[:2])
-        return state
 
-    def step(self, state: VMCState) -> tuple[VMCState, Statistics]:
-        """One training step.
+    def adopt(self, state: VMCState, *, key: Key) -> VMCState:
+        """Takes over the state of a `VMC` with another strategy: wave function,
+        walkers, sampler and optimizer go on as they are, in the same step.
 
         **Arguments:**
 
-        - `state`: of `init` or of the step before.
+        - `state`: of the other `VMC`, whose sampler and optimizer have the same states.
+        - `key`: seeds the draws of the strategy.
 
         **Returns:**
 
-        `(state, statistics)`: the next state, and what was seen on the way to it.
+        The state before the next step.
+
+        **Raises:** `ValueError` if the strategy does not fit the wave function.
         """
-        return self._at_stage(self._step, state)
+        return VMCState(
+            state.wavefunction,
+            state.sampler,
+            state.optimizer,
+            self.strategy.init(state.wavefunction, key=key),
+            state.step,
+            state.scale,
+        )
 
     def equilibrate(self, state: VMCState) -> VMCState:
         """Moves the walkers and leaves everything else: a step of the sampler.
@@ -223,41 +258,23 @@ class VMC(eqx.Module):
 
         The state with the walkers moved.
         """
+        view = self.strategy.view(state.wavefunction, state.strategy)
+        sampler = self.sampler.step(view, state.sampler)
+        return eqx.tree_at(lambda s: s.sampler, state, sampler)
 
-        def move(stage: int, state: VMCState) -> VMCState:
-            view = self.schedule.strategies[stage].view(
-                state.wavefunction, state.strategies[stage]
-            )
-            sampler = self.sampler.step(view, state.sampler)
-            return eqx.tree_at(lambda s: s.sampler, state, sampler)
+    def step(self, state: VMCState) -> tuple[VMCState, Statistics]:
+        """One training step.
 
-        return self._at_stage(move, state)
+        **Arguments:**
 
-    def _at_stage(self, function: Callable[[int, VMCState], Any], state: VMCState):
-        """`function(stage, state)` with the stage of the schedule that is in use."""
-        stages = range(len(self.schedule.strategies))
-        if len(stages) == 1:
-            return function(0, state)
-        arrays, rest = eqx.partition(state, eqx.is_array)
-        structure = eqx.filter_eval_shape(lambda: function(0, state))
-        _, static = eqx.partition(
-            structure, lambda x: isinstance(x, jax.ShapeDtypeStruct)
-        )
+        - `state`: of `init` or of the step before.
 
-        def branch(stage: int):
-            def at(arrays):
-                found = function(stage, eqx.combine(arrays, rest))
-                return eqx.filter(found, eqx.is_array)
+        **Returns:**
 
-            return at
-
-        branches = [branch(stage) for stage in stages]
-        found = jax.lax.switch(self.schedule.stage(state.step), branches, arrays)
-        return eqx.combine(found, static)
-
-    def _step(self, stage: int, state: VMCState) -> tuple[VMCState, Statistics]:
-        strategy, wavefunction = self.schedule.strategies[stage], state.wavefunction
-        drawn = strategy.step(state.strategies[stage])
+        `(state, statistics)`: the next state, and how the step went.
+        """
+        strategy, wavefunction = self.strategy, state.wavefunction
+        drawn = strategy.step(state.strategy)
         view = strategy.view(wavefunction, drawn)
         sampler = self.sampler.step(view, state.sampler)
         batch = strategy.batch(wavefunction, sampler.walkers, drawn)
@@ -267,12 +284,12 @@ class VMC(eqx.Module):
             self.chunk,
         )
         shares = _shares(energies.total, batch.weights)
-        coupling = _normalised(batch.coupling, shares)
+        coupling = _normalized(batch.coupling, shares)
         residual, clipped = _residual(energies.total, shares, self.clip, coupling)
-        # Where the energy is not finite, derivatives may not be either: another walker
+        # If the energy is not finite, derivatives may not be either: another walker
         # takes the place, and counts for nothing.
         present = batch.walkers[jnp.argmax(shares)]
-        # Of the bare wave function, scores know how to take its layers apart.
+        # Scores can take the layers of the bare wave function apart, not of a view.
         scores = Scores(
             wavefunction,
             jnp.where(shares[:, None, None] > 0, batch.walkers, present[None]),
@@ -281,7 +298,7 @@ class VMC(eqx.Module):
         )
         update, optimizer = self.optimizer.step(scores, residual, state.optimizer)
         update = jax.tree.map(lambda x: state.scale.astype(x.dtype) * x, update)
-        retries = optimizer.retries
+        retries = optimizer.solver_retries
         parameters, rest = partition(wavefunction)
         moved = eqx.apply_updates(parameters, update)
         good = jnp.any(shares > 0) & _all_finite((moved, optimizer))
@@ -295,23 +312,20 @@ class VMC(eqx.Module):
             coupling,
             self.hamiltonian.crystal.cells,
             sampler=sampler,
-            clipped=clipped,
-            invalid=jnp.sum(~_valid(energies.total, batch.weights)),
-            dropped=batch.dropped,
-            retries=retries,
-            rejected=(~good).astype(int),
-        )
-        strategies = tuple(
-            drawn if i == stage else other for i, other in enumerate(state.strategies)
+            clipped_share=clipped,
+            invalid_energies=jnp.sum(~_valid(energies.total, batch.weights)),
+            dropped_terms=batch.dropped_terms,
+            solver_retries=retries,
+            rejected_update=(~good).astype(int),
         )
         following = VMCState(
-            updated, sampler, optimizer, strategies, state.step + 1, state.scale
+            updated, sampler, optimizer, drawn, state.step + 1, state.scale
         )
         return _spread(following), statistics
 
 
 def _spread(state: VMCState) -> VMCState:
-    """Where [`eqsym.run`][] puts it: walkers over devices, the rest on each of them."""
+    """On devices as in [`eqsym.run`][]: walkers spread, the rest on all of them."""
     walkers = spread(state.sampler.walkers, WALKERS)
     arrays, rest = eqx.partition(state, eqx.is_array)
     state = eqx.combine(jax.tree.map(spread, arrays), rest)
@@ -348,11 +362,11 @@ def _shares(
     return shares / jnp.where(total > 0, total, 1.0)
 
 
-def _normalised(
+def _normalized(
     coupling: Coupling | None, shares: Float[Array, " walkers"]
 ) -> Coupling | None:
-    """With matrices that add up to 1, 0 for walkers without a share. Not finite where
-    the weight of the projection, as sampled, is not positive: then no update is."""
+    """With matrices that add up to 1, 0 for walkers without a share. Not finite if the
+    weight of the projection, as sampled, is not positive: then no update is."""
     if coupling is None:
         return None
     matrices = coupling.matrices
@@ -370,20 +384,20 @@ def _residual(
     clip: float,
     coupling: Coupling | None = None,
 ) -> tuple[Inexact[Array, " walkers"], Float[Array, ""]]:
-    """Clipped and centred energies times the square root of the walkers' shares, and
+    """Clipped and centered energies times the square root of the walkers' shares, and
     the share that was clipped. Walkers without a finite energy get 0. `coupling` is
-    normalised."""
+    normalized."""
     limited, clipped = _limited(energies, shares, clip)
     root = jnp.sqrt(shares).astype(limited.dtype)
-    centred = jnp.where(shares > 0, limited - _mean(limited, shares), 0.0) * root
+    centered = jnp.where(shares > 0, limited - _mean(limited, shares), 0.0) * root
     if coupling is None:
-        return centred, clipped
+        return centered, clipped
     matrices, share = coupling.matrices.astype(limited.dtype), coupling.share
     blocks = limited.reshape(matrices.shape[0], 1, matrices.shape[2])
     mean = jnp.sum(matrices * blocks)
     coupled = jnp.sum(matrices * (blocks - mean), axis=2).reshape(-1)
     coupled /= jnp.where(shares > 0, root, 1.0)
-    return share * centred + (1 - share) * coupled, clipped
+    return share * centered + (1 - share) * coupled, clipped
 
 
 def _limited(
@@ -391,15 +405,15 @@ def _limited(
     shares: Float[Array, " walkers"],
     clip: float,
 ) -> tuple[Inexact[Array, " walkers"], Float[Array, ""]]:
-    """Energies over their median, clipped, 0 where they are not finite, and the share
-    that was clipped."""
+    """Energies above their median, clipped, 0 for the ones that are not finite, and
+    the share that was clipped."""
     if jnp.iscomplexobj(energies):
         real, clipped = _limited(energies.real, shares, clip)
         imaginary, _ = _limited(energies.imag, shares, clip)
         return jax.lax.complex(real, imaginary), clipped
     valid = jnp.isfinite(energies)
-    centre = jnp.nanmedian(jnp.where(valid, energies, jnp.nan))
-    deviation = jnp.where(valid, energies - centre, 0.0)
+    center = jnp.nanmedian(jnp.where(valid, energies, jnp.nan))
+    deviation = jnp.where(valid, energies - center, 0.0)
     bound = clip * _mean(jnp.abs(deviation), shares)
     outside = (jnp.abs(deviation) > bound).astype(shares.dtype)
     return jnp.clip(deviation, -bound, bound), _mean(outside, shares)
@@ -418,15 +432,15 @@ def _statistics(
     cells: int,
     *,
     sampler: AbstractSamplerState,
-    clipped: Float[Array, ""],
-    invalid: Int[Array, ""],
-    dropped: Int[Array, ""],
-    retries: Int[Array, ""],
-    rejected: Int[Array, ""],
+    clipped_share: Float[Array, ""],
+    invalid_energies: Int[Array, ""],
+    dropped_terms: Int[Array, ""],
+    solver_retries: Int[Array, ""],
+    rejected_update: Int[Array, ""],
 ) -> Statistics:
     total = energies.total / cells
-    centre = _mean(total, shares).real.astype(total.dtype)
-    # What each energy adds to the objective.
+    center = _mean(total, shares).real.astype(total.dtype)
+    # Factors of the energies in the objective.
     parts = shares
     if coupling is not None:
         coupled = jnp.sum(coupling.matrices, axis=1).reshape(-1)
@@ -436,23 +450,23 @@ def _statistics(
     square = jnp.sum(shares**2) * len(shares)
 
     def mean(value: Float[Array, ""]) -> Float[Array, ""]:
-        """Over nobody it is no number."""
+        """Without walkers there is no mean."""
         return jnp.where(square > 0, value, jnp.nan)
 
     return Statistics(
         energy=mean(energy.real),
-        variance=mean(_mean(jnp.abs(total - centre) ** 2, shares)),
-        imaginary=mean(energy.imag),
+        variance=mean(_mean(jnp.abs(total - center) ** 2, shares)),
+        imaginary_energy=mean(energy.imag),
         kinetic=mean(_mean(energies.kinetic / cells, parts).real),
         potential=mean(_mean(energies.potential / cells, parts).real),
         acceptance=sampler.acceptance,
-        exchanged=sampler.exchanged,
-        hopped=sampler.hopped,
-        clipped=clipped,
-        effective=jnp.where(square > 0, 1 / jnp.maximum(square, 1.0), 0.0),
-        invalid=invalid,
-        dropped=dropped,
-        replaced=sampler.replaced,
-        retries=retries,
-        rejected=rejected,
+        exchange_acceptance=sampler.exchange_acceptance,
+        hop_acceptance=sampler.hop_acceptance,
+        clipped_share=clipped_share,
+        effective_share=jnp.where(square > 0, 1 / jnp.maximum(square, 1.0), 0.0),
+        invalid_energies=invalid_energies,
+        dropped_terms=dropped_terms,
+        replaced_walkers=sampler.replaced_walkers,
+        solver_retries=solver_retries,
+        rejected_update=rejected_update,
     )

@@ -51,7 +51,7 @@ vmc = eqs.VMC(
     Lattice(crystal),
     eqs.Metropolis(3),
     eqs.Spring(),
-    strategy=eqs.Symmetrize(eqs.GroupAverage(group)),
+    strategy=eqs.SymmetrizedTraining(eqs.GroupAverage(group)),
     chunk=8,
 )
 results = [
@@ -141,7 +141,11 @@ crystal = hydrogen(supercell=(2, 1, 1))
 group = eqs.SpaceGroup.of(crystal)
 f, hamiltonian = waves(crystal, b=(0.1, 0.2, 0.3)), Lattice(crystal)
 density = {"density": eqs.Density(crystal, (2, 1, 1))}
-strategies = eqs.Augment(group, 2), eqs.Project(eqs.GroupAverage(group), amplitudes=4)
+average = eqs.GroupAverage(group)
+strategies = (
+    eqs.AugmentedTraining(group, 2),
+    eqs.ProjectedTraining(average, orbit_points=4),
+)
 
 
 def numbers(mesh):

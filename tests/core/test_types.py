@@ -66,17 +66,13 @@ def network(**kwargs):
 KEPT = {
     "moves": (lambda n: eqs.Metropolis(n), "moves"),
     "size": (lambda n: eqs.RandomSubset(group(), n), "size"),
-    "copies": (lambda n: eqs.Augment(group(), n), "copies"),
-    "images": (
-        lambda n: eqs.Project(eqs.GroupAverage(group()), images=n),
-        "amplitudes",
+    "copies": (lambda n: eqs.AugmentedTraining(group(), n), "copies"),
+    "local_energies": (
+        lambda n: eqs.ProjectedTraining(eqs.GroupAverage(group()), local_energies=n),
+        "orbit_points",
     ),
     "row": (lambda n: eqs.IrrepProjection(group(), "T1u", row=n), "row"),
     "bins": (lambda n: eqs.PairCorrelation(hydrogen(charge=-1), n), "bins"),
-    "stages": (
-        lambda n: eqs.Schedule([(0, eqs.NoSymmetry()), (n, eqs.NoSymmetry())]),
-        "starts",
-    ),
     "atoms": (
         lambda n: eqs.Crystal.hydrogen_chain(
             spacing=2.0, vacuum=20.0, atoms=n, unit="bohr"
@@ -97,8 +93,8 @@ CHUNKED = {
     "VMC": lambda n: vmc(chunk=n),
     "Spring": lambda n: eqs.Spring(chunk=n),
     "Optax": lambda n: eqs.Optax(optax.sgd(0.1), chunk=n),
-    "Augment": lambda n: eqs.Augment(group(), chunk=n),
-    "Project": lambda n: eqs.Project(eqs.GroupAverage(group()), chunk=n),
+    "AugmentedTraining": lambda n: eqs.AugmentedTraining(group(), chunk=n),
+    "Project": lambda n: eqs.ProjectedTraining(eqs.GroupAverage(group()), chunk=n),
 }
 ALL = [
     *((name, name, make, kept) for name, (make, kept) in KEPT.items()),

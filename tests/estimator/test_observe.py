@@ -17,6 +17,7 @@ import pytest
 
 import eqsym as eqs
 from eqsym._estimator.expectation import _jackknife, _replicates, _Sums
+from eqsym._training.sampler import MetropolisState
 from toys import grid, hydrogen, walkers, waves
 
 
@@ -328,7 +329,7 @@ class _Still(eqs.AbstractSampler):
 
     def init(self, wavefunction, walkers, *, key):
         ones = [jnp.ones(())] * 4
-        return eqs.MetropolisState(walkers, *ones, jnp.zeros((), int), key)
+        return MetropolisState(walkers, *ones, jnp.zeros((), int), key)
 
     def step(self, wavefunction, state):
         return state

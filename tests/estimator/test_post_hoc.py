@@ -17,6 +17,7 @@ import eqsym as eqs
 from eqsym._core import progress as progress_module
 from eqsym._estimator.estimate import jackknife
 from eqsym._estimator.orbit import OrbitSampler
+from eqsym._training.sampler import MetropolisState
 from toys import hydrogen, Lattice, walkers, waves
 
 
@@ -335,7 +336,7 @@ class Drawn(eqs.AbstractSampler):
 
     def init(self, wavefunction, walkers, *, key):
         ones = [jnp.ones(())] * 4
-        return eqs.MetropolisState(walkers, *ones, jnp.zeros((), int), key)
+        return MetropolisState(walkers, *ones, jnp.zeros((), int), key)
 
     def step(self, wavefunction, state):
         problem = _problem(self.name)

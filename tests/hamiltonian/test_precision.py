@@ -116,10 +116,10 @@ _WAYS = {
     "ForwardLaplacian": _kinetic(eqs.ForwardLaplacian()),
     "HessianLaplacian": _kinetic(eqs.HessianLaplacian()),
     "VMC": lambda: _trained(None, eqs.Spring()),
-    "VMC, MinSR": lambda: _trained(None, eqs.MinSR(0.1)),
-    "Augment": lambda: _trained(eqs.Augment(_GROUP)),
-    "Project": lambda: _trained(eqs.Project(_AVERAGE)),
-    "Symmetrize": lambda: _trained(eqs.Symmetrize(_AVERAGE)),
+    "VMC, MinSR": lambda: _trained(None, eqs.Spring.min_sr(0.1)),
+    "AugmentedTraining": lambda: _trained(eqs.AugmentedTraining(_GROUP)),
+    "Project": lambda: _trained(eqs.ProjectedTraining(_AVERAGE)),
+    "SymmetrizedTraining": lambda: _trained(eqs.SymmetrizedTraining(_AVERAGE)),
     "gradient_noise": _noise,
 }
 # These evaluate through what is above, networks of this library only, or nothing.

@@ -18,8 +18,8 @@ HISTORY = {
     "energy": -8.0 - 0.5 * (1 - np.exp(-np.arange(40) / 10)),
     "variance": np.exp(-np.arange(40) / 10),
     "acceptance": np.full(40, 0.5),
-    "exchanged": np.full(40, 0.2),
-    "hopped": np.zeros(40),
+    "exchange_acceptance": np.full(40, 0.2),
+    "hop_acceptance": np.zeros(40),
 }
 
 
@@ -169,5 +169,7 @@ def test_acceptance_is_drawn_of_the_kinds_of_moves_that_were_made():
     axis = eqs.plot.training(HISTORY).axes[2]
     labels = [line.get_label() for line in axis.lines]
     assert labels == ["moves", "exchanges of spins"]
-    for line, column in zip(axis.lines, ("acceptance", "exchanged"), strict=True):
+    for line, column in zip(
+        axis.lines, ("acceptance", "exchange_acceptance"), strict=True
+    ):
         np.testing.assert_array_equal(line.get_ydata(), HISTORY[column])

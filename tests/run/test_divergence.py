@@ -17,7 +17,7 @@ from eqsym._storage.history import History, read_history
 from toys import Counting, hydrogen, Lattice, waves
 
 
-_NAMES = ("step", "energy", "variance", "rejected")
+_NAMES = ("step", "energy", "variance", "rejected_update")
 
 
 def _history(energy, variance, rejected=None):
@@ -253,6 +253,20 @@ def test_interrupted_run_goes_back_too(tmp_path, back, monkeypatch, caplog):
     for name in found.history.keys() - {"seconds"}:
         np.testing.assert_array_equal(found.history[name], back[0].history[name])
     assert sum("It goes back to step 100" in m for m in caplog.messages) == 1
+
+
+def test_goes_back_to_an_earlier_stage(tmp_path, back, monkeypatch):
+    """And comes to the switch again, as if nothing had been; interrupted after both."""
+    group = eqs.SpaceGroup.of(hydrogen())
+    stages = [(110, eqs.AugmentedTraining(group, 1, weighted=False))]
+    expected = _run(None, 3.0, stages=stages).state
+    assert expected.scale == 0.5 and hasattr(expected.strategy, "draw")
+    np.testing.assert_allclose(expected.wavefunction.a, back[0].wavefunction.a)
+    # Once before, and twice after it has gone back: before the switch and after it.
+    for rows, saved in ((116, 115), (45, 107), (5, 111)):
+        found = _interrupted(monkeypatch, tmp_path, rows, stages=stages)
+        assert found == saved
+    assert eqx.tree_equal(_run(tmp_path, 3.0, stages=stages).state, expected)
 
 
 def test_goes_back_before_settings_changed(tmp_path, back, monkeypatch):

@@ -106,11 +106,11 @@ def whole(tmp_path_factory):
 def test_energy_of_some_walkers(messages, value):
     """Left out, counted, reported."""
     found = _run(hamiltonian=_broken(1.0, value)).history
-    assert 0 < np.sum(found["invalid"]) < 8 * _WALKERS
-    assert np.all(np.isfinite(found["energy"])) and not np.any(found["rejected"])
-    total = int(np.sum(found["invalid"]))
+    assert 0 < np.sum(found["invalid_energies"]) < 8 * _WALKERS
+    assert np.all(np.isfinite(found["energy"])) and not np.any(found["rejected_update"])
+    total = int(np.sum(found["invalid_energies"]))
     first, last = messages()
-    step = int(found["step"][np.argmax(found["invalid"] > 0)])
+    step = int(found["step"][np.argmax(found["invalid_energies"] > 0)])
     assert first.startswith(f"Step {step}: ") and "local energies or" in first
     assert f"In all 8 steps: {total} local energies or weights were not" in last
 
@@ -162,8 +162,8 @@ def test_parameters_after_an_update(tmp_path, value):
         optimizer=Spoiled(jnp.asarray(value)),
         checkpoint_every=1,
     )
-    rejected = found.history["rejected"]
-    assert 0 < np.sum(rejected) < 12 and not np.any(found.history["invalid"])
+    rejected = found.history["rejected_update"]
+    assert 0 < np.sum(rejected) < 12 and not np.any(found.history["invalid_energies"])
     inside = found.wavefunction.inside
     assert all(np.max(np.abs(leaf)) < 10 for leaf in (inside.a, inside.c))
     last_good = int(found.history["step"][rejected == 0][-1])
@@ -191,7 +191,16 @@ def test_singular_gram_matrix(places):
 
 
 def _row(**change):
-    row = dict.fromkeys(("invalid", "dropped", "replaced", "retries", "rejected"), 0)
+    row = dict.fromkeys(
+        (
+            "invalid_energies",
+            "dropped_terms",
+            "replaced_walkers",
+            "solver_retries",
+            "rejected_update",
+        ),
+        0,
+    )
     return row | dict(acceptance=0.5) | change
 
 
@@ -199,19 +208,19 @@ def _row(**change):
     ("name", "count", "first", "total"),
     [
         (
-            "retries",
+            "solver_retries",
             3,
             "A Gram matrix was not positive; its damping was raised 3 times.",
             "A Gram matrix was not positive; its damping was raised 4 times.",
         ),
         (
-            "replaced",
+            "replaced_walkers",
             2,
             "2 walkers without a finite amplitude were replaced by others.",
             "3 walkers without a finite amplitude were replaced by others.",
         ),
         (
-            "dropped",
+            "dropped_terms",
             2,
             "2 images with weight were left out by a bound on their number.",
             "3 images with weight were left out by a bound on their number.",
@@ -232,17 +241,17 @@ def test_retries_reach_the_history(monkeypatch):
     monkeypatch.setattr(optimizer_module, "_solve", counted)
     # Another setting, so that nothing compiled before is in use.
     found = _run(steps=2, optimizer=eqs.Spring(0.1, chunk=2))
-    assert list(found.history["retries"]) == [3, 3]
+    assert list(found.history["solver_retries"]) == [3, 3]
 
 
 def test_the_reason_to_stop_is_the_most_frequent_one():
     faults = Faults()
     good = _row(variance=1.0, energy=1.0)
-    projection = _row(rejected=1, variance=1.0, energy=np.nan)
+    projection = _row(rejected_update=1, variance=1.0, energy=np.nan)
     for step in range(1, 20):
         faults.see(step, projection)
     faults.see(20, good)
-    others = [_row(rejected=1, variance=np.nan), good | {"rejected": 1}]
+    others = [_row(rejected_update=1, variance=np.nan), good | {"rejected_update": 1}]
     with pytest.raises(FloatingPointError) as caught:
         for step, row in enumerate([others[0]] * 5 + [projection] * 14 + others, 21):
             faults.see(step, row)
@@ -268,7 +277,7 @@ def test_replaced_walkers_of_a_run(messages, burn_in, replaced, place):
         key=jax.random.key(0),
         progress=False,
     )
-    assert list(found.history["replaced"]) == replaced
+    assert list(found.history["replaced_walkers"]) == replaced
     assert messages()[0].startswith(f"{place}: 2 walkers without a finite amplitude")
 
 

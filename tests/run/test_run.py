@@ -17,6 +17,7 @@ from toys import Counting, hydrogen, Lattice, small_network, walkers, waves
 
 
 _CRYSTAL = hydrogen()
+_OTHER = hydrogen(supercell=(2, 1, 1))
 
 
 def _run(path, steps, *, optimizer=None, wavefunction=None, **kwargs):
@@ -94,6 +95,41 @@ def test_finished_run_does_nothing_more(tmp_path, whole):
     before = (tmp_path / "run" / "history.csv").read_text()
     _same(_run(tmp_path / "run", 8), whole[0])
     assert (tmp_path / "run" / "history.csv").read_text() == before
+
+
+_GROUP = eqs.SpaceGroup.of(_CRYSTAL)
+_STAGES = [
+    (3, eqs.AugmentedTraining(_GROUP, 2)),
+    (5, eqs.SymmetrizedTraining(eqs.RandomSubset(_GROUP, 2))),
+]
+
+
+def test_stages(tmp_path, whole):
+    """Bit for bit, resumed just before, at and after a switch; and only there another
+    run than without stages."""
+    expected = _run(None, 8, stages=_STAGES)
+    for steps in (2, 3, 4, 5, 6, 8):
+        resumed = _run(tmp_path, steps, stages=_STAGES)
+        assert eqs.checkpoint.latest(tmp_path / "checkpoints") == steps
+    _same(resumed, expected)
+    energies, plain = expected.history["energy"], whole[0].history["energy"]
+    np.testing.assert_array_equal(energies[:3], plain[:3])
+    assert not np.any(energies[3:] == plain[3:])
+    assert int(expected.state.optimizer.count) == 8
+    symmetrizer = expected.state.strategy.symmetrizer
+    assert isinstance(symmetrizer, eqs.SubsetAverage)
+
+
+def test_stages_draw_with_keys_of_their_own():
+    """The same strategy twice: not the same draws."""
+    twice = [(start, eqs.AugmentedTraining(_GROUP, 1)) for start in (1, 2)]
+    first, second = (_run(None, n, stages=twice).state.strategy for n in (2, 3))
+    seeds = [
+        jax.random.key_data(key).tolist()
+        for strategy in (first, second)
+        for key in (strategy.draw, strategy.key)
+    ]
+    assert len({str(seed) for seed in seeds}) == 4
 
 
 class _Interrupt:
@@ -285,10 +321,18 @@ def test_checkpoint_of_another_model(tmp_path, whole):
         (dict(walkers=0), "at least 1 walker, got 0"),
         (dict(checkpoint_every=0), "`checkpoint_every` must be at least 1, got 0"),
         (
-            dict(walkers=walkers(hydrogen(supercell=(2, 1, 1)), 3)),
+            dict(walkers=walkers(_OTHER, 3)),
             "`walkers` must have",
         ),
         (dict(wavefunction=waves(hydrogen(spin=-1))), "must have the same crystal"),
+        (dict(stages=[(0, eqs.PlainTraining())]), "`stages` must start after step 0"),
+        (dict(stages=[(5, eqs.PlainTraining())] * 2), r"got starts \[5, 5\]"),
+        (dict(stages=[(True, eqs.PlainTraining())]), "`stages` must be an integer"),
+        (
+            # Of another crystal, also if the stage is never reached.
+            dict(stages=[(9, eqs.AugmentedTraining(eqs.SpaceGroup.of(_OTHER)))]),
+            "crystal",
+        ),
     ],
 )
 def test_errors(tmp_path, change, message):
@@ -327,7 +371,7 @@ def test_diverged_run_stops_and_keeps_what_was_finite(tmp_path):
     with pytest.raises(FloatingPointError, match="last 20 updates, up to step 23"):
         _run(tmp_path / "run", 40, optimizer=_Diverging())
     history = np.genfromtxt(tmp_path / "run/history.csv", delimiter=",", names=True)
-    assert list(history["rejected"]) == [0] * 3 + [1] * 20
+    assert list(history["rejected_update"]) == [0] * 3 + [1] * 20
     assert np.all(np.isfinite(history["energy"]))
     # Not of a state from which there was no way on.
     assert eqs.checkpoint.latest(tmp_path / "run/checkpoints") == 3

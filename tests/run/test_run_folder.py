@@ -59,7 +59,9 @@ def _group():
 def trained(tmp_path_factory):
     """Two steps of a network averaged over a group, and their folder."""
     path = tmp_path_factory.mktemp("trained") / "run"
-    return _run(path, strategy=eqs.Symmetrize(eqs.GroupAverage(_group()))), path
+    return _run(
+        path, strategy=eqs.SymmetrizedTraining(eqs.GroupAverage(_group()))
+    ), path
 
 
 def _files(path):
@@ -139,7 +141,7 @@ def test_run_json(trained):
         "precision": ["float64"],
     }
     assert found["symmetry"] == {
-        "strategies": ["Symmetrize"],
+        "stages": [{"from_step": 0, "strategy": "SymmetrizedTraining"}],
         "group": _group().symbol,
         "operations": _group().order,
     }
@@ -186,7 +188,7 @@ def _fast(step):
 
 
 def _strategy(copies):
-    return eqs.Augment(_group(), copies)
+    return eqs.AugmentedTraining(_group(), copies)
 
 
 @pytest.fixture(scope="module")
@@ -209,8 +211,8 @@ def plain(tmp_path_factory):
         ),
         (dict(burn_in=2), "settings.burn_in: saved 1, here 2"),
         (
-            dict(strategy=eqs.Augment(eqs.SpaceGroup.of(hydrogen()))),
-            r"state.strategies\[0\]: saved eqsym.NoState, here eqsym.DrawnKey",
+            dict(strategy=eqs.AugmentedTraining(eqs.SpaceGroup.of(hydrogen()))),
+            "state.strategy: saved eqsym.NoState, here eqsym.DrawnKey",
         ),
         (
             dict(wavefunction=waves(hydrogen(twist=(0.25, 0, 0)))),
@@ -359,7 +361,7 @@ def test_settings_that_cannot_be_built(tmp_path, caplog):
         tmp_path,
         1,
         wavefunction=waves(),
-        strategy=eqs.Symmetrize(eqs.GroupAverage(_group()), form),
+        strategy=eqs.SymmetrizedTraining(eqs.GroupAverage(_group()), form),
         rate=optax.cosine_decay_schedule(0.1, 10),
     )
     found = eqs.load_run(tmp_path, waves())
@@ -377,7 +379,14 @@ def test_history_opens_in_pandas(plain):
     assert list(table.columns) == list(result.history)
     for name, values in result.history.items():
         np.testing.assert_array_equal(table[name], values)
-    counts = ["step", "invalid", "dropped", "replaced", "retries", "rejected"]
+    counts = [
+        "step",
+        "invalid_energies",
+        "dropped_terms",
+        "replaced_walkers",
+        "solver_retries",
+        "rejected_update",
+    ]
     assert all(table[name].dtype == np.int64 for name in counts)
 
 
@@ -386,7 +395,7 @@ def test_functions_in_a_folder_are_not_called(tmp_path, trained, caplog):
 
     def change(description):
         settings = description["settings"]["fields"]
-        (strategy,) = settings["vmc"]["fields"]["schedule"]["fields"]["strategies"]
+        strategy = settings["vmc"]["fields"]["strategy"]
         assert strategy["fields"]["form"] == {"name": "eqsym.Symmetrized"}
         strategy["fields"]["form"] = {
             "partial": {"name": "eqsym.checkpoint.save"},
@@ -419,15 +428,24 @@ def test_checkpoint_that_is_removed_while_it_is_read(tmp_path, plain, monkeypatc
         eqs.load_run(path, waves())
 
 
-@pytest.mark.slow
-def test_stage_of_a_schedule(tmp_path):
-    """The function that was sampled in the last step."""
-    stages = [(0, eqs.NoSymmetry()), (2, eqs.Symmetrize(eqs.GroupAverage(_group())))]
+def test_stage_of_a_checkpoint(tmp_path):
+    """`trained` is the function that was sampled in the last step; `run.json` has all
+    stages, and others are other settings."""
+    stages = [(2, eqs.SymmetrizedTraining(eqs.GroupAverage(_group())))]
     for steps, kind in ((2, type(waves())), (3, eqs.Symmetrized)):
-        settings = dict(wavefunction=waves(), strategy=eqs.Schedule(stages))
-        _run(tmp_path, steps, **settings)
+        _run(tmp_path, steps, wavefunction=waves(), stages=stages)
         found = eqs.load_run(tmp_path, waves())
         assert type(found.trained) is kind and found.group == _group()
+    described = json.loads((tmp_path / "run.json").read_text())["symmetry"]
+    assert described["stages"] == [
+        {"from_step": 0, "strategy": "PlainTraining"},
+        {"from_step": 2, "strategy": "SymmetrizedTraining"},
+    ]
+    more = dict(wavefunction=waves(), stages=[*stages, (4, eqs.PlainTraining())])
+    with pytest.raises(ValueError, match=r"settings.stages\[1\]\[0\]: saved nothing"):
+        _run(tmp_path, 5, **more)
+    _run(tmp_path, 5, changed_settings=True, **more)
+    assert type(eqs.load_run(tmp_path, waves()).trained) is type(waves())
 
 
 def test_not_a_run(tmp_path, trained):

@@ -78,12 +78,7 @@ def _lih_group():
         lambda: eqs.Canonicalization(eqs.FundamentalDomain.of(_lih_group())),
         lambda: eqs.RandomSubset(_lih_group(), 3).draw(jax.random.key(1)),
         lambda: eqs.Hamiltonian(hydrogen()),
-        lambda: eqs.Schedule(
-            [
-                (0, eqs.NoSymmetry()),
-                (5, eqs.Symmetrize(eqs.GroupAverage(_lih_group()))),
-            ]
-        ),
+        lambda: eqs.SymmetrizedTraining(eqs.GroupAverage(_lih_group())),
         lambda: (jax.random.key(3), {"a": [1, 2.5, np.inf], "b": (None, "x", 1 + 2j)}),
     ],
 )
@@ -100,7 +95,7 @@ def test_groups_survive(hall):
 
 def test_functions_of_the_library_survive():
     form = functools.partial(eqs.Symmetrized, operation_chunk=4)
-    found = _again(eqs.Symmetrize(eqs.GroupAverage(_lih_group()), form))
+    found = _again(eqs.SymmetrizedTraining(eqs.GroupAverage(_lih_group()), form))
     assert found.form.func is eqs.Symmetrized and found.form.keywords == {"chunk": 4}
 
 
@@ -114,7 +109,7 @@ def test_named_tuples_of_the_library_survive():
 def test_moves_inside_the_package_change_nothing(move):
     """Of public and private classes, and of functions: the same text, from which the
     same is made."""
-    tree = eqs.Symmetrize(eqs.GroupAverage(_lih_group()), eqs.Symmetrized)
+    tree = eqs.SymmetrizedTraining(eqs.GroupAverage(_lih_group()), eqs.Symmetrized)
     network = _network()
     described = (tree, network, eqs.initial_walkers, eqs.SmoothStep.__call__)
     before = dumps(encode(described))

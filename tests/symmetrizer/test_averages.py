@@ -107,7 +107,7 @@ def test_symmetries(twisted):
 def test_trains():
     network = _network()
     group = eqs.SpaceGroup.of(network.crystal)
-    strategy = eqs.Symmetrize(
+    strategy = eqs.SymmetrizedTraining(
         eqs.RandomSubset(group, 2),
         functools.partial(eqs.SymmetrizedOrbitals, average_phases=False),
     )
@@ -120,7 +120,7 @@ def test_trains():
     walkers = eqs.initial_walkers(network.crystal, 6, key=jax.random.key(1))
     state = vmc.init(network, walkers, key=jax.random.key(2))
     following, seen = eqx.filter_jit(vmc.step)(state)
-    assert np.isfinite(seen.energy) and seen.rejected == 0
+    assert np.isfinite(seen.energy) and seen.rejected_update == 0
     weights = [s.wavefunction.layers[0].own.weight for s in (state, following)]
     assert np.any(weights[0] != weights[1])
 

@@ -89,7 +89,7 @@ def test_spring(is_complex, chunk, bound):
         )
         np.testing.assert_allclose(_flat(update), expected, rtol=1e-7, atol=1e-12)
         np.testing.assert_allclose(_flat(state.direction), direction, rtol=1e-7)
-        assert (state.count, state.retries) == (i + 1, 0)
+        assert (state.count, state.solver_retries) == (i + 1, 0)
         if bound < 1:
             np.testing.assert_allclose(np.linalg.norm(_flat(update)), largest)
         parameters, rest = eqs.partition(wavefunction)
@@ -99,7 +99,7 @@ def test_spring(is_complex, chunk, bound):
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_minsr_is_natural_gradient(is_complex):
     """(O^T O + lambda)^-1 O^T epsilon: the same direction from the other side."""
-    optimizer = eqs.MinSR(0.1, damping=1e-2, norm_bound=1e6)
+    optimizer = eqs.Spring.min_sr(0.1, damping=1e-2, norm_bound=1e6)
     wavefunction = _wavefunction(is_complex)
     places = walkers(wavefunction.crystal, _WALKERS)
     residual = _residual(is_complex, 0)

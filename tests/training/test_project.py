@@ -12,7 +12,8 @@ import pytest
 
 import eqsym as eqs
 from eqsym._training import projection as projection_module
-from eqsym._training.vmc import _normalised, _residual, _shares, _statistics
+from eqsym._training.strategy import Coupling
+from eqsym._training.vmc import _normalized, _residual, _shares, _statistics
 from toys import grid, hydrogen, Lattice, walkers, waves
 
 
@@ -122,8 +123,8 @@ def _expected(name, monkeypatch):
     """The batch that all places on a grid with all draws make, each with its
     probability, so that sums over it are expectations; and the mean weight of P f."""
     wavefunction, projection, share, images, amplitudes = _CASES[name]
-    strategy = eqs.Project(
-        projection, share=share, images=images, amplitudes=amplitudes
+    strategy = eqs.ProjectedTraining(
+        projection, share=share, local_energies=images, orbit_points=amplitudes
     )
     state = strategy.init(wavefunction, key=jax.random.key(0))
     places = grid(_CRYSTAL, _POINTS)
@@ -135,10 +136,9 @@ def _expected(name, monkeypatch):
             weights = 1 / (0.5 + 0.5 * densities / jnp.mean(densities))
             return chosen, weights[chosen]
 
-        def drawn(*_):
-            return operations
-
-        monkeypatch.setattr(projection_module, "draw_with_identity", drawn)
+        monkeypatch.setattr(
+            projection_module, "draw_with_identity", lambda *_: operations
+        )
         probabilities = density
         if images < amplitudes:
             orbit = jax.vmap(lambda x: projection.group.apply_inverse(x, operations))
@@ -147,7 +147,7 @@ def _expected(name, monkeypatch):
             # Half of the draws are uniform, half by |f|^2.
             single = (0.5 + 0.5 * ratios[:, chosen]) / amplitudes
             probabilities = density * jnp.prod(single, axis=1)
-            monkeypatch.setattr(eqs.Project, "_draw", draw)
+            monkeypatch.setattr(eqs.ProjectedTraining, "_draw", draw)
         batch = strategy.batch(wavefunction, places, state)
         weights = batch.weights.reshape(-1, images) * probabilities[:, None]
         matrices = batch.coupling.matrices
@@ -159,7 +159,7 @@ def _expected(name, monkeypatch):
         for part in jax.jit(jax.vmap(drawn))(*_draws(projection, images, amplitudes))
     )
     weight = np.sum(np.asarray(matrices)) / float(jnp.sum(weights)) / images
-    return eqs.Batch(points, weights, coupling=eqs.Coupling(matrices, share)), weight
+    return eqs.Batch(points, weights, coupling=Coupling(matrices, share)), weight
 
 
 _EVERYDAY = ("pairs", "drawn from some", "complex both")
@@ -182,14 +182,14 @@ def test_objective_and_gradient(name, monkeypatch):
     local = jax.vmap(lambda x: _HAMILTONIAN.local_energy(wavefunction, x))
     energies = eqx.filter_jit(local)(batch.walkers)
     shares = _shares(energies.total, batch.weights)
-    coupling = _normalised(batch.coupling, shares)
+    coupling = _normalized(batch.coupling, shares)
     sampler = eqs.Metropolis().init(wavefunction, batch.walkers, key=jax.random.key(0))
-    rest = dict(sampler=sampler, clipped=jnp.zeros(()))
-    counts = ("invalid", "dropped", "retries", "rejected")
+    rest = dict(sampler=sampler, clipped_share=jnp.zeros(()))
+    counts = ("invalid_energies", "dropped_terms", "solver_retries", "rejected_update")
     rest |= dict.fromkeys(counts, jnp.zeros((), int))
     seen = _statistics(energies, shares, coupling, 1, **rest)
     np.testing.assert_allclose(seen.energy, objective, rtol=1e-7)
-    np.testing.assert_allclose(seen.imaginary, 0, atol=1e-7)
+    np.testing.assert_allclose(seen.imaginary_energy, 0, atol=1e-7)
     np.testing.assert_allclose(seen.kinetic + seen.potential, seen.energy)
     mean = np.sum(np.asarray(shares) * np.asarray(energies.total)).real
     np.testing.assert_allclose(mean, plain, rtol=1e-7)
@@ -207,7 +207,7 @@ def test_objective_and_gradient(name, monkeypatch):
 
 def test_draws_of_images():
     """Half uniformly, half by density, with the weights that undo it, at most 2."""
-    strategy = eqs.Project(_trivial(99), images=2, amplitudes=4)
+    strategy = eqs.ProjectedTraining(_trivial(99), local_energies=2, orbit_points=4)
     densities = jnp.asarray([3.0, 0.8, 0.2, 0.0])
     keys = jax.random.split(jax.random.key(0), 4000)
     drawn, weights = jax.vmap(lambda key: strategy._draw(densities, key))(keys)
@@ -215,7 +215,9 @@ def test_draws_of_images():
     counts = np.bincount(np.asarray(drawn).ravel(), minlength=4)
     assert np.sum((counts - expected) ** 2 / expected) < 21.1  # error rate 1e-4
     np.testing.assert_allclose(weights, (2000 / expected)[drawn])
-    every, ones = eqs.Project(_trivial(99), images=4)._draw(densities, keys[0])
+    every, ones = eqs.ProjectedTraining(_trivial(99), local_energies=4)._draw(
+        densities, keys[0]
+    )
     np.testing.assert_array_equal(every, np.arange(4))
     np.testing.assert_array_equal(ones, np.ones(4))
 
@@ -237,7 +239,7 @@ def test_all_images_of_a_walker_give_the_local_energy_of_the_projection(label):
     )
     group = eqs.SpaceGroup.of(crystal).generated_by([1, 2])  # I4/m
     projection = eqs.IrrepProjection(group, label)
-    strategy = eqs.Project(projection, images=8)
+    strategy = eqs.ProjectedTraining(projection, local_energies=8)
     x = eqs.initial_walkers(crystal, 1, key=jax.random.key(1))
     state = strategy.init(f, key=jax.random.key(2))
     batch = _batch(strategy, f, x, state)
@@ -284,18 +286,18 @@ class Holed(Lattice):
     "wavefunction", [pytest.param(_REAL, marks=pytest.mark.slow), _COMPLEX]
 )
 def test_pairs_without_a_finite_energy_are_left_out(wavefunction):
-    strategy = eqs.Project(_trivial(99))
+    strategy = eqs.ProjectedTraining(_trivial(99))
     vmc = _vmc(strategy, Holed(_CRYSTAL), eqs.Optax(optax.sgd(0.1)))
     state = vmc.init(wavefunction, walkers(_CRYSTAL, 60), key=jax.random.key(0))
     following, seen = eqx.filter_jit(vmc.step)(state)
     for value in jax.tree.leaves((seen, following.wavefunction.a)):
         assert np.all(np.isfinite(value))
-    drawn = strategy.step(state.strategies[0])
+    drawn = strategy.step(state.strategy)
     batch = _batch(strategy, wavefunction, following.sampler.walkers, drawn)
     energies = jax.vmap(lambda x: vmc.hamiltonian.local_energy(wavefunction, x).total)
     local = np.asarray(eqx.filter_jit(energies)(batch.walkers))
     valid = np.isfinite(local)
-    assert seen.invalid == np.sum(~valid) > 0
+    assert seen.invalid_energies == np.sum(~valid) > 0
     weights = np.where(valid, batch.weights, 0)
     pairs = valid.reshape(-1, 2, 1) & valid.reshape(-1, 1, 2)
     matrices = np.where(pairs, batch.coupling.matrices, 0)
@@ -324,7 +326,7 @@ class Odd(eqs.AbstractWavefunction):
 def test_a_step_that_sees_no_projection_is_rejected():
     """The part of an odd function that is even under the mirrors is so small that the
     pairs of some draws add up to a negative weight."""
-    strategy = eqs.Project(_trivial(47))
+    strategy = eqs.ProjectedTraining(_trivial(47))
     f = Odd(_CRYSTAL, jnp.full(1, 1e-3))
     vmc = _vmc(strategy, optimizer=eqs.Optax(optax.sgd(1e-3)))
     step = eqx.filter_jit(vmc.step)
@@ -332,10 +334,10 @@ def test_a_step_that_sees_no_projection_is_rejected():
     for seed in range(6):
         state = vmc.init(f, walkers(_CRYSTAL, 20), key=jax.random.key(seed))
         following, seen = step(state)
-        drawn = following.strategies[0]
+        drawn = following.strategy
         batch = _batch(strategy, f, following.sampler.walkers, drawn)
         rejected.append(bool(np.sum(batch.coupling.matrices) <= 0))
-        assert bool(seen.rejected) == rejected[-1]
+        assert bool(seen.rejected_update) == rejected[-1]
         assert np.isfinite(seen.energy) != rejected[-1]
         assert np.all((following.wavefunction.a == f.a) == rejected[-1])
     assert len(set(rejected)) == 2
@@ -343,7 +345,7 @@ def test_a_step_that_sees_no_projection_is_rejected():
 
 def test_a_whole_share_is_plain_training():
     """With weights, at all images."""
-    strategy = eqs.Project(_trivial(99), share=1.0, images=3)
+    strategy = eqs.ProjectedTraining(_trivial(99), share=1.0, local_energies=3)
     state = strategy.init(_REAL, key=jax.random.key(0))
     batch = _batch(strategy, _REAL, walkers(_CRYSTAL, 5), state)
     assert batch.coupling is None
@@ -351,16 +353,23 @@ def test_a_whole_share_is_plain_training():
 
 
 def test_training():
-    """In a schedule, by `run`: finds the best function that can be projected, to be
+    """In a stage of `run`: finds the best function that can be projected, to be
     seen by quadrature of both energies."""
-    strategy = eqs.Project(eqs.GroupAverage(eqs.SpaceGroup.of(_CRYSTAL)), share=0.5)
-    schedule = eqs.Schedule([(0, eqs.NoSymmetry()), (3, strategy)])
-    vmc = _vmc(schedule, Lattice(_CRYSTAL, depth=2.0))
+    strategy = eqs.ProjectedTraining(
+        eqs.GroupAverage(eqs.SpaceGroup.of(_CRYSTAL)), share=0.5
+    )
+    vmc = _vmc(None, Lattice(_CRYSTAL, depth=2.0))
     result = eqs.run(
-        vmc, _REAL, steps=60, walkers=60, key=jax.random.key(0), progress=False
+        vmc,
+        _REAL,
+        steps=60,
+        walkers=60,
+        key=jax.random.key(0),
+        stages=[(3, strategy)],
+        progress=False,
     )
     assert np.all(np.isfinite(result.history["energy"]))
-    assert np.all(result.history["rejected"] == 0)
+    assert np.all(result.history["rejected_update"] == 0)
     places = grid(_CRYSTAL, 8)
 
     @eqx.filter_jit
@@ -383,23 +392,23 @@ def test_training():
     [
         (dict(share=1.5), "`share` must be from 0 to 1, got 1.5"),
         (dict(share=-0.1), "`share` must be from 0 to 1, got -0.1"),
-        (dict(images=1), "`images` must be at least 2"),
-        (dict(images=3, amplitudes=2), "at least the 3 `images`"),
-        (dict(amplitudes=9), "at most the 8 operations of the group, got 9"),
-        (dict(images=9), "at most the 8 operations of the group, got 9"),
+        (dict(local_energies=1), "`local_energies` must be at least 2"),
+        (dict(local_energies=3, orbit_points=2), "at least the 3 `local_energies`"),
+        (dict(orbit_points=9), "at most the 8 operations of the group, got 9"),
+        (dict(local_energies=9), "at most the 8 operations of the group, got 9"),
         (dict(chunk=0), "`chunk` must be at least 1 walker, got 0"),
     ],
 )
 def test_errors(change, message):
     with pytest.raises(ValueError, match=message):
-        eqs.Project(_trivial(99), **change)
+        eqs.ProjectedTraining(_trivial(99), **change)
 
 
 def test_refuses_what_is_no_projector():
     group = _group(99)
     for other in (group, eqs.RandomSubset(group, 2)):
         with pytest.raises((ValueError, TypeError), match="(?i)projection"):
-            eqs.Project(other)
+            eqs.ProjectedTraining(other)
 
 
 def test_refuses_a_part_that_vanishes():
@@ -407,6 +416,6 @@ def test_refuses_a_part_that_vanishes():
     crystal = hydrogen(supercell=(2, 1, 1))
     group = eqs.SpaceGroup.of(crystal).with_translations().translations()
     odd = [i.label for i in eqs.irreps(group) if np.any(i.characters < 0)]
-    strategy = eqs.Project(eqs.IrrepProjection(group, odd[0]))
+    strategy = eqs.ProjectedTraining(eqs.IrrepProjection(group, odd[0]))
     with pytest.raises(ValueError, match="zero everywhere"):
         strategy.init(waves(crystal), key=jax.random.key(0))

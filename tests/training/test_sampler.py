@@ -137,8 +137,8 @@ def test_exchanges_and_hops_sample_all_assignments(exchange, hop):
         for step in (1, 2)
     ]
     for share, moves, accepted in (
-        (exchange, exchanges, state.exchanged),
-        (hop, hops, state.hopped),
+        (exchange, exchanges, state.exchange_acceptance),
+        (hop, hops, state.hop_acceptance),
     ):
         if share == 0:
             assert accepted == 0
@@ -167,7 +167,7 @@ def test_hops_are_as_likely_in_both_directions():
     start = walkers(crystal, 3000)
     state = sampler.init(wavefunction, start, key=jax.random.key(3))
     state = _run(sampler, wavefunction, state, 2)
-    assert 0.2 < state.hopped < 0.9
+    assert 0.2 < state.hop_acceptance < 0.9
     frac = np.asarray(state.walkers) @ np.linalg.inv(crystal.supercell.vectors)
     for axis in range(3):
         assert scipy.stats.kstest(frac[:, :, axis].ravel(), "uniform").pvalue > 1e-3
@@ -193,7 +193,7 @@ def test_moves_that_the_crystal_does_not_admit_are_normal_ones(crystal, made):
         return _run(sampler, wavefunction, state, 1)
 
     found = after_a_step(0.4, 0.3)
-    assert (found.exchanged > 0, found.hopped > 0) == made
+    assert (found.exchange_acceptance > 0, found.hop_acceptance > 0) == made
     expected = after_a_step(0.4 * made[0], 0.3 * made[1])
     assert eqx.tree_equal(found, expected)
 
@@ -204,7 +204,11 @@ def test_width_and_shares_stay_if_no_move_of_the_kind_was_made():
     sampler = eqs.Metropolis(1, exchange=0.4, hop=0.4)
     start = walkers(wavefunction.crystal, 1)
     state = sampler.init(wavefunction, start, key=jax.random.key(0))
-    shares = lambda state: (state.acceptance, state.exchanged, state.hopped)
+    shares = lambda state: (
+        state.acceptance,
+        state.exchange_acceptance,
+        state.hop_acceptance,
+    )
     step, seen = eqx.filter_jit(sampler.step), set()
     for _ in range(30):
         before = eqx.tree_at(shares, state, (jnp.asarray(0.3),) * 3)
@@ -291,7 +295,7 @@ def test_keys_decide():
     single = start.astype(jnp.float32)
     state = sampler.init(wavefunction, single, key=jax.random.key(0))
     state = _run(sampler, wavefunction, state, 1)
-    shares = state.acceptance, state.exchanged, state.hopped
+    shares = state.acceptance, state.exchange_acceptance, state.hop_acceptance
     assert {x.dtype for x in (state.walkers, state.width, *shares)} == {
         np.dtype(np.float32)
     }
@@ -319,7 +323,7 @@ def test_walkers_leave_and_avoid_what_is_no_amplitude(value):
     state = sampler.init(wavefunction, start, key=jax.random.key(0))
     state = _run(sampler, wavefunction, state, 4)
     assert np.all(state.walkers[:, 0, 0] >= 1 - 1e-9)
-    assert state.replaced == 0
+    assert state.replaced_walkers == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
@@ -333,7 +337,7 @@ def test_walkers_that_cannot_leave_are_replaced(value, inside):
     start[list(inside), 0, 0] = 0.5
     state = sampler.init(wavefunction, jnp.asarray(start), key=jax.random.key(0))
     state = _run(sampler, wavefunction, state, 1)
-    assert state.replaced == len(inside)
+    assert state.replaced_walkers == len(inside)
     outside = [i for i in range(6) if i not in inside]
     for i in range(6):
         source = next(j % 6 for j in range(i, i + 6) if j % 6 in outside)
@@ -349,7 +353,7 @@ def test_walkers_stay_where_none_has_an_amplitude():
     state = sampler.init(wavefunction, start, key=jax.random.key(0))
     state = _run(sampler, wavefunction, state, 30)
     np.testing.assert_array_equal(state.walkers, start)
-    assert (state.replaced, state.acceptance) == (0, 0)
+    assert (state.replaced_walkers, state.acceptance) == (0, 0)
     assert np.isclose(state.width, 1e-4)
 
 

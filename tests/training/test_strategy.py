@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 import eqsym as eqs
 import flags
+from eqsym._training.strategy import NoState
 from toys import Cut, grid, hydrogen, Lattice, walkers, waves
 
 
@@ -20,15 +21,17 @@ _CRYSTAL = hydrogen()
 _GROUP = eqs.SpaceGroup.of(_CRYSTAL)
 _SKEW = waves(_CRYSTAL, a=(0.3, 0.2, -0.1), c=(0.2, -0.1, 0.3))
 _STRATEGIES = {
-    "OG": eqs.NoSymmetry(),
-    "DA": eqs.Augment(_GROUP, 2),
-    "DA, unweighted": eqs.Augment(_GROUP, 2, weighted=False),
-    "GA": eqs.Symmetrize(
+    "OG": eqs.PlainTraining(),
+    "DA": eqs.AugmentedTraining(_GROUP, 2),
+    "DA, unweighted": eqs.AugmentedTraining(_GROUP, 2, weighted=False),
+    "GA": eqs.SymmetrizedTraining(
         eqs.GroupAverage(_GROUP), functools.partial(eqs.Symmetrized, operation_chunk=16)
     ),
-    "GA, subset": eqs.Symmetrize(eqs.RandomSubset(_GROUP, 4)),
-    "P": eqs.Project(eqs.GroupAverage(_GROUP)),
-    "P, all amplitudes": eqs.Project(eqs.GroupAverage(_GROUP), amplitudes=48),
+    "GA, subset": eqs.SymmetrizedTraining(eqs.RandomSubset(_GROUP, 4)),
+    "P": eqs.ProjectedTraining(eqs.GroupAverage(_GROUP)),
+    "P, all amplitudes": eqs.ProjectedTraining(
+        eqs.GroupAverage(_GROUP), orbit_points=48
+    ),
 }
 
 
@@ -62,7 +65,7 @@ def test_parameters_are_those_of_the_bare_function(name):
     assert jax.tree.structure(following) == jax.tree.structure(state)
     assert isinstance(following.wavefunction, type(_SKEW))
     assert np.any(following.wavefunction.a != state.wavefunction.a)
-    assert seen.invalid == seen.dropped == seen.rejected == 0
+    assert seen.invalid_energies == seen.dropped_terms == seen.rejected_update == 0
 
 
 @pytest.mark.parametrize("name", ["DA", "P"])
@@ -73,11 +76,13 @@ def test_walkers_without_a_weight_are_left_out(name):
     state = _state(vmc, start, 60)
     following, seen = eqx.filter_jit(vmc.step)(state)
     batch = eqx.filter_jit(_STRATEGIES[name].batch)(
-        start, following.sampler.walkers, following.strategies[0]
+        start, following.sampler.walkers, following.strategy
     )
     missing = ~np.isfinite(batch.weights)
-    assert seen.invalid == np.sum(missing) and 0 < np.sum(missing) < len(missing)
-    assert seen.rejected == 0
+    assert seen.invalid_energies == np.sum(missing) and 0 < np.sum(missing) < len(
+        missing
+    )
+    assert seen.rejected_update == 0
     for value in jax.tree.leaves((seen, following.wavefunction.inside.a)):
         assert np.all(np.isfinite(value))
     assert np.any(following.wavefunction.inside.a != _SKEW.a)
@@ -88,13 +93,13 @@ def test_symmetrized_step_is_the_step_of_the_symmetrized_function(name):
     """The walkers, energies and update of training the drawn function itself; one draw
     serves all of them."""
     vmc, state, following, seen = _stepped(name)
-    (drawn,) = following.strategies
+    drawn = following.strategy
     view = eqs.Symmetrized(_SKEW, drawn.symmetrizer)
     plain = _vmc(None)
     start = eqx.tree_at(
-        lambda s: (s.wavefunction, s.strategies, s.sampler),
+        lambda s: (s.wavefunction, s.strategy, s.sampler),
         plain.init(view, walkers(_CRYSTAL, 12), key=jax.random.key(1)),
-        (view, (eqs.NoState(),), state.sampler),
+        (view, NoState(), state.sampler),
     )
     expected, statistics = eqx.filter_jit(plain.step)(start)
     np.testing.assert_allclose(following.sampler.walkers, expected.sampler.walkers)
@@ -149,20 +154,19 @@ def test_every_step_has_a_new_draw():
     vmc, state, following, _ = _stepped("GA, subset")
     again, _ = eqx.filter_jit(vmc.step)(following)
     draws = [
-        s.strategies[0].symmetrizer.operations.tolist()
-        for s in (state, following, again)
+        s.strategy.symmetrizer.operations.tolist() for s in (state, following, again)
     ]
     assert draws[0] != draws[1] != draws[2]
     # Drawn before the step, so that what its walkers were sampled from is on record.
-    (drawn,) = following.strategies
-    view = vmc.schedule.strategies[0].view(_SKEW, drawn)
+    drawn = following.strategy
+    view = vmc.strategy.view(_SKEW, drawn)
     expected = eqx.filter_jit(vmc.sampler.step)(view, state.sampler)
     np.testing.assert_allclose(following.sampler.walkers, expected.walkers)
 
 
 @pytest.mark.parametrize("replace", [False, True])
 def test_augmented_batch(replace):
-    strategy = eqs.Augment(_GROUP, 5, replace=replace, chunk=4)
+    strategy = eqs.AugmentedTraining(_GROUP, 5, replace=replace, chunk=4)
     state = strategy.init(_SKEW, key=jax.random.key(3))
     x = walkers(_CRYSTAL, 8)
     batch = jax.jit(strategy.batch)(_SKEW, x, state)
@@ -178,7 +182,7 @@ def test_augmented_batch(replace):
     images = np.asarray(batch.walkers).reshape(8, 5, 3)
     distinct = [len(np.unique(np.round(some, 9), axis=0)) for some in images]
     assert replace == any(n < 5 for n in distinct)
-    bare = eqs.Augment(_GROUP, 5, replace=replace, weighted=False)
+    bare = eqs.AugmentedTraining(_GROUP, 5, replace=replace, weighted=False)
     unweighted = bare.batch(_SKEW, x, state)
     assert unweighted.weights is None
     np.testing.assert_array_equal(unweighted.walkers, batch.walkers)
@@ -212,26 +216,29 @@ def test_importance_weights_make_augmented_energies_variational():
 
     # And the training step reports the weighted one, for any walkers.
     vmc, _, following, seen = _stepped("DA")
-    strategy = vmc.schedule.strategies[0]
+    strategy = vmc.strategy
     batch = eqx.filter_jit(strategy.batch)(
-        _SKEW, following.sampler.walkers, following.strategies[0]
+        _SKEW, following.sampler.walkers, following.strategy
     )
     expected = np.average(local(batch.walkers), weights=batch.weights)
     np.testing.assert_allclose(seen.energy, expected)
     share = np.sum(batch.weights) ** 2 / np.sum(batch.weights**2) / len(batch.weights)
-    np.testing.assert_allclose(seen.effective, share)
+    np.testing.assert_allclose(seen.effective_share, share)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "spring"])
 def test_weighted_gradient(optimizer):
     """2 Re E_w[(O - <O>_w) (E - <E>_w)], from the definition."""
-    rules = {"sgd": eqs.Optax(optax.sgd(1.0)), "spring": eqs.MinSR(1.0, norm_bound=1e9)}
+    rules = {
+        "sgd": eqs.Optax(optax.sgd(1.0)),
+        "spring": eqs.Spring.min_sr(1.0, norm_bound=1e9),
+    }
     vmc = _vmc(_STRATEGIES["DA"], rules[optimizer], clip=1e9)
     state = _state(vmc)
     following, _ = eqx.filter_jit(vmc.step)(state)
-    strategy = vmc.schedule.strategies[0]
+    strategy = vmc.strategy
     batch = eqx.filter_jit(strategy.batch)(
-        _SKEW, following.sampler.walkers, following.strategies[0]
+        _SKEW, following.sampler.walkers, following.strategy
     )
     shares = np.asarray(batch.weights / jnp.sum(batch.weights))
     local = lambda x: vmc.hamiltonian.local_energy(_SKEW, x).total
@@ -257,36 +264,25 @@ def test_weighted_gradient(optimizer):
     np.testing.assert_allclose(found, update, rtol=1e-6)
 
 
-def test_schedule():
-    """Each step is that of the strategy in use; one compilation for all, and the
-    optimizer goes on."""
+def test_another_strategy_adopts_the_state():
+    """Walkers, optimizer and parameters go on; the strategy draws by its own key."""
     spring = eqs.Spring(0.1, norm_bound=1e-2)
-    stages = [(0, "OG"), (2, "GA, subset"), (3, "DA")]
-    schedule = eqs.Schedule([(start, _STRATEGIES[name]) for start, name in stages])
-    vmc = _vmc(schedule, spring)
-    state = _state(vmc)
-    compiled = []
-
-    @eqx.filter_jit
-    def step(state):
-        compiled.append(1)
-        return vmc.step(state)
-
-    in_use = [0, 0, 1, 2, 2]
-    alone = [eqx.filter_jit(_vmc(_STRATEGIES[name], spring).step) for _, name in stages]
-    for stage in in_use:
-        following, seen = step(state)
-        start = eqx.tree_at(lambda s: s.strategies, state, (state.strategies[stage],))
-        expected, statistics = alone[stage](start)
-        for one, other in zip(
-            jax.tree.leaves((seen, following.optimizer, following.wavefunction)),
-            jax.tree.leaves((statistics, expected.optimizer, expected.wavefunction)),
-            strict=True,
-        ):
-            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
-        state = following
-    assert len(compiled) == 1
-    assert int(state.optimizer.count) == 5
+    plain, average = (_vmc(_STRATEGIES[name], spring) for name in ("OG", "GA, subset"))
+    state, _ = eqx.filter_jit(plain.step)(_state(plain))
+    key = jax.random.key(7)
+    adopted = average.adopt(state, key=key)
+    drawn = average.strategy.init(_SKEW, key=key)
+    assert eqx.tree_equal(adopted.strategy, drawn)
+    for name in ("wavefunction", "sampler", "optimizer", "step", "scale"):
+        assert getattr(adopted, name) is getattr(state, name)
+    following, seen = eqx.filter_jit(average.step)(adopted)
+    assert (int(following.step), int(following.optimizer.count)) == (2, 2)
+    assert seen.rejected_update == 0
+    back = plain.adopt(following, key=key)
+    assert jax.tree.structure(back) == jax.tree.structure(state)
+    other = eqs.SpaceGroup.of(hydrogen(supercell=(2, 1, 1)))
+    with pytest.raises(ValueError, match="crystal"):
+        _vmc(eqs.AugmentedTraining(other)).adopt(state, key=key)
 
 
 def test_equilibration_samples_what_is_trained():
@@ -311,38 +307,38 @@ def test_cost():
         "P, all amplitudes": eqs.Cost(11 + 48, 2, 2),
     }
     domain = eqs.FundamentalDomain.of(_GROUP)
-    some = eqs.Symmetrize(eqs.Canonicalization(domain, max_terms=5))
+    some = eqs.SymmetrizedTraining(eqs.Canonicalization(domain, max_terms=5))
     assert some.cost(10) == eqs.Cost(55, 5, 5)
-    one = eqs.Symmetrize(eqs.RandomCanonicalization(domain))
+    one = eqs.SymmetrizedTraining(eqs.RandomCanonicalization(domain))
     assert one.cost(10) == eqs.Cost(11, 1, 1)
 
 
 def test_dropped_images_are_counted():
     domain = eqs.FundamentalDomain.of(_GROUP)
     symmetrizer = eqs.Canonicalization(domain, max_terms=1)
-    vmc = _vmc(eqs.Symmetrize(symmetrizer))
+    vmc = _vmc(eqs.SymmetrizedTraining(symmetrizer))
     following, seen = eqx.filter_jit(vmc.step)(_state(vmc))
     weights = jax.jit(jax.vmap(symmetrizer.weights))(following.sampler.walkers)
-    assert seen.dropped == np.sum(np.asarray(weights) > 0) - 12 > 0
+    assert seen.dropped_terms == np.sum(np.asarray(weights) > 0) - 12 > 0
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: eqs.Augment(_GROUP, 0), "`copies` must be at least 1, got 0"),
-        (lambda: eqs.Augment(_GROUP, 49), "`copies` must be at most the 48 operations"),
-        (lambda: eqs.Augment(_GROUP, chunk=0), "`chunk` must be at least 1 walker"),
+        (
+            lambda: eqs.AugmentedTraining(_GROUP, 0),
+            "`copies` must be at least 1, got 0",
+        ),
+        (
+            lambda: eqs.AugmentedTraining(_GROUP, 49),
+            "`copies` must be at most the 48 operations",
+        ),
+        (
+            lambda: eqs.AugmentedTraining(_GROUP, chunk=0),
+            "`chunk` must be at least 1 walker",
+        ),
         (lambda: eqs.RandomSubset(_GROUP, 0), "`size` must be at least 1, got 0"),
         (lambda: eqs.RandomSubset(_GROUP, 49), "`size` must be at most the 48"),
-        (
-            lambda: eqs.Schedule([(5, eqs.NoSymmetry())]),
-            "`stages` must start at step 0",
-        ),
-        (lambda: eqs.Schedule([]), "`stages` must start at step 0"),
-        (
-            lambda: eqs.Schedule([(0, eqs.NoSymmetry()), (0, eqs.NoSymmetry())]),
-            "increasing steps",
-        ),
         (
             lambda: eqs.SymmetrizedOrbitals(_SKEW, eqs.GroupAverage(_GROUP)),
             "(?i)wavefunction",
@@ -357,10 +353,10 @@ def test_errors(build, message):
 @pytest.mark.parametrize(
     "strategy",
     [
-        lambda group: eqs.Augment(group),
-        lambda group: eqs.Project(eqs.GroupAverage(group)),
-        lambda group: eqs.Symmetrize(eqs.GroupAverage(group)),
-        lambda group: eqs.Symmetrize(eqs.RandomSubset(group, 2)),
+        lambda group: eqs.AugmentedTraining(group),
+        lambda group: eqs.ProjectedTraining(eqs.GroupAverage(group)),
+        lambda group: eqs.SymmetrizedTraining(eqs.GroupAverage(group)),
+        lambda group: eqs.SymmetrizedTraining(eqs.RandomSubset(group, 2)),
     ],
 )
 def test_a_group_of_another_crystal_is_refused(strategy):
@@ -393,7 +389,9 @@ def test_random_parts_of_a_group_that_leaves_nothing_are_refused():
         eqs.RandomCanonicalization(eqs.FundamentalDomain.of(group)),
     ):
         with pytest.raises(ValueError, match="zero everywhere"):
-            eqs.Symmetrize(symmetrizer).init(wavefunction, key=jax.random.key(0))
+            eqs.SymmetrizedTraining(symmetrizer).init(
+                wavefunction, key=jax.random.key(0)
+            )
 
 
 def _symmetrizations(group):
@@ -403,15 +401,15 @@ def _symmetrizations(group):
     # walkers to see it. Of two operations both are seen.
     inversion = np.flatnonzero(np.trace(group.frac_rotations, axis1=1, axis2=2) == -3)
     return {
-        "DA": eqs.Augment(group, 2),
-        "GA": eqs.Symmetrize(
+        "DA": eqs.AugmentedTraining(group, 2),
+        "GA": eqs.SymmetrizedTraining(
             eqs.GroupAverage(group),
             functools.partial(eqs.Symmetrized, operation_chunk=4),
         ),
-        "GA, subset": eqs.Symmetrize(eqs.RandomSubset(group, 2)),
-        "P": eqs.Project(eqs.GroupAverage(group.generated_by(inversion))),
-        "SC": eqs.Symmetrize(canonical),
-        "SC, random": eqs.Symmetrize(eqs.RandomCanonicalization(domain)),
+        "GA, subset": eqs.SymmetrizedTraining(eqs.RandomSubset(group, 2)),
+        "P": eqs.ProjectedTraining(eqs.GroupAverage(group.generated_by(inversion))),
+        "SC": eqs.SymmetrizedTraining(canonical),
+        "SC, random": eqs.SymmetrizedTraining(eqs.RandomCanonicalization(domain)),
     }
 
 
@@ -439,6 +437,6 @@ def test_networks_train_with_every_strategy():
         for _ in range(2):
             state, seen = step(state)
             assert np.isfinite(seen.energy), label
-            assert seen.rejected == 0, label
+            assert seen.rejected_update == 0, label
         weights = state.wavefunction.layers[0].own.weight
         assert np.any(weights != network.layers[0].own.weight), label

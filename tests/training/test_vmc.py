@@ -104,14 +104,16 @@ def test_step(is_complex, chunk):
     )
     assert int(following.step) == 1
     np.testing.assert_allclose(seen.energy, np.mean(total.real) / 2)
-    np.testing.assert_allclose(seen.imaginary, np.mean(np.imag(total)) / 2, atol=1e-12)
+    np.testing.assert_allclose(
+        seen.imaginary_energy, np.mean(np.imag(total)) / 2, atol=1e-12
+    )
     np.testing.assert_allclose(seen.kinetic, np.mean(energies.kinetic.real) / 2)
     np.testing.assert_allclose(seen.potential, np.mean(energies.potential) / 2)
     variance = np.mean(np.abs(total - total.real.mean()) ** 2) / 4
     np.testing.assert_allclose(seen.variance, variance)
-    np.testing.assert_allclose(seen.clipped, clipped)
+    np.testing.assert_allclose(seen.clipped_share, clipped)
     np.testing.assert_allclose(seen.acceptance, expected.acceptance)
-    assert seen.invalid == 0
+    assert seen.invalid_energies == 0
 
 
 class Holed(Lattice):
@@ -133,7 +135,7 @@ def test_invalid_walkers_are_counted_and_left_out(optimizer):
     state = vmc.init(wavefunction, walkers(crystal, 60), key=jax.random.key(0))
     following, seen = eqx.filter_jit(vmc.step)(state)
     x = following.sampler.walkers[:, 0, 0] % 4.0
-    assert seen.invalid == np.sum(x < 1) > 0
+    assert seen.invalid_energies == np.sum(x < 1) > 0
     for value in jax.tree.leaves((seen, _flat(following.wavefunction)[0])):
         assert np.all(np.isfinite(value))
     valid = following.sampler.walkers[x >= 1]
@@ -238,10 +240,10 @@ def test_updates_that_are_not_finite_are_rejected():
     state = vmc.init(wavefunction, walkers(crystal, 10), key=jax.random.key(0))
     step = eqx.filter_jit(vmc.step)
     first, seen = step(state)
-    assert seen.rejected == 0
+    assert seen.rejected_update == 0
     np.testing.assert_allclose(first.wavefunction.a, wavefunction.a + 0.1)
     second, seen = step(first)
-    assert seen.rejected == 1
+    assert seen.rejected_update == 1
     np.testing.assert_array_equal(second.wavefunction.a, first.wavefunction.a)
     assert second.optimizer.count == first.optimizer.count == 1
     assert np.any(second.sampler.walkers != first.sampler.walkers)

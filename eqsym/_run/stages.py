@@ -1,0 +1,94 @@
+"""The stages of a run: strategies of training, one after the other."""
+
+import bisect
+import dataclasses
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+
+from .._core import Integer, Key, Walkers, whole_number
+from .._training import AbstractStrategy, VMC, VMCState
+from .._wavefunction import AbstractWavefunction
+
+
+def check_stages(
+    stages: Sequence[tuple[Integer, AbstractStrategy]],
+) -> tuple[tuple[int, AbstractStrategy], ...]:
+    """**Raises:** `ValueError` for stages that do not start one after the other, after
+    the first step."""
+    checked = tuple((whole_number("stages", n), strategy) for n, strategy in stages)
+    starts = [0, *(start for start, _ in checked)]
+    if any(a >= b for a, b in zip(starts, starts[1:], strict=False)):
+        raise ValueError(
+            "`stages` must start after step 0, which `vmc` starts from, and at "
+            f"increasing steps, got starts {starts[1:]}."
+        )
+    return checked
+
+
+def stage_of(starts: Sequence[int], step: int) -> int:
+    """The number of the stage that took a step, the one before the first step for 0.
+
+    **Arguments:**
+
+    - `starts`: steps after which the stages begin, the first one at 0.
+    - `step`: the number of steps taken.
+    """
+    return max(0, bisect.bisect_left(starts, step) - 1)
+
+
+class Stages(eqx.Module):
+    """A `VMC` for each stage of a run.
+
+    - `starts`: steps after which the stages begin, the first one at 0.
+    - `trainers`: differ in their strategies only.
+    - `key`: seeds the strategies of all stages but the first.
+    """
+
+    starts: tuple[int, ...]
+    trainers: tuple[VMC, ...]
+    key: Key
+
+    def __init__(
+        self,
+        vmc: VMC,
+        stages: Sequence[tuple[int, AbstractStrategy]],
+        key: Key,
+    ):
+        self.starts = (0, *(start for start, _ in stages))
+        others = (dataclasses.replace(vmc, strategy=other) for _, other in stages)
+        self.trainers = (vmc, *others)
+        self.key = key
+
+    def check(
+        self, wavefunction: AbstractWavefunction, walkers: Walkers, *, key: Key
+    ) -> None:
+        """**Raises:** `ValueError` if the run cannot start or one of the strategies
+        does not fit."""
+        first, *later = self.trainers
+        first.check(wavefunction, walkers, key=key)
+        for vmc in later:
+            vmc.strategy.init(wavefunction, key=key)
+
+    def like(self, state: VMCState, step: int) -> VMCState:
+        """A state of the structure that the state after a step has.
+
+        **Arguments:**
+
+        - `state`: of any stage.
+        - `step`: the number of steps taken.
+        """
+        return self._enter(stage_of(self.starts, step), state)
+
+    def before_step(self, state: VMCState) -> tuple[int, VMCState]:
+        """The stage of the next step, and the state to take it from, which differs if
+        the stage begins."""
+        done = int(state.step)
+        before, stage = (stage_of(self.starts, step) for step in (done, done + 1))
+        return stage, state if stage == before else self._enter(stage, state)
+
+    def _enter(self, stage: int, state: VMCState) -> VMCState:
+        # The same whenever a run comes to the stage, also after it was resumed.
+        key = jax.random.fold_in(self.key, stage)
+        return self.trainers[stage].adopt(state, key=key)

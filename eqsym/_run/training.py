@@ -1,0 +1,151 @@
+"""The training phase of a run: steps, history, and going back from a divergence."""
+
+import logging
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from .._core import on_first, progress_bar
+from .._storage import History
+from .._training import VMCState
+from .divergence import Watch
+from .faults import Faults
+from .figure import Figure
+from .folder import note_in_run_json
+from .phases import Checkpoints
+from .stages import Stages
+
+
+_logger = logging.getLogger("eqsym")
+
+# Factor of the updates after a run has gone back.
+_HALF = 0.5
+
+
+def train(
+    stages: Stages,
+    state: VMCState,
+    steps: int,
+    history: History,
+    checkpoints: Checkpoints[VMCState],
+    folder: Path | None,
+    figure: Figure,
+    progress: bool | None,
+) -> VMCState:
+    """The state after all steps, or as many as there were before an interrupt.
+
+    **Raises:** `FloatingPointError` if training diverges.
+    """
+    start = int(state.step)
+    if start >= steps:
+        return state
+    take_step = [eqx.filter_jit(vmc.step) for vmc in stages.trainers]
+    before = _last(history.columns()["seconds"]) - time.monotonic()
+    faults = Faults()
+    watch = Watch(stages.starts, history.columns())
+    marks = checkpoints.restore_marks(
+        watch.marks, state, lambda step: stages.like(state, step)
+    )
+    watch.marks = marks
+    # The newest state that may be saved.
+    sound = state
+    try:
+        with (
+            checkpoints.during(state),
+            progress_bar(
+                "Training",
+                steps,
+                progress,
+                initial=start,
+                compiled="the training step",
+            ) as bar,
+        ):
+            while int(state.step) < steps and not checkpoints.stopped:
+                stage, state = stages.before_step(state)
+                state, statistics = take_step[stage](state)
+                i = int(state.step)
+                row = {
+                    name: value.item()
+                    for name, value in vars(jax.device_get(statistics)).items()
+                }
+                seconds = time.monotonic() + before
+                history.append({"step": i, **row, "seconds": round(seconds, 3)})
+                faults.see(i, row)
+                watch.see(i, row)
+                if i == start + 1:
+                    _logger.info("The first step is done.")
+                if watch.lost:
+                    state = _gone_back(watch, state, history, checkpoints, folder)
+                    watch = Watch(stages.starts, history.columns())
+                    watch.marks = sorted(checkpoints.marks)
+                    sound = state
+                elif not row["rejected_update"] and not watch.outside:
+                    sound = state
+                    if watch.marks[-1] == i:
+                        checkpoints.mark(state, watch.marks)
+                checkpoints.keep(sound)
+                figure.refresh(history)
+                bar.set_postfix_str(
+                    f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
+                    f"acceptance {row['acceptance']:.2f}",
+                    refresh=False,
+                )
+                bar.update(int(state.step) - bar.n)
+        figure.refresh(history, last=True)
+        if watch.outside > 1:
+            _logger.warning(
+                "Training ends while it may diverge: %s. The newest checkpoint is of "
+                "step %d.",
+                watch,
+                int(sound.step),
+            )
+    finally:
+        faults.report()
+    return state
+
+
+def _gone_back(
+    watch: Watch,
+    state: VMCState,
+    history: History,
+    checkpoints: Checkpoints[VMCState],
+    folder: Path | None,
+) -> VMCState:
+    """A state from before, for a run that diverges to go on from with half of each
+    update.
+
+    Nothing has to be on the disk at once: a run that is resumed from there comes here
+    again, in the same way.
+
+    **Raises:** `FloatingPointError` the second time.
+    """
+    i = int(state.step)
+    good = checkpoints.go_back(watch.good)
+    before = "" if folder is None else f"Step {good.step}, before that, is saved. "
+    if state.scale < 1:
+        raise FloatingPointError(
+            f"Training diverged again, with half of each update: {watch}. "
+            f"{before}Try a smaller learning rate or norm bound, more damping, more "
+            "walkers, or longer pretraining: in another run folder, from the start or "
+            "from `eqsym.load_run(path).wavefunction` of this one."
+        )
+    _logger.warning(
+        "Step %d: training diverges: %s. It goes back to step %d and on with half of "
+        "each update.",
+        i,
+        watch,
+        int(good.step),
+    )
+    history.cut(int(good.step))
+    if folder is not None:
+        note = {"at_step": i, "to_step": int(good.step), "scale": _HALF}
+        on_first(lambda: note_in_run_json(folder, "went_back", note))
+    return eqx.tree_at(lambda s: s.scale, good, _HALF * good.scale)
+
+
+def _last(values: Float[np.ndarray, " steps"]) -> float:
+    return float(values[-1]) if len(values) else 0.0
