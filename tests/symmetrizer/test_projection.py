@@ -43,13 +43,13 @@ def test_a_sum_of_irreps_is_a_projection():
     again = eqs.Symmetrized(eqs.Symmetrized(f, Sum(_GROUP)), Sum(_GROUP))(electrons)
     once = eqs.Symmetrized(f, Sum(_GROUP))(electrons)
     np.testing.assert_allclose(again.log, once.log, rtol=1e-10)
-    strategy = eqs.Project(Sum(_GROUP), images=2, amplitudes=4)
+    strategy = eqs.ProjectedTraining(Sum(_GROUP), local_energies=2, orbit_points=4)
     strategy.init(f, key=jax.random.key(0))
 
 
 def test_others_are_refused():
     with pytest.raises(ValueError, match="must be a projector, equal to its square"):
-        eqs.Project(Sum(_GROUP, 0.5))
+        eqs.ProjectedTraining(Sum(_GROUP, 0.5))
     some = eqs.SubsetAverage(_GROUP, jnp.arange(2))
     # Without the check of types, which users do not have.
     with pytest.raises(ValueError, match="got `SubsetAverage`"):

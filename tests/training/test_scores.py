@@ -67,7 +67,7 @@ def _case(name):
         about = 2 * crystal.lattice.to_fractional(crystal.positions[0])
         group = eqs.SpaceGroup(crystal, turns, np.stack([0 * about, about]))
         view = functools.partial(
-            eqs.Symmetrized, symmetrizer=eqs.GroupAverage(group), chunk=1
+            eqs.Symmetrized, symmetrizer=eqs.GroupAverage(group), operation_chunk=1
         )
         wavefunction = _network(crystal)
         if name == "symmetrized":
