@@ -1,8 +1,8 @@
 """Expectation values with error bars from chains of walkers."""
 
 from .averaging import post_hoc as post_hoc, PostHoc as PostHoc
-from .chain_mixing import Mixing as Mixing
-from .decomposition import Sector as Sector, Sectors as Sectors, sectors as sectors
+from .chains import Chains as Chains
+from .decomposition import Sectors as Sectors, sectors as sectors
 from .estimate import Estimate as Estimate, Evaluation as Evaluation, table as table
 from .evaluation import evaluate as evaluate
 from .expectation import (
@@ -14,7 +14,6 @@ from .expectation import (
 from .noise import (
     gradient_noise as gradient_noise,
     GradientNoise as GradientNoise,
-    Scatter as Scatter,
 )
 from .observables import (
     AbstractObservable as AbstractObservable,
@@ -32,5 +31,4 @@ from .twists import (
     irreducible_twists as irreducible_twists,
     twist_average as twist_average,
     TwistAverage as TwistAverage,
-    Twists as Twists,
 )

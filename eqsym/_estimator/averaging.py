@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Inexact
 
-from .._core import Integer, Key, Walkers
+from .._core import Integer
 from .._group import SpaceGroup
 from .._hamiltonian import AbstractHamiltonian
 from .._symmetrizer import check_projection
-from .._training import AbstractSampler
 from .._wavefunction import AbstractWavefunction
 from .chains import Chains
 from .energies import evaluation, per_cell, sampled, stack
@@ -102,16 +101,10 @@ def post_hoc(
     wavefunction: AbstractWavefunction,
     hamiltonian: AbstractHamiltonian,
     group: SpaceGroup,
+    chains: Chains,
     *,
-    walkers: Walkers,
-    key: Key,
-    steps: Integer = 100,
-    burn_in: Integer = 20,
-    images: Integer = 2,
-    amplitudes: Integer | None = 8,
-    sampler: AbstractSampler | None = None,
-    chunk: Integer | None = None,
-    progress: bool | None = None,
+    orbit_points: Integer | None = 8,
+    local_energies: Integer = 2,
     path: str | os.PathLike | None = None,
 ) -> PostHoc:
     r"""What averaging over a group after training does, from walkers of the plain
@@ -125,8 +118,8 @@ def post_hoc(
     E_{OG} = E[|f(y)|^2 E_L(y) / p]$$
 
     for images y drawn from the orbit: |G| amplitudes per walker and one local energy
-    per image, without a new Markov chain. From a random part of the orbit, as many
-    `amplitudes` as wanted, F and p are replaced by sums over this part, without a bias.
+    per image, without a new Markov chain. From a random part of the orbit, of
+    `orbit_points` points, F and p are replaced by sums over this part, without a bias.
     All weights are bounded. See [the orbit estimator](../orbit-estimator.md).
 
     As P is a projector, Var[Pf/f] is $w (1 - w)$ with the weight $w = |Pf|^2/|f|^2$.
@@ -136,17 +129,14 @@ def post_hoc(
     - `wavefunction`: the trained wave function f.
     - `hamiltonian`: of the same crystal.
     - `group`: the group to average over.
-    - `walkers`: where the chains start, in Bohr, (walkers, electrons, 3): the walkers
-        that training left.
-    - `key`: seeds the chains and the images.
-    - `steps`, `burn_in`, `sampler`, `progress`, `path`: as for [`eqsym.evaluate`][].
-    - `images`: points of the orbit per sample whose local energy is evaluated, all
-        different. The variance of the local energy of $Pf$ comes from pairs of images:
-        with one image it is `None`, unless the group has one operation.
-    - `amplitudes`: points of the orbit per sample whose amplitude is evaluated, at
-        least `images` of them; the order of the group, all, for `None`. Few of them
+    - `chains`: how to sample $|f|^2$, [`eqsym.Chains`][].
+    - `orbit_points`: k, points of the orbit of a sample whose amplitude is evaluated,
+        at least `local_energies` of them; the order of the group, all, for `None`. Few
         are enough for a function that is nearly symmetric.
-    - `chunk`: walkers evaluated at a time, all by default.
+    - `local_energies`: K, how many of these get a local energy. The variance of the
+        local energy of $Pf$ comes from pairs: with one local energy it is `None`,
+        unless the group has one operation.
+    - `path`: as for [`eqsym.evaluate`][].
 
     The defaults were about the fastest for the energies of LiH and graphene, see
     [Performance](../performance.md#averaging-after-training).
@@ -156,25 +146,24 @@ def post_hoc(
     Both rows and their difference, [`eqsym.PostHoc`][]. The second row is `None` if
     nothing of f is symmetric; [`eqsym.sectors`][] says which symmetry f has.
 
-    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for less than 1 image or
-    2 amplitudes, and where the average is no projection of f, see
+    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for fewer than two
+    orbit points or one local energy, and if the average is not a projection of f, see
     [`eqsym.Symmetrized`][].
     """
     group.check_crystal(wavefunction.crystal)
     trivial = np.ones((1, group.order))
     check_projection(wavefunction, group, trivial[0])
-    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
     sample = _PostHocSample(
         OrbitSampler(
             wavefunction,
             hamiltonian,
             group,
             trivial,
-            images=images,
-            amplitudes=amplitudes,
+            orbit_points=orbit_points,
+            local_energies=local_energies,
         )
     )
-    samples = sampled(sample, wavefunction, hamiltonian, chains)
+    samples = sampled(sample, wavefunction, hamiltonian, chains, path)
 
     reference = samples.reference
     cells = wavefunction.crystal.cells
@@ -193,7 +182,7 @@ def post_hoc(
         return np.stack([*plain, *averaged, *others], axis=-1)
 
     found: list[Any] = jackknife(samples.moments, results)
-    if images == 1 < group.order:
+    if local_energies == 1 < group.order:
         found[6] = None
     plain = evaluation(found[:5], found[10], samples)
     if not is_present(found[12]):

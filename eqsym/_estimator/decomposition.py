@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Inexact
 
-from .._core import aligned, Integer, Key, Walkers
+from .._core import aligned, Integer
 from .._group import character_table, SpaceGroup
 from .._hamiltonian import AbstractHamiltonian
 from .._symmetrizer import check_projection
-from .._training import AbstractSampler
 from .._wavefunction import AbstractWavefunction
 from .chain_mixing import Mixing
 from .chains import Chains
@@ -22,16 +21,8 @@ from .orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
 
 
 class Sector(eqx.Module):
-    r"""The part $P_\rho f$ of a wave function f that belongs to one irreducible
-    representation.
-
-    - `label`, `dimension`: of the irrep.
-    - `weight`: its share $|P_\rho f|^2 / |f|^2$; the shares add up to 1.
-    - `energy`: in Hartree per primitive cell; `None` where the weight is not positive
-        by three standard errors.
-    - `difference`: that energy minus the one of f, with the error of the paired
-        difference.
-    """
+    """The part of a wave function that belongs to one irreducible representation;
+    [`eqsym.Sectors`][] describes the fields."""
 
     label: str
     dimension: int
@@ -41,20 +32,31 @@ class Sector(eqx.Module):
 
 
 class Sectors(eqx.Module):
-    """A wave function taken apart by the irreps of a group, of [`eqsym.sectors`][].
+    r"""A wave function f taken apart by the irreps of a group; see
+    [`eqsym.sectors`][]. It prints as a table, and `found["A1"]` is the sector with
+    this label.
 
     - `sectors`: one for each irrep, in the order of [`eqsym.irreps`][].
-    - `energy`: of the whole wave function.
+    - `energy`: of the whole wave function, in Hartree per primitive cell.
     - `samples`: number of configurations.
-    - `invalid`: those left out, because an energy was not finite, see
+    - `invalid_samples`: configurations left out because an energy was not finite, see
         [`eqsym.Evaluation`][].
-    - `mixing`: whether the chains have mixed.
+    - `mixing`: whether the chains have mixed, as in [`eqsym.Evaluation`][].
+
+    A sector, the part $P_\rho f$, has the fields
+
+    - `label`, `dimension`: of the irrep.
+    - `weight`: its share $|P_\rho f|^2 / |f|^2$; the shares add up to 1.
+    - `energy`: in Hartree per primitive cell; `None` if the weight is not positive by
+        three standard errors.
+    - `difference`: this energy minus the energy of f, with the error of the paired
+        difference; `None` likewise.
     """
 
     sectors: tuple[Sector, ...]
     energy: Estimate
     samples: int
-    invalid: int
+    invalid_samples: int
     mixing: Mixing
 
     def __getitem__(self, label: str) -> Sector:
@@ -78,7 +80,7 @@ class Sectors(eqx.Module):
             "sectors": rows,
             "energy": vars(self.energy),
             "samples": self.samples,
-            "invalid": self.invalid,
+            "invalid_samples": self.invalid_samples,
             "mixing": vars(self.mixing),
         }
 
@@ -115,16 +117,10 @@ def sectors(
     wavefunction: AbstractWavefunction,
     hamiltonian: AbstractHamiltonian,
     group: SpaceGroup,
+    chains: Chains,
     *,
-    walkers: Walkers,
-    key: Key,
-    steps: Integer = 100,
-    burn_in: Integer = 20,
-    images: Integer = 2,
-    amplitudes: Integer | None = None,
-    sampler: AbstractSampler | None = None,
-    chunk: Integer | None = None,
-    progress: bool | None = None,
+    orbit_points: Integer | None = None,
+    local_energies: Integer = 2,
     path: str | os.PathLike | None = None,
 ) -> Sectors:
     r"""Weights and energies of the parts of a wave function in all irreducible
@@ -141,16 +137,16 @@ def sectors(
     of a sector is an upper bound on the lowest level of that symmetry. See
     [Symmetry sectors](../sectors.md).
 
-    **Arguments:** as for [`eqsym.post_hoc`][]. All amplitudes by default: with a part
-    of them, small weights are noisy and can come out negative.
+    **Arguments:** as for [`eqsym.post_hoc`][]. All points of the orbit by default: with
+    a part of them, small weights are noisy and can come out negative.
 
     **Returns:**
 
     A weight and, where there is one, an energy for each irrep, [`eqsym.Sectors`][].
 
-    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for less than 1 image or
-    2 amplitudes, and where the operations do not act on f as a group, see
-    [`eqsym.Symmetrized`][].
+    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for fewer than two
+    orbit points or one local energy, and if the operations do not act on f as a group,
+    see [`eqsym.Symmetrized`][].
     """
     group.check_crystal(wavefunction.crystal)
     table = character_table(group)
@@ -163,12 +159,11 @@ def sectors(
             hamiltonian,
             group,
             np.array([i.dimension * i.characters for i in table.irreps]),
-            images=images,
-            amplitudes=amplitudes,
+            orbit_points=orbit_points,
+            local_energies=local_energies,
         )
     )
-    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
-    samples = sampled(sample, wavefunction, hamiltonian, chains)
+    samples = sampled(sample, wavefunction, hamiltonian, chains, path)
 
     reference = samples.reference
     cells, count = wavefunction.crystal.cells, len(table.irreps)

@@ -2,7 +2,9 @@
 share."""
 
 import abc
+import dataclasses
 import logging
+import os
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,8 +17,9 @@ from .._core import chunked_vmap, Electrons, Key, Walkers
 from .._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
 from .._wavefunction import AbstractWavefunction
 from .chain_mixing import Mixing
-from .chains import AbstractEstimator, accumulate, Chains, Sample
+from .chains import Chains
 from .estimate import Estimate, Evaluation
+from .sampling import AbstractEstimator, accumulate, Sample
 
 
 _logger = logging.getLogger("eqsym")
@@ -139,6 +142,7 @@ def sampled(
     wavefunction: AbstractWavefunction,
     hamiltonian: AbstractHamiltonian,
     chains: Chains,
+    path: str | os.PathLike | None,
 ) -> Samples:
     """Means of a sample over chains of |psi|^2.
 
@@ -150,8 +154,8 @@ def sampled(
     check_crystals(wavefunction, hamiltonian)
     chain, draws = jax.random.split(chains.key)
     estimator = _Energies(sample, wavefunction, hamiltonian, draws, chains.chunk)
-    chains = chains._replace(key=chain)
-    found = accumulate("Evaluating", estimator, wavefunction, chains)
+    chains = dataclasses.replace(chains, key=chain)
+    found = accumulate("Evaluating", estimator, wavefunction, chains, path)
     counts: Int[np.ndarray, " walkers"] = found.sums["counts"]
     kept = counts > 0
     if not np.all(kept):
@@ -210,6 +214,6 @@ def evaluation(
         imaginary=imaginary,
         symmetry=symmetry,
         samples=samples.valid,
-        invalid=samples.invalid,
+        invalid_samples=samples.invalid,
         mixing=samples.mixing,
     )

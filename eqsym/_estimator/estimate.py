@@ -26,23 +26,37 @@ class Estimate(eqx.Module):
 
 
 class Evaluation(eqx.Module):
-    """What sampling says about a wave function. Energies in Hartree per primitive cell.
+    r"""The energy of a wave function with its error bar, and whether to trust it.
+    Energies are in Hartree per primitive cell. It prints as a table.
 
     - `energy`: real part of the mean local energy.
     - `variance`: of the local energy per primitive cell, in Hartree squared; 0 for an
-        exact eigenstate. `None` where it was not measured.
+        exact eigenstate. `None` if it was not measured.
     - `kinetic`, `potential`: the two parts of the energy.
     - `imaginary`: imaginary part of the mean local energy, 0 up to noise.
     - `symmetry`: Var[Pf/f] for a projector P onto functions with the symmetry of a
         group, the measure of Huang et al. (2025): 0 for a symmetric wave function.
-        `None` where no group was given.
+        `None` if no group was given.
     - `samples`: number of configurations.
-    - `invalid`: number of configurations left out, because a local energy was not
-        finite; anything but a few of them spoils the estimates. The others are averaged
-        walker by walker, and a walker without a finite local energy is left out as a
-        whole. This is right only if it does not depend on the place whether energies
-        are finite: else it is a bias, which no error bar shows.
-    - `mixing`: whether the chains have mixed; `None` for numbers from elsewhere.
+    - `invalid_samples`: configurations left out because a local energy was not finite;
+        more than a few spoil the estimates. The others are averaged walker by walker,
+        and a walker without a finite local energy is left out as a whole. This is right
+        only if energies are as often finite in one place as in another: else it is a
+        bias, which no error bar shows.
+    - `mixing`: whether the chains have mixed, so that means do not depend on where the
+        walkers started; `None` for numbers from elsewhere.
+
+    The last one says in a word whether all is well, `mixing.mixed`, and why not:
+
+    - `energy_rhat`, `potential_rhat`, `symmetry_rhat`: split R-hat of the local energy,
+        of the potential energy and of the symmetry measure, `None` if there is none. It
+        compares halves of all chains, and is 1 if these are distributed alike.
+    - `bound`, `slow_bound`: at most allowed for the energy, and for the other two.
+    - `beyond`: those that are beyond their bounds, with these, by name.
+    - `drift`: by how many of its standard errors the mean over all walkers changed from
+        the first half of the samples to the second.
+    - `drifts`: whether this happens in equilibrium less than once in a million times.
+    - `burn_in`: steps before the first sample, with those that were added.
     """
 
     energy: Estimate
@@ -52,7 +66,7 @@ class Evaluation(eqx.Module):
     imaginary: Estimate
     symmetry: Estimate | None
     samples: int
-    invalid: int
+    invalid_samples: int
     mixing: Mixing | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,7 +96,7 @@ QUANTITIES = {
 
 def table(rows: dict[str, Evaluation | None]) -> str:
     """A text table of evaluations, one row each. The last column is split R-hat of
-    the energy, with what is beyond its bound; see [`eqsym.Mixing`][].
+    the energy, with what is beyond its bound; see [`eqsym.Evaluation`][].
 
     **Arguments:**
 

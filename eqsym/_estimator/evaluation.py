@@ -6,10 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Inexact
 
-from .._core import Electrons, Integer, Key, Walkers
+from .._core import Electrons, Key
 from .._hamiltonian import AbstractHamiltonian, LocalEnergy
 from .._symmetrizer import AbstractSymmetrizer, symmetry_ratio
-from .._training import AbstractSampler
 from .._wavefunction import AbstractWavefunction
 from .chains import Chains
 from .energies import AbstractSample, evaluation, excess, per_cell, sampled, stack
@@ -50,15 +49,9 @@ class _EnergySample(AbstractSample):
 def evaluate(
     wavefunction: AbstractWavefunction,
     hamiltonian: AbstractHamiltonian,
+    chains: Chains,
     *,
-    walkers: Walkers,
-    key: Key,
-    steps: Integer = 100,
-    burn_in: Integer = 20,
-    sampler: AbstractSampler | None = None,
     symmetrizer: AbstractSymmetrizer | None = None,
-    chunk: Integer | None = None,
-    progress: bool | None = None,
     path: str | os.PathLike | None = None,
 ) -> Evaluation:
     r"""Samples $|\psi|^2$ and averages the local energy.
@@ -71,17 +64,8 @@ def evaluate(
 
     - `wavefunction`: the wave function.
     - `hamiltonian`: of the same crystal.
-    - `walkers`: where the chains start, in Bohr, (walkers, electrons, 3). Every walker
-        is an independent chain; error bars come from their scatter.
-    - `key`: seeds the chains.
-    - `steps`: samples of every walker.
-    - `burn_in`: sampler steps before the first sample. If the walkers are not in
-        equilibrium then, because the mean of $\log|\psi|$ still drifts, as many are
-        added, up to ten times `burn_in`. Nothing can be told from 0 or 1.
-    - `sampler`: [`eqsym.Metropolis`][] with 20 moves by default.
+    - `chains`: how to sample, [`eqsym.Chains`][].
     - `symmetrizer`: the projector P of the symmetry measure Var[Pf/f], if wanted.
-    - `chunk`: walkers evaluated at a time, all by default.
-    - `progress`: whether to show a progress bar; by default on terminals only.
     - `path`: a folder, if given, in which the estimate is kept, and from which it goes
         on after it was stopped; see
         [Runs that survive](../runs.md#estimates-that-survive).
@@ -91,15 +75,14 @@ def evaluate(
     Energies per primitive cell with error bars, and whether the chains have mixed,
     [`eqsym.Evaluation`][]. If they have not, a warning says so.
 
-    **Raises:** `ValueError` for less than one step or two walkers, walkers of the wrong
-    shape, a Hamiltonian or group of another crystal, or a `path` with something else in
-    it; `OSError` for a `path` that cannot be written or is in use; `FloatingPointError`
-    if more than half of the walkers have no finite local energy in the first 10 steps,
-    or less than two have one.
+    **Raises:** `ValueError` for walkers of the wrong shape, a Hamiltonian or group of
+    another crystal, or a `path` with something else in it; `OSError` for a `path` that
+    cannot be written or is in use; `FloatingPointError` if more than half of the
+    walkers have no finite local energy in the first 10 steps, or less than two have
+    one.
     """
     sample = _EnergySample(wavefunction, hamiltonian, symmetrizer)
-    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
-    samples = sampled(sample, wavefunction, hamiltonian, chains)
+    samples = sampled(sample, wavefunction, hamiltonian, chains, path)
 
     reference = samples.reference
     cells = wavefunction.crystal.cells

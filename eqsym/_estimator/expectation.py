@@ -17,20 +17,18 @@ from .._core import (
     chunked_sum,
     chunked_vmap,
     Electrons,
-    Integer,
-    Key,
     normalised,
     Walkers,
 )
 from .._group import SpaceGroup
 from .._hamiltonian import Ewald
 from .._symmetrizer import check_projection
-from .._training import AbstractSampler
 from .._wavefunction import AbstractWavefunction, amplitude
 from .chain_mixing import Mixing
-from .chains import AbstractEstimator, accumulate, Chains, Sample
+from .chains import Chains
 from .estimate import Estimate, is_present
 from .observables import AbstractObservable
+from .sampling import AbstractEstimator, accumulate, Sample
 
 
 _logger = logging.getLogger("eqsym")
@@ -45,21 +43,21 @@ class Observed(eqx.Module):
     """An array of means and one of their standard errors.
 
     - `mean`: of the shape of the observable.
-    - `error`: of the same shape; complex where the mean is, with the errors of real and
-        imaginary part, so that its modulus is the error in the complex plane. Errors of
-        different elements are correlated.
+    - `error`: of the same shape. If the mean is complex, so is its error, with the
+        errors of real and imaginary part, so that the modulus is the error in the
+        complex plane. Errors of different elements are correlated.
     - `samples`: number of configurations.
-    - `invalid`: number of configurations left out, because an amplitude was not finite;
-        anything but a few of them spoils the estimates: what is left is a mean over the
-        places with a finite amplitude, and no error bar shows the difference.
-    - `mixing`: whether the chains have mixed, by the potential energy; `None` for
-        numbers from elsewhere.
+    - `invalid_samples`: configurations left out because an amplitude was not finite;
+        more than a few spoil the estimates: the mean is then one over the places with a
+        finite amplitude, and no error bar shows the difference.
+    - `mixing`: whether the chains have mixed, as in [`eqsym.Evaluation`][], by the
+        potential energy; `None` for numbers from elsewhere.
     """
 
     mean: Inexact[np.ndarray, "..."]
     error: Inexact[np.ndarray, "..."]
     samples: int
-    invalid: int
+    invalid_samples: int
     mixing: Mixing | None = None
 
 
@@ -86,15 +84,9 @@ class PostHocObserved(eqx.Module):
 def observe(
     wavefunction: AbstractWavefunction,
     observables: Mapping[str, AbstractObservable],
+    chains: Chains,
     *,
-    walkers: Walkers,
-    key: Key,
     group: SpaceGroup | None = None,
-    steps: Integer = 100,
-    burn_in: Integer = 20,
-    sampler: AbstractSampler | None = None,
-    chunk: Integer | None = None,
-    progress: bool | None = None,
     path: str | os.PathLike | None = None,
 ) -> dict[str, Observed]:
     r"""Samples $|\psi|^2$ and averages observables.
@@ -111,19 +103,11 @@ def observe(
 
     - `wavefunction`: the wave function.
     - `observables`: what to observe, by name, for the same crystal.
-    - `walkers`: where the chains start, in Bohr, (walkers, electrons, 3). Every walker
-        is an independent chain.
-    - `key`: seeds the chains.
+    - `chains`: how to sample, [`eqsym.Chains`][].
     - `group`: if given, observables are averaged over the images of every sample: they
         become as symmetric as the group. Where $|\psi|^2$ has this symmetry, this only
         lowers the noise; else they are those of the mixture of all images of the wave
         function.
-    - `steps`: samples of every walker.
-    - `burn_in`: sampler steps before the first sample, more of them if the walkers are
-        not in equilibrium then, as for [`eqsym.evaluate`][].
-    - `sampler`: [`eqsym.Metropolis`][] with 20 moves by default.
-    - `chunk`: walkers evaluated at a time, all by default.
-    - `progress`: whether to show a progress bar; by default on terminals only.
     - `path`: a folder, if given, in which the sums are kept, and go on after they were
         stopped; see [Runs that survive](../runs.md#estimates-that-survive).
 
@@ -132,16 +116,15 @@ def observe(
     For every name the means and their errors, [`eqsym.Observed`][]. If the chains have
     not mixed, a warning says so.
 
-    **Raises:** `ValueError` for less than one step or two walkers, walkers of the wrong
-    shape, no observables, observables or a group of another crystal, and a `path` with
-    something else in it; `OSError` for a `path` that cannot be written or is in use;
-    `FloatingPointError` if in more than half of the blocks no amplitude is finite in
-    the first 10 steps, or less than two have one.
+    **Raises:** `ValueError` for walkers of the wrong shape, no observables, observables
+    or a group of another crystal, and a `path` with something else in it; `OSError` for
+    a `path` that cannot be written or is in use; `FloatingPointError` if in more than
+    half of the blocks no amplitude is finite in the first 10 steps, or less than two
+    have one.
     """
     if group is not None:
         group.check_crystal(wavefunction.crystal)
-    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
-    sums, mixing = _sampled(_Plain(group), wavefunction, observables, chains)
+    sums, mixing = _sampled(_Plain(group), wavefunction, observables, chains, path)
     return {
         name: _jackknife(_of_kind(0, name, one, sums), sums, mixing)
         for name, one in observables.items()
@@ -152,14 +135,8 @@ def observe_post_hoc(
     wavefunction: AbstractWavefunction,
     observables: Mapping[str, AbstractObservable],
     group: SpaceGroup,
+    chains: Chains,
     *,
-    walkers: Walkers,
-    key: Key,
-    steps: Integer = 100,
-    burn_in: Integer = 20,
-    sampler: AbstractSampler | None = None,
-    chunk: Integer | None = None,
-    progress: bool | None = None,
     path: str | os.PathLike | None = None,
 ) -> PostHocObserved:
     r"""What averaging over a group after training does to observables, from walkers of
@@ -191,8 +168,7 @@ def observe_post_hoc(
     """
     group.check_crystal(wavefunction.crystal)
     check_projection(wavefunction, group, np.ones(group.order))
-    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
-    sums, mixing = _sampled(_PostHoc(group), wavefunction, observables, chains)
+    sums, mixing = _sampled(_PostHoc(group), wavefunction, observables, chains, path)
 
     shares = _replicates(sums.weights[:, 2:], sums.weights[:, 1], lambda means: means)
     weights = _jackknife(shares, sums, mixing)
@@ -347,6 +323,7 @@ def _sampled(
     wavefunction: AbstractWavefunction,
     observables: Mapping[str, AbstractObservable],
     chains: Chains,
+    path: str | os.PathLike | None,
 ) -> tuple[_Sums, Mixing]:
     """Sums over chains of |psi|^2, and whether these have mixed. Samples whose weight
     is not finite are left out, and blocks without a sample, with a warning."""
@@ -363,7 +340,7 @@ def _sampled(
     estimator = _Observables(
         kinds, wavefunction, dict(observables), potential, chains.chunk
     )
-    found = accumulate("Observing", estimator, wavefunction, chains)
+    found = accumulate("Observing", estimator, wavefunction, chains, path)
     sums: _Sums = found.sums
     kept = sums.valid > 0
     if np.all(kept):

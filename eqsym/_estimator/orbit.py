@@ -60,8 +60,8 @@ class OrbitSampler(eqx.Module):
     hamiltonian: AbstractHamiltonian
     group: SpaceGroup
     characters: Inexact[Array, "projections ops"]
-    images: int = eqx.field(static=True)
-    points: int = eqx.field(static=True)
+    orbit_points: int = eqx.field(static=True)
+    local_energies: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -70,47 +70,47 @@ class OrbitSampler(eqx.Module):
         group: SpaceGroup,
         characters: Inexact[np.ndarray, "projections ops"],
         *,
-        images: Integer,
-        amplitudes: Integer | None,
+        orbit_points: Integer | None,
+        local_energies: Integer,
     ):
         r"""**Arguments:**
 
         - `wavefunction`, `hamiltonian`, `group`: f, H, G.
         - `characters`: $d_\rho \chi_\rho$ of every projection.
-        - `images`: K, local energies for each walker.
-        - `amplitudes`: k, amplitudes for each walker, at least K; all for `None`.
+        - `orbit_points`: k, amplitudes for each walker, at least K; all for `None`.
+        - `local_energies`: K, of these points, for each walker.
 
-        **Raises:** `ValueError` for less than one image and less than two amplitudes.
+        **Raises:** `ValueError` for fewer than two points or one local energy.
         """
-        images = whole_number("images", images, 1)
-        if amplitudes is not None:
-            amplitudes = whole_number("amplitudes", amplitudes)
-        if amplitudes is not None and amplitudes < 2:
+        local_energies = whole_number("local_energies", local_energies, 1)
+        if orbit_points is not None:
+            orbit_points = whole_number("orbit_points", orbit_points)
+        if orbit_points is not None and orbit_points < 2:
             raise ValueError(
-                "`amplitudes` must be at least 2, because projections come from "
-                f"products of two amplitudes, got {amplitudes}."
+                "`orbit_points` must be at least 2, because projections come from "
+                f"products of two amplitudes, got {orbit_points}."
             )
         order = group.order
         self.wavefunction = wavefunction
         self.hamiltonian = hamiltonian
         self.group = group
         self.characters = jnp.asarray(characters)
-        wanted = order if amplitudes is None else max(amplitudes, images)
-        self.points = min(wanted, order)
-        self.images = min(images, self.points)
+        wanted = order if orbit_points is None else max(orbit_points, local_energies)
+        self.orbit_points = min(wanted, order)
+        self.local_energies = min(local_energies, self.orbit_points)
 
     @full_precision()
     def __call__(
         self, electrons: Electrons, key: Key, reference: LocalEnergy
     ) -> OrbitSample:
         draw, choice = (jax.random.fold_in(key, i) for i in range(2))
-        points, order = self.points, self.group.order
+        points, order = self.orbit_points, self.group.order
         operations = draw_with_identity(draw, self.group, points)
         same, other = pair_weights(points, order)
         factors = jnp.where(np.eye(points, dtype=bool), same, other)
         orbit = self.group.apply_inverse(electrons, operations)
         f = normalised(jax.vmap(self.wavefunction)(orbit))
-        chosen = _choose(jnp.abs(f) ** 2 / points, self.images, choice)
+        chosen = _choose(jnp.abs(f) ** 2 / points, self.local_energies, choice)
         energies = jax.vmap(
             lambda image: self.hamiltonian.local_energy(self.wavefunction, orbit[image])
         )(chosen.images)

@@ -16,11 +16,7 @@ from .estimate import Estimate, Evaluation, QUANTITIES, table
 
 
 class Twists(eqx.Module):
-    """Twists to average over; see [`eqsym.irreducible_twists`][].
-
-    - `crystals`: the crystal with one twist after the other.
-    - `weights`: of the twists in the average; they sum to 1.
-    """
+    """Returned by [`eqsym.irreducible_twists`][], which describes its fields."""
 
     crystals: tuple[Crystal, ...]
     weights: Float[np.ndarray, " twists"]
@@ -68,7 +64,11 @@ def irreducible_twists(
 
     **Returns:**
 
-    The twists, each as a crystal of its own, and their weights.
+    The twists, which print as a table, with the fields
+
+    - `crystals`: the crystal with one twist after the other.
+    - `weights`: of the twists in the average; they sum to 1.
+    - `twists`: the k in fractions of the supercell's reciprocal vectors, (twists, 3).
 
     **Raises:** `ValueError` for another `mesh` or `shift`, and as
     [`eqsym.SpaceGroup.of`][] does.
@@ -111,10 +111,10 @@ def irreducible_twists(
 class TwistAverage(eqx.Module):
     """The mean of evaluations at several twists; see [`eqsym.twist_average`][].
 
-    - `mean`: of all quantities. `samples` and `invalid` are sums; `mixing` is the one
-        of the evaluation whose chains have mixed least.
-    - `evaluations`: those averaged.
-    - `weights`: theirs.
+    - `mean`: of all quantities. `samples` and `invalid_samples` are sums; `mixing` is
+        taken from the evaluation whose chains have mixed least.
+    - `evaluations`: at the twists.
+    - `weights`: of the twists.
     """
 
     mean: Evaluation
@@ -194,7 +194,7 @@ def twist_average(
     whole = Evaluation(
         **quantities,
         samples=sum(one.samples for one in evaluations),
-        invalid=sum(one.invalid for one in evaluations),
+        invalid_samples=sum(one.invalid_samples for one in evaluations),
         mixing=worst([one.mixing for one in evaluations if one.mixing is not None]),
     )
     return TwistAverage(whole, evaluations, weights)

@@ -149,7 +149,10 @@ def _samples(name, amplitudes, images, count):
     square of P f."""
     problem = _problem(name)
     sampler = OrbitSampler(
-        *_square(name), problem.characters, images=images, amplitudes=amplitudes
+        *_square(name),
+        problem.characters,
+        orbit_points=amplitudes,
+        local_energies=images,
     )
     rng = np.random.default_rng(7)
     drawn = rng.choice(len(problem.density), count, p=problem.density)
@@ -280,8 +283,8 @@ def _factors(real, amplitudes, images):
             Unit(crystal),
             group,
             trivial,
-            images=images,
-            amplitudes=amplitudes,
+            orbit_points=amplitudes,
+            local_energies=images,
         )(x, key, eqs.LocalEnergy(jnp.zeros(()), jnp.zeros(())))
         return orbit.projected[0] * orbit.kinetic, orbit.plain * orbit.kinetic
 
@@ -360,14 +363,16 @@ def test_error_bars_are_those_of_quadrature():
         wavefunction,
         hamiltonian,
         group,
-        walkers=problem.places[:300],
-        key=jax.random.key(0),
-        steps=5,
-        burn_in=0,
-        images=8,
-        sampler=Drawn("real"),
-        chunk=100,
-        progress=False,
+        eqs.Chains(
+            problem.places[:300],
+            key=jax.random.key(0),
+            steps=5,
+            burn_in=0,
+            sampler=Drawn("real"),
+            chunk=100,
+            progress=False,
+        ),
+        local_energies=8,
     )
     zero = float(_REFERENCE.total)
     exact, weight = _energies(_expected("real"))
@@ -387,10 +392,12 @@ def _free(wavefunction, **settings):
         wavefunction,
         Lattice(wavefunction.crystal, depth=0.0),
         _square()[2],
-        walkers=walkers(wavefunction.crystal, 20),
-        key=jax.random.key(1),
-        steps=4,
-        **_SETTINGS,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 20),
+            key=jax.random.key(1),
+            steps=4,
+            **_SETTINGS,
+        ),
         **settings,
     )
 
@@ -399,7 +406,7 @@ def _free(wavefunction, **settings):
 def test_symmetric_eigenstates_have_no_variance(amplitudes, images):
     """cos x + cos y of a free particle, which has nodes."""
     wavefunction = _pair([1.0, 1.0, 0.0], True, _FREE_WAVES)
-    found = _free(wavefunction, images=images, amplitudes=amplitudes)
+    found = _free(wavefunction, orbit_points=amplitudes, local_energies=images)
     expected = 0.5 * (2 * np.pi / 4) ** 2
     for row in (found.plain, found.averaged):
         np.testing.assert_allclose(row.energy.mean, expected, rtol=1e-10)
@@ -414,7 +421,7 @@ def test_an_eigenstate_under_a_wave_of_another_symmetry():
     """P f is an eigenstate and f is not: with all images E_PA has no error, because
     P (H - E) f vanishes at every walker."""
     wavefunction = _pair([1.0, 1.0, 0.8j], True, _FREE_WAVES)
-    found = _free(wavefunction, images=8)
+    found = _free(wavefunction, local_energies=8)
     expected = 0.5 * (2 * np.pi / 4) ** 2
     np.testing.assert_allclose(found.averaged.energy.mean, expected, rtol=1e-9)
     assert found.averaged.energy.error < 1e-9 < 1e-3 < found.plain.energy.error
@@ -438,12 +445,14 @@ def test_memory_does_not_grow_with_samples(monkeypatch):
             wavefunction,
             hamiltonian,
             group,
-            walkers=walkers(wavefunction.crystal, 200),
-            key=jax.random.key(1),
-            steps=60,
-            burn_in=1,
-            sampler=eqs.Metropolis(1),
-            progress=False,
+            eqs.Chains(
+                walkers(wavefunction.crystal, 200),
+                key=jax.random.key(1),
+                steps=60,
+                burn_in=1,
+                sampler=eqs.Metropolis(1),
+                progress=False,
+            ),
         )
     finally:
         tracemalloc.stop()
@@ -469,12 +478,14 @@ def _post_hoc(name, images, amplitudes):
         wavefunction,
         hamiltonian,
         group,
-        walkers=walkers(wavefunction.crystal, 200),
-        key=jax.random.key(1),
-        steps=15,
-        images=images,
-        amplitudes=amplitudes,
-        **_SETTINGS,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 200),
+            key=jax.random.key(1),
+            steps=15,
+            **_SETTINGS,
+        ),
+        local_energies=images,
+        orbit_points=amplitudes,
     )
 
 
@@ -510,7 +521,7 @@ def test_post_hoc(name, images, amplitudes):
         total = row.kinetic.mean + row.potential.mean
         np.testing.assert_allclose(total, row.energy.mean, atol=1e-6)
         assert abs(row.imaginary.mean) <= 3 * row.imaginary.error
-        assert (row.samples, row.invalid) == (3000, 0)
+        assert (row.samples, row.invalid_samples) == (3000, 0)
     assert found.averaged.symmetry.mean == 0
     difference = found.averaged.energy.mean - found.plain.energy.mean
     np.testing.assert_allclose(found.difference.mean, difference, atol=1e-12)
@@ -557,11 +568,10 @@ def test_against_direct_sampling(lih):
     direct = eqs.evaluate(
         eqs.Symmetrized(result.wavefunction, eqs.GroupAverage(group)),
         vmc.hamiltonian,
-        steps=15,
-        **settings | {"key": jax.random.fold_in(key, 1)},
+        eqs.Chains(steps=15, **settings | {"key": jax.random.fold_in(key, 1)}),
     )
     found = eqs.post_hoc(
-        result.wavefunction, vmc.hamiltonian, group, steps=40, **settings
+        result.wavefunction, vmc.hamiltonian, group, eqs.Chains(steps=40, **settings)
     )
     for name in ("energy", "kinetic", "potential", "variance"):
         one, other = getattr(found.averaged, name), getattr(direct, name)
@@ -573,18 +583,18 @@ def test_against_direct_sampling(lih):
 
 def test_errors():
     wavefunction, hamiltonian, group = _square()
-    settings = dict(
-        walkers=walkers(wavefunction.crystal, 2), key=jax.random.key(0), progress=False
+    chains = eqs.Chains(
+        walkers(wavefunction.crystal, 2), key=jax.random.key(0), progress=False
     )
-    with pytest.raises(ValueError, match="`images` must be at least 1, got 0"):
-        eqs.post_hoc(wavefunction, hamiltonian, group, images=0, **settings)
-    with pytest.raises(ValueError, match="`amplitudes` must be at least 2, .* got 1"):
-        eqs.post_hoc(wavefunction, hamiltonian, group, amplitudes=1, **settings)
+    with pytest.raises(ValueError, match="`local_energies` must be at least 1, got 0"):
+        eqs.post_hoc(wavefunction, hamiltonian, group, chains, local_energies=0)
+    with pytest.raises(ValueError, match="`orbit_points` must be at least 2, .* got 1"):
+        eqs.post_hoc(wavefunction, hamiltonian, group, chains, orbit_points=1)
     elsewhere = eqs.SpaceGroup.of(
         eqs.Crystal(5 * np.eye(3), ["H"], frac_positions=[[0, 0, 0]], unit="bohr")
     )
     with pytest.raises(ValueError, match="lattice"):
-        eqs.post_hoc(wavefunction, hamiltonian, elsewhere, **settings)
+        eqs.post_hoc(wavefunction, hamiltonian, elsewhere, chains)
 
 
 def test_a_symmetric_function():
@@ -594,11 +604,13 @@ def test_a_symmetric_function():
         wavefunction,
         Lattice(wavefunction.crystal),
         group,
-        walkers=walkers(wavefunction.crystal, 20),
-        key=jax.random.key(1),
-        steps=3,
-        images=48,
-        **_SETTINGS,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 20),
+            key=jax.random.key(1),
+            steps=3,
+            **_SETTINGS,
+        ),
+        local_energies=48,
     )
     assert abs(found.difference.mean) < 1e-10
     assert found.difference.error < 1e-10
@@ -626,13 +638,13 @@ def test_nothing_is_said_of_an_average_that_is_zero(amplitudes):
     wavefunction = Odd(hydrogen())
     group = eqs.SpaceGroup.of(wavefunction.crystal)
     places = walkers(wavefunction.crystal, 20)
-    settings = dict(walkers=places, key=jax.random.key(1), steps=3, **_SETTINGS)
+    chains = eqs.Chains(places, key=jax.random.key(1), steps=3, **_SETTINGS)
     found = eqs.post_hoc(
         wavefunction,
         Lattice(wavefunction.crystal),
         group,
-        amplitudes=amplitudes,
-        **settings,
+        chains,
+        orbit_points=amplitudes,
     )
     assert found.averaged is None and found.difference is None
     assert found.weight.mean <= max(3 * found.weight.error, 1e-12)
@@ -641,7 +653,7 @@ def test_nothing_is_said_of_an_average_that_is_zero(amplitudes):
     assert "the average is zero" in str(found)
     assert json.loads(json.dumps(found.to_dict()))["averaged"] is None
     density = {"rho": eqs.Density(wavefunction.crystal, (4, 4, 4))}
-    observed = eqs.observe_post_hoc(wavefunction, density, group, **settings)
+    observed = eqs.observe_post_hoc(wavefunction, density, group, chains)
     assert observed.averaged is None and observed.difference is None
     assert np.all(np.isfinite(observed.plain["rho"].mean))
 
@@ -666,6 +678,5 @@ def test_refuses_what_is_no_projection():
             Alternating(crystal),
             Lattice(crystal),
             eqs.SpaceGroup.of(crystal),
-            walkers=walkers(crystal, 4),
-            key=jax.random.key(0),
+            eqs.Chains(walkers(crystal, 4), key=jax.random.key(0)),
         )
