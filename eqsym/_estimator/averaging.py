@@ -1,12 +1,12 @@
 """Energies of the symmetric parts of a wave function, from walkers of itself."""
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact
+from jaxtyping import Inexact
 
 from .._core import Integer
 from .._group import SpaceGroup
@@ -14,7 +14,7 @@ from .._hamiltonian import AbstractHamiltonian
 from .._symmetrizer import check_projection
 from .._wavefunction import AbstractWavefunction
 from .chains import Chains
-from .energies import evaluation, per_cell, sampled, stack
+from .energies import evaluation, per_cell, Quantities, sampled
 from .estimate import Estimate, Evaluation, is_present, jackknife, table
 from .orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
 
@@ -64,6 +64,28 @@ class PostHoc(eqx.Module):
         )
 
 
+class _Moments(NamedTuple):
+    """Energies of f and, `projected`, of P f in excess of the reference, their squares,
+    the latter `None` without pairs of local energies, and the share |P f|^2 / |f|^2."""
+
+    kinetic: Any
+    potential: Any
+    square: Any
+    projected_kinetic: Any
+    projected_potential: Any
+    projected_square: Any
+    share: Any
+
+
+class _Rows(NamedTuple):
+    """The numbers of [`eqsym.PostHoc`][]."""
+
+    plain: Quantities
+    averaged: Quantities
+    difference: Any
+    weight: Any
+
+
 class _PostHocSample(AbstractOrbitEstimate):
     orbit: OrbitSampler
 
@@ -71,30 +93,26 @@ class _PostHocSample(AbstractOrbitEstimate):
     def names(self) -> tuple[str, ...]:
         return "energy", "potential", "symmetry"
 
-    def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
+    def moments(self, orbit: OrbitSample) -> _Moments:
         (projected,), (share,) = orbit.projected, orbit.shares
-        # (H - reference) f, whose average over the orbit is that of P f.
+        # (H - reference) f, which averaged over the orbit is (H - reference) P f.
         above = orbit.kinetic + orbit.potential
-        squares = jnp.sum(orbit.weights * jnp.abs(above) ** 2)
-        if orbit.pairs is None:
-            averaged_squares = jnp.zeros_like(squares)
-        else:
-            averaged_squares = jnp.conj(above) @ orbit.pairs.astype(above.dtype) @ above
-        return stack(
-            orbit.plain @ orbit.kinetic,
-            orbit.plain @ orbit.potential,
-            squares,
-            projected @ orbit.kinetic,
-            projected @ orbit.potential,
-            averaged_squares,
-            share,
+        projected_square = None
+        if orbit.pairs is not None:
+            projected_square = jnp.conj(above) @ orbit.pairs.astype(above.dtype) @ above
+        return _Moments(
+            kinetic=orbit.plain @ orbit.kinetic,
+            potential=orbit.plain @ orbit.potential,
+            square=jnp.sum(orbit.weights * jnp.abs(above) ** 2),
+            projected_kinetic=projected @ orbit.kinetic,
+            projected_potential=projected @ orbit.potential,
+            projected_square=projected_square,
+            share=share,
         )
 
-    def compared(
-        self, moments: Inexact[np.ndarray, "walkers moments"]
-    ) -> list[Inexact[np.ndarray, " walkers"]]:
-        kinetic, potential, share = moments.T[[0, 1, 6]]
-        return [kinetic + potential, potential, share]
+    def compared(self, moments: _Moments) -> list[Inexact[np.ndarray, " walkers"]]:
+        energy = moments.kinetic + moments.potential
+        return [energy, moments.potential, moments.share]
 
 
 def post_hoc(
@@ -164,32 +182,26 @@ def post_hoc(
         )
     )
     samples = sampled(sample, wavefunction, hamiltonian, chains, path)
+    rest: Any = dict(reference=samples.reference, cells=wavefunction.crystal.cells)
 
-    reference = samples.reference
-    cells = wavefunction.crystal.cells
+    def results(means: _Moments) -> _Rows:
+        weight = np.real(means.share)
+        square = means.projected_square
+        plain = per_cell(
+            means.kinetic, means.potential, means.square, weight * (1 - weight), **rest
+        )
+        averaged = per_cell(
+            means.projected_kinetic / weight,
+            means.projected_potential / weight,
+            None if square is None else square / weight,
+            np.zeros_like(weight),
+            **rest,
+        )
+        return _Rows(plain, averaged, averaged.energy - plain.energy, weight)
 
-    def results(means: np.ndarray) -> np.ndarray:
-        t, v, square, pt, pv, p_square, weight = np.moveaxis(means, -1, 0)
-        weight = weight.real
-        pt, pv, p_square = pt / weight, pv / weight, p_square.real / weight
-        variance = square.real - np.abs(t + v) ** 2
-        p_variance = p_square - np.abs(pt + pv) ** 2
-        t, pt = t + reference.kinetic, pt + reference.kinetic
-        v, pv = v + reference.potential, pv + reference.potential
-        plain = per_cell(t, v, variance, cells)
-        averaged = per_cell(pt, pv, p_variance, cells)
-        others = weight * (1 - weight), averaged[0] - plain[0], weight
-        return np.stack([*plain, *averaged, *others], axis=-1)
-
-    found: list[Any] = jackknife(samples.moments, results)
-    if local_energies == 1 < group.order:
-        found[6] = None
-    plain = evaluation(found[:5], found[10], samples)
-    if not is_present(found[12]):
-        return PostHoc(plain, None, None, found[12])
-    return PostHoc(
-        plain=plain,
-        averaged=evaluation(found[5:10], Estimate(0.0, 0.0), samples),
-        difference=found[11],
-        weight=found[12],
-    )
+    found: _Rows = jackknife(samples.means, results)
+    plain = evaluation(found.plain, samples)
+    if not is_present(found.weight):
+        return PostHoc(plain, None, None, found.weight)
+    averaged = evaluation(found.averaged, samples)
+    return PostHoc(plain, averaged, found.difference, found.weight)

@@ -1,12 +1,11 @@
 """A wave function taken apart by the irreducible representations of a group."""
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact
+from jaxtyping import Inexact
 
 from .._core import aligned, Integer
 from .._group import character_table, SpaceGroup
@@ -94,6 +93,30 @@ class Sectors(eqx.Module):
         return aligned(lines)
 
 
+class _Moments(NamedTuple):
+    """Energies in excess of the reference, of f and of its projections, and the shares
+    of these, (irreps,)."""
+
+    energy: Any
+    projected: Any
+    shares: Any
+
+
+class _Part(NamedTuple):
+    """The numbers of a sector."""
+
+    weight: Any
+    energy: Any
+    difference: Any
+
+
+class _Parts(NamedTuple):
+    """The energy of the whole wave function, and its sectors."""
+
+    energy: Any
+    sectors: tuple[_Part, ...]
+
+
 class _SectorSample(AbstractOrbitEstimate):
     orbit: OrbitSampler
 
@@ -101,16 +124,12 @@ class _SectorSample(AbstractOrbitEstimate):
     def names(self) -> tuple[str, ...]:
         return "energy", "symmetry"
 
-    def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
+    def moments(self, orbit: OrbitSample) -> _Moments:
         above = orbit.kinetic + orbit.potential
-        plain = (orbit.plain @ above)[None]
-        return jnp.concatenate([plain, orbit.projected @ above, orbit.shares])
+        return _Moments(orbit.plain @ above, orbit.projected @ above, orbit.shares)
 
-    def compared(
-        self, moments: Inexact[np.ndarray, "walkers moments"]
-    ) -> list[Inexact[np.ndarray, " walkers"]]:
-        shares = moments[:, 1 + len(self.orbit.characters) :]
-        return [moments[:, 0], np.sum(np.real(shares) ** 2, axis=1)]
+    def compared(self, moments: _Moments) -> list[Inexact[np.ndarray, " walkers"]]:
+        return [moments.energy, np.sum(np.real(moments.shares) ** 2, axis=1)]
 
 
 def sectors(
@@ -164,26 +183,26 @@ def sectors(
         )
     )
     samples = sampled(sample, wavefunction, hamiltonian, chains, path)
-
-    reference = samples.reference
-    cells, count = wavefunction.crystal.cells, len(table.irreps)
+    reference, cells = samples.reference, wavefunction.crystal.cells
     zero = float(reference.kinetic + reference.potential) / cells
 
-    def results(means: np.ndarray) -> np.ndarray:
-        plain, numerators, shares = np.split(np.real(means), [1, 1 + count], axis=-1)
+    def results(means: _Moments) -> _Parts:
+        plain = np.real(means.energy) / cells
+        shares, numerators = np.real(means.shares), np.real(means.projected)
         with np.errstate(divide="ignore", invalid="ignore"):
             energies = numerators / shares / cells
-        plain = plain / cells
-        return np.concatenate(
-            [plain + zero, shares, energies + zero, energies - plain], axis=-1
-        )
+        parts = [
+            _Part(share, energy + zero, energy - plain)
+            for share, energy in zip(shares.T, energies.T, strict=True)
+        ]
+        return _Parts(plain + zero, tuple(parts))
 
-    energy, *found = jackknife(samples.moments, results)
-    shares, energies, differences = (found[i * count :][:count] for i in range(3))
+    found: _Parts = jackknife(samples.means, results)
     parts = []
-    for irrep, share, *rest in zip(
-        table.irreps, shares, energies, differences, strict=True
-    ):
-        values = rest if is_present(share) else [None, None]
-        parts.append(Sector(irrep.label, irrep.dimension, share, *values))
-    return Sectors(tuple(parts), energy, samples.valid, samples.invalid, samples.mixing)
+    for irrep, part in zip(table.irreps, found.sectors, strict=True):
+        if not is_present(part.weight):
+            part = _Part(part.weight, None, None)
+        parts.append(Sector(irrep.label, irrep.dimension, *part))
+    return Sectors(
+        tuple(parts), found.energy, samples.valid, samples.invalid, samples.mixing
+    )

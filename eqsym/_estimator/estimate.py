@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
-from jaxtyping import Complex, Float
+from jaxtyping import Float, Inexact, PyTree
 
 from .._core import aligned
 from .chain_mixing import Mixing
@@ -111,11 +112,7 @@ def table(rows: dict[str, Evaluation | None]) -> str:
     return aligned(lines)
 
 
-def jackknife(
-    moments: Complex[np.ndarray, "chains moments"]
-    | Float[np.ndarray, "chains moments"],
-    function: Callable[[np.ndarray], np.ndarray],
-) -> list[Estimate]:
+def jackknife(means: PyTree, function: Callable[[Any], Any]) -> Any:
     """Functions of means, with jackknife errors over independent chains.
 
     One chain of one walker is one block, so that the autocorrelation of a chain,
@@ -124,27 +121,36 @@ def jackknife(
 
     **Arguments:**
 
-    - `moments`: for every chain the means of some quantities.
-    - `function`: maps many sets of means, (many, moments), to as many sets of real
-        numbers, (many, results).
+    - `means`: a tree of arrays, (chains, ...): means of some moments over each chain.
+    - `function`: from such a tree, with sets of means along the first axis, to a tree
+        of real numbers, (sets,), a named tuple of results.
 
     **Returns:**
 
-    One estimate for each result.
+    The tree of results, of estimates.
 
     **Raises:** `ValueError` for fewer than two chains.
     """
-    chains = len(moments)
+    chains = len(jax.tree.leaves(means)[0])
     if chains < 2:
         raise ValueError(
             f"An error bar needs at least 2 walkers (independent chains), got {chains}."
         )
-    (whole,) = function(np.mean(moments, axis=0, keepdims=True))
-    without = function((np.sum(moments, axis=0)[None] - moments) / (chains - 1))
-    centre = np.mean(without, axis=0)
-    error = np.sqrt((chains - 1) * np.mean((without - centre) ** 2, axis=0))
-    mean = chains * whole - (chains - 1) * centre
-    return [Estimate(float(m), float(e)) for m, e in zip(mean, error, strict=True)]
+
+    def all_but_one(values: Inexact[np.ndarray, "chains ..."]) -> np.ndarray:
+        return (np.sum(values, axis=0)[None] - values) / (chains - 1)
+
+    def estimate(
+        whole: Float[np.ndarray, "1"], without: Float[np.ndarray, " chains"]
+    ) -> Estimate:
+        center = np.mean(without)
+        error = np.sqrt((chains - 1) * np.mean((without - center) ** 2))
+        return Estimate(float(chains * whole[0] - (chains - 1) * center), float(error))
+
+    averages = jax.tree.map(lambda x: np.mean(x, axis=0, keepdims=True), means)
+    return jax.tree.map(
+        estimate, function(averages), function(jax.tree.map(all_but_one, means))
+    )
 
 
 def _with_error(mean: float, error: float) -> str:

@@ -1,18 +1,36 @@
 """Energies of wave functions, sampled directly."""
 
 import os
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact
+from jaxtyping import Inexact
 
 from .._core import Electrons, Key
 from .._hamiltonian import AbstractHamiltonian, LocalEnergy
 from .._symmetrizer import AbstractSymmetrizer, symmetry_ratio
 from .._wavefunction import AbstractWavefunction
 from .chains import Chains
-from .energies import AbstractSample, evaluation, excess, per_cell, sampled, stack
+from .energies import (
+    AbstractSample,
+    evaluation,
+    excess,
+    per_cell,
+    Quantities,
+    sampled,
+)
 from .estimate import Evaluation, jackknife
+
+
+class _Moments(NamedTuple):
+    """Of energies in excess of the reference, and of Pf/f, if P is given."""
+
+    kinetic: Any
+    potential: Any
+    square: Any
+    ratio: Any
+    ratio_square: Any
 
 
 class _EnergySample(AbstractSample):
@@ -26,24 +44,25 @@ class _EnergySample(AbstractSample):
 
     def __call__(
         self, electrons: Electrons, key: Key, reference: LocalEnergy
-    ) -> Inexact[Array, " moments"]:
+    ) -> _Moments:
         del key
         energy = self.hamiltonian.local_energy(self.wavefunction, electrons)
         energy = excess(energy, reference)
-        square = jnp.abs(energy.total) ** 2
-        if self.symmetrizer is None:
-            ratio = jnp.ones_like(energy.kinetic)
-        else:
+        ratio = ratio_square = None
+        if self.symmetrizer is not None:
             ratio = symmetry_ratio(self.wavefunction, self.symmetrizer, electrons)
-        return stack(
-            energy.kinetic, energy.potential, square, ratio, jnp.abs(ratio) ** 2
+            ratio_square = jnp.abs(ratio) ** 2
+        return _Moments(
+            kinetic=energy.kinetic,
+            potential=energy.potential,
+            square=jnp.abs(energy.total) ** 2,
+            ratio=ratio,
+            ratio_square=ratio_square,
         )
 
-    def compared(
-        self, moments: Inexact[np.ndarray, "walkers moments"]
-    ) -> list[Inexact[np.ndarray, " walkers"]]:
-        kinetic, potential, _, ratio, _ = moments.T
-        return [kinetic + potential, potential, ratio][: len(self.names)]
+    def compared(self, moments: _Moments) -> list[Inexact[np.ndarray, " walkers"]]:
+        found = [moments.kinetic + moments.potential, moments.potential]
+        return found if moments.ratio is None else [*found, moments.ratio]
 
 
 def evaluate(
@@ -84,21 +103,18 @@ def evaluate(
     sample = _EnergySample(wavefunction, hamiltonian, symmetrizer)
     samples = sampled(sample, wavefunction, hamiltonian, chains, path)
 
-    reference = samples.reference
-    cells = wavefunction.crystal.cells
-
-    def results(means: np.ndarray) -> np.ndarray:
-        kinetic, potential, square, ratio, ratio_square = np.moveaxis(means, -1, 0)
-        variance = square.real - np.abs(kinetic + potential) ** 2
-        kinetic, potential = (
-            kinetic + reference.kinetic,
-            potential + reference.potential,
-        )
-        symmetry = ratio_square.real - np.abs(ratio) ** 2
-        return np.stack(
-            [*per_cell(kinetic, potential, variance, cells), symmetry], axis=-1
+    def results(means: _Moments) -> Quantities:
+        symmetry = None
+        if means.ratio is not None:
+            symmetry = means.ratio_square - np.abs(means.ratio) ** 2
+        return per_cell(
+            means.kinetic,
+            means.potential,
+            means.square,
+            symmetry,
+            reference=samples.reference,
+            cells=wavefunction.crystal.cells,
         )
 
-    *parts, symmetry = jackknife(samples.moments, results)
-    measured = None if symmetrizer is None else symmetry
-    return evaluation(parts, measured, samples)
+    found: Quantities = jackknife(samples.means, results)
+    return evaluation(found, samples)

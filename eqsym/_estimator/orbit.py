@@ -1,7 +1,7 @@
 """Local energies and projections of a wave function on the orbit of a walker."""
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -157,14 +157,12 @@ class AbstractOrbitEstimate(AbstractSample):
     orbit: eqx.AbstractVar[OrbitSampler]
 
     @full_precision()
-    def __call__(
-        self, electrons: Electrons, key: Key, reference: LocalEnergy
-    ) -> Inexact[Array, " moments"]:
+    def __call__(self, electrons: Electrons, key: Key, reference: LocalEnergy) -> Any:
         return self.moments(self.orbit(electrons, key, reference))
 
     @abc.abstractmethod
-    def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
-        """Numbers of one walker."""
+    def moments(self, orbit: OrbitSample) -> Any:
+        """A named tuple of the moments of one walker."""
 
 
 def _choose(walker: Float[Array, " points"], images: int, key: Key) -> _Choice:
