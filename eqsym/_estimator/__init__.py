@@ -2,7 +2,13 @@
 
 from .averaging import post_hoc as post_hoc, PostHoc as PostHoc
 from .chains import Chains as Chains
+from .correlations import (
+    PairCorrelation as PairCorrelation,
+    Polarization as Polarization,
+    StructureFactor as StructureFactor,
+)
 from .decomposition import Sectors as Sectors, sectors as sectors
+from .densities import Density as Density, FourierDensity as FourierDensity
 from .estimate import Estimate as Estimate, Evaluation as Evaluation, table as table
 from .evaluation import evaluate as evaluate
 from .expectation import (
@@ -15,14 +21,7 @@ from .noise import (
     gradient_noise as gradient_noise,
     GradientNoise as GradientNoise,
 )
-from .observables import (
-    AbstractObservable as AbstractObservable,
-    Density as Density,
-    FourierDensity as FourierDensity,
-    PairCorrelation as PairCorrelation,
-    Polarization as Polarization,
-    StructureFactor as StructureFactor,
-)
+from .observables import AbstractObservable as AbstractObservable
 from .scans import (
     translation_scan as translation_scan,
     TranslationScan as TranslationScan,

@@ -64,7 +64,7 @@ class PostHoc(eqx.Module):
         )
 
 
-class _Moments(NamedTuple):
+class _PostHocMoments(NamedTuple):
     """Energies of f and, `projected`, of P f in excess of the reference, their squares,
     the latter `None` without pairs of local energies, and the share |P f|^2 / |f|^2."""
 
@@ -77,7 +77,7 @@ class _Moments(NamedTuple):
     share: Any
 
 
-class _Rows(NamedTuple):
+class _PostHocNumbers(NamedTuple):
     """The numbers of [`eqsym.PostHoc`][]."""
 
     plain: Quantities
@@ -93,14 +93,14 @@ class _PostHocSample(AbstractOrbitEstimate):
     def names(self) -> tuple[str, ...]:
         return "energy", "potential", "symmetry"
 
-    def moments(self, orbit: OrbitSample) -> _Moments:
+    def moments(self, orbit: OrbitSample) -> _PostHocMoments:
         (projected,), (share,) = orbit.projected, orbit.shares
         # (H - reference) f, which averaged over the orbit is (H - reference) P f.
         above = orbit.kinetic + orbit.potential
         projected_square = None
         if orbit.pairs is not None:
             projected_square = jnp.conj(above) @ orbit.pairs.astype(above.dtype) @ above
-        return _Moments(
+        return _PostHocMoments(
             kinetic=orbit.plain @ orbit.kinetic,
             potential=orbit.plain @ orbit.potential,
             square=jnp.sum(orbit.weights * jnp.abs(above) ** 2),
@@ -110,7 +110,9 @@ class _PostHocSample(AbstractOrbitEstimate):
             share=share,
         )
 
-    def compared(self, moments: _Moments) -> list[Inexact[np.ndarray, " walkers"]]:
+    def compared(
+        self, moments: _PostHocMoments
+    ) -> list[Inexact[np.ndarray, " walkers"]]:
         energy = moments.kinetic + moments.potential
         return [energy, moments.potential, moments.share]
 
@@ -184,7 +186,7 @@ def post_hoc(
     samples = sampled(sample, wavefunction, hamiltonian, chains, path)
     rest: Any = dict(reference=samples.reference, cells=wavefunction.crystal.cells)
 
-    def results(means: _Moments) -> _Rows:
+    def results(means: _PostHocMoments) -> _PostHocNumbers:
         weight = np.real(means.share)
         square = means.projected_square
         plain = per_cell(
@@ -197,9 +199,9 @@ def post_hoc(
             np.zeros_like(weight),
             **rest,
         )
-        return _Rows(plain, averaged, averaged.energy - plain.energy, weight)
+        return _PostHocNumbers(plain, averaged, averaged.energy - plain.energy, weight)
 
-    found: _Rows = jackknife(samples.means, results)
+    found: _PostHocNumbers = jackknife(samples.means, results)
     plain = evaluation(found.plain, samples)
     if not is_present(found.weight):
         return PostHoc(plain, None, None, found.weight)

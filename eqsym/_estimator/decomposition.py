@@ -93,7 +93,7 @@ class Sectors(eqx.Module):
         return aligned(lines)
 
 
-class _Moments(NamedTuple):
+class _SectorMoments(NamedTuple):
     """Energies in excess of the reference, of f and of its projections, and the shares
     of these, (irreps,)."""
 
@@ -102,7 +102,7 @@ class _Moments(NamedTuple):
     shares: Any
 
 
-class _Part(NamedTuple):
+class _SectorNumbers(NamedTuple):
     """The numbers of a sector."""
 
     weight: Any
@@ -110,11 +110,11 @@ class _Part(NamedTuple):
     difference: Any
 
 
-class _Parts(NamedTuple):
+class _SectorsNumbers(NamedTuple):
     """The energy of the whole wave function, and its sectors."""
 
     energy: Any
-    sectors: tuple[_Part, ...]
+    sectors: tuple[_SectorNumbers, ...]
 
 
 class _SectorSample(AbstractOrbitEstimate):
@@ -124,11 +124,15 @@ class _SectorSample(AbstractOrbitEstimate):
     def names(self) -> tuple[str, ...]:
         return "energy", "symmetry"
 
-    def moments(self, orbit: OrbitSample) -> _Moments:
+    def moments(self, orbit: OrbitSample) -> _SectorMoments:
         above = orbit.kinetic + orbit.potential
-        return _Moments(orbit.plain @ above, orbit.projected @ above, orbit.shares)
+        return _SectorMoments(
+            orbit.plain @ above, orbit.projected @ above, orbit.shares
+        )
 
-    def compared(self, moments: _Moments) -> list[Inexact[np.ndarray, " walkers"]]:
+    def compared(
+        self, moments: _SectorMoments
+    ) -> list[Inexact[np.ndarray, " walkers"]]:
         return [moments.energy, np.sum(np.real(moments.shares) ** 2, axis=1)]
 
 
@@ -186,22 +190,22 @@ def sectors(
     reference, cells = samples.reference, wavefunction.crystal.cells
     zero = float(reference.kinetic + reference.potential) / cells
 
-    def results(means: _Moments) -> _Parts:
+    def results(means: _SectorMoments) -> _SectorsNumbers:
         plain = np.real(means.energy) / cells
         shares, numerators = np.real(means.shares), np.real(means.projected)
         with np.errstate(divide="ignore", invalid="ignore"):
             energies = numerators / shares / cells
         parts = [
-            _Part(share, energy + zero, energy - plain)
+            _SectorNumbers(share, energy + zero, energy - plain)
             for share, energy in zip(shares.T, energies.T, strict=True)
         ]
-        return _Parts(plain + zero, tuple(parts))
+        return _SectorsNumbers(plain + zero, tuple(parts))
 
-    found: _Parts = jackknife(samples.means, results)
+    found: _SectorsNumbers = jackknife(samples.means, results)
     parts = []
     for irrep, part in zip(table.irreps, found.sectors, strict=True):
         if not is_present(part.weight):
-            part = _Part(part.weight, None, None)
+            part = _SectorNumbers(part.weight, None, None)
         parts.append(Sector(irrep.label, irrep.dimension, *part))
     return Sectors(
         tuple(parts), found.energy, samples.valid, samples.invalid, samples.mixing

@@ -23,7 +23,7 @@ from .energies import (
 from .estimate import Evaluation, jackknife
 
 
-class _Moments(NamedTuple):
+class _EnergyMoments(NamedTuple):
     """Of energies in excess of the reference, and of Pf/f, if P is given."""
 
     kinetic: Any
@@ -44,7 +44,7 @@ class _EnergySample(AbstractSample):
 
     def __call__(
         self, electrons: Electrons, key: Key, reference: LocalEnergy
-    ) -> _Moments:
+    ) -> _EnergyMoments:
         del key
         energy = self.hamiltonian.local_energy(self.wavefunction, electrons)
         energy = excess(energy, reference)
@@ -52,7 +52,7 @@ class _EnergySample(AbstractSample):
         if self.symmetrizer is not None:
             ratio = symmetry_ratio(self.wavefunction, self.symmetrizer, electrons)
             ratio_square = jnp.abs(ratio) ** 2
-        return _Moments(
+        return _EnergyMoments(
             kinetic=energy.kinetic,
             potential=energy.potential,
             square=jnp.abs(energy.total) ** 2,
@@ -60,7 +60,9 @@ class _EnergySample(AbstractSample):
             ratio_square=ratio_square,
         )
 
-    def compared(self, moments: _Moments) -> list[Inexact[np.ndarray, " walkers"]]:
+    def compared(
+        self, moments: _EnergyMoments
+    ) -> list[Inexact[np.ndarray, " walkers"]]:
         found = [moments.kinetic + moments.potential, moments.potential]
         return found if moments.ratio is None else [*found, moments.ratio]
 
@@ -103,7 +105,7 @@ def evaluate(
     sample = _EnergySample(wavefunction, hamiltonian, symmetrizer)
     samples = sampled(sample, wavefunction, hamiltonian, chains, path)
 
-    def results(means: _Moments) -> Quantities:
+    def results(means: _EnergyMoments) -> Quantities:
         symmetry = None
         if means.ratio is not None:
             symmetry = means.ratio_square - np.abs(means.ratio) ** 2
