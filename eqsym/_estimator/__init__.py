@@ -1,4 +1,4 @@
-"""Expectation values with error bars from chains of walkers."""
+"""Expectation values from chains of walkers, with error bars."""
 
 from .averaging import post_hoc as post_hoc, PostHoc as PostHoc
 from .chains import Chains as Chains

@@ -27,8 +27,8 @@ class PostHoc(eqx.Module):
     - `averaged`: P f ("PA"); `None` if `weight` is not positive by three standard
         errors: then P f is zero as far as these samples can tell.
     - `difference`: energy of `averaged` minus energy of `plain`, in Hartree per
-        primitive cell, with the error of the paired difference, much smaller than
-        either energy's; `None` if there is no `averaged`.
+        primitive cell. Its error is the error of the paired difference, much smaller
+        than that of either energy. `None` if there is no `averaged`.
     - `weight`: $|Pf|^2 / |f|^2$, the share of f that is symmetric.
     """
 
@@ -127,8 +127,8 @@ def post_hoc(
     local_energies: Integer = 2,
     path: str | os.PathLike | None = None,
 ) -> PostHoc:
-    r"""What averaging over a group after training does, from walkers of the plain
-    wave function.
+    r"""Says what a trained wave function gains when it is averaged over a group, from
+    walkers of the plain wave function.
 
     A walker x of $|f|^2$ moved to a random point of its orbit has density proportional
     to $p = |G|^{-1} \sum_g |f(g^{-1}x)|^2$, which is the same all over the orbit. With
@@ -137,8 +137,8 @@ def post_hoc(
     $$E_{PA} = \frac{E[\overline{F} \, (H f)(y) / p]}{E[|F|^2 / p]}, \quad
     E_{OG} = E[|f(y)|^2 E_L(y) / p]$$
 
-    for images y drawn from the orbit: |G| amplitudes per walker and one local energy
-    per image, without a new Markov chain. From a random part of the orbit, of
+    for points y drawn from the orbit: |G| amplitudes per walker and one local energy
+    per point, without a new Markov chain. From a random part of the orbit, of
     `orbit_points` points, F and p are replaced by sums over this part, without a bias.
     All weights are bounded. See [the orbit estimator](../orbit-estimator.md).
 
@@ -158,13 +158,14 @@ def post_hoc(
         unless the group has one operation.
     - `path`: as for [`eqsym.evaluate`][].
 
-    The defaults were about the fastest for the energies of LiH and graphene, see
+    The defaults were the fastest, or nearly so, for the energies of LiH and graphene:
     [Performance](../performance.md#averaging-after-training).
 
     **Returns:**
 
-    Both rows and their difference, [`eqsym.PostHoc`][]. The second row is `None` if
-    nothing of f is symmetric; [`eqsym.sectors`][] says which symmetry f has.
+    The energies before and after, and their difference, [`eqsym.PostHoc`][]. There is
+    none after if nothing of f is symmetric; [`eqsym.sectors`][] says which symmetry f
+    has.
 
     **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for fewer than two
     orbit points or one local energy, and if the average is not a projection of f, see

@@ -28,7 +28,7 @@ class StructureFactor(AbstractObservable):
     \rangle|^2 \big) , \quad \rho_q = \sum_i e^{-i q \cdot r_i} ,$$
 
     for reciprocal vectors q of the supercell: 1 for independent electrons of uniform
-    density. The second term, the Bragg peaks, is what [`eqsym.FourierDensity`][] has.
+    density. The second term, the Bragg peaks, is in [`eqsym.FourierDensity`][].
     The result has one number for each of `vectors`.
 
     **Arguments:**
@@ -36,7 +36,7 @@ class StructureFactor(AbstractObservable):
     - `crystal`: the crystal.
     - `max_q`: the length of the longest q, in inverse Bohr.
 
-    **Raises:** `ValueError` where no q but 0 is as short.
+    **Raises:** `ValueError` if no q but 0 is as short.
     """
 
     crystal: Crystal
@@ -104,7 +104,7 @@ class PairCorrelation(AbstractObservable):
             spin, `(1, 1)` for two of spin down; by default all pairs.
 
         **Raises:** `ValueError` for less than one bin, a radius that is not positive or
-        too large, and where there are no such pairs.
+        too large, and if there are no such pairs.
         """
         largest = inner_radius(crystal.supercell)
         self.crystal = crystal
@@ -189,8 +189,8 @@ class Polarization(AbstractObservable):
 
     The phase of $z_l$, over $2 \pi$, is the sum of the fractional coordinates of the
     electrons along the l-th vector of the supercell, modulo 1; $|z_l|$ goes to 1 in
-    large supercells of insulators and to 0 in those of metals. It is a mean over
-    $|\psi|^2$ and so the same function of the wave function for all twists.
+    large supercells of insulators and to 0 in large supercells of metals. It is a mean
+    over $|\psi|^2$, and so the same function of the wave function for all twists.
 
     R. Resta, Phys. Rev. Lett. 80, 1800 (1998), eq. 5; R. Resta and S. Sorella, Phys.
     Rev. Lett. 82, 370 (1999). The result is complex, (3,).
@@ -203,8 +203,8 @@ class Polarization(AbstractObservable):
         orbits: Float[Array, "walkers images electrons 3"],
         weights: Float[Array, "walkers images kinds"],
     ) -> Complex[Array, "kinds 3"]:
-        centre = jnp.sum(orbits, axis=2, keepdims=True)
-        waves = plane_waves(centre, -self.crystal.supercell.reciprocal)
+        center = jnp.sum(orbits, axis=2, keepdims=True)
+        waves = plane_waves(center, -self.crystal.supercell.reciprocal)
         return weighted_sum(waves, weights)
 
     def result(

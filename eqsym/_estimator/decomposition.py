@@ -146,10 +146,11 @@ def sectors(
     local_energies: Integer = 2,
     path: str | os.PathLike | None = None,
 ) -> Sectors:
-    r"""Weights and energies of the parts of a wave function in all irreducible
-    representations of a group, in one pass over walkers of the wave function itself.
+    r"""Says which symmetry a wave function has: weights and energies of its parts in
+    all irreducible representations of a group, in one pass over walkers of the wave
+    function itself.
 
-    As [`eqsym.post_hoc`][], which is about the trivial representation: with the
+    As in [`eqsym.post_hoc`][], which is about the trivial representation: with the
     projection $f_\rho = P_\rho f$, $p = |G|^{-1} \sum_g |f(g^{-1}x)|^2$ and images y
     of the walkers,
 
@@ -165,7 +166,8 @@ def sectors(
 
     **Returns:**
 
-    A weight and, where there is one, an energy for each irrep, [`eqsym.Sectors`][].
+    A weight for each irrep, and an energy if the weight is not zero,
+    [`eqsym.Sectors`][].
 
     **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for fewer than two
     orbit points or one local energy, and if the operations do not act on f as a group,

@@ -55,8 +55,9 @@ class Density(AbstractObservable):
         - `crystal`: the crystal.
         - `shape`: three integers, points along each lattice vector. With 1 along a
             vector at right angles to the others, the density is the mean along it.
-        - `spins`: what an electron of spin up and one of spin down count: `(1, 1)` for
-            all electrons, `(1, 0)` for spin up, `(1, -1)` for the spin density.
+        - `spins`: how much an electron of spin up counts, and one of spin down:
+            `(1, 1)` for all electrons, `(1, 0)` for spin up, `(1, -1)` for the spin
+            density.
         - `supercell`: whether the grid spans the supercell instead of the primitive
             cell.
 
@@ -89,13 +90,13 @@ class Density(AbstractObservable):
         **Arguments:**
 
         - `group`: the group, of the crystal whose density is wanted.
-        - `spacing`: the longest distance between neighbouring points along a lattice
+        - `spacing`: the longest distance between neighboring points along a lattice
             vector, in Bohr: one number, or one for each vector. With infinity there is
             one point, if the group admits it.
         - `spins`, `supercell`: as for [`eqsym.Density`][].
 
-        **Raises:** `ValueError` for a spacing that is not positive, and where no grid
-        is taken to itself, because the group is given about a point that is no simple
+        **Raises:** `ValueError` for a spacing that is not positive, and if no grid is
+        taken to itself, because the group is given about a point that is not a simple
         fraction of the cell.
         """
         lattice = group.crystal.supercell if supercell else group.crystal.lattice
@@ -120,7 +121,7 @@ class Density(AbstractObservable):
 
     @property
     def lattice(self) -> Lattice:
-        """That of the cell which the grid spans."""
+        """Of the cell that the grid spans."""
         return self.crystal.supercell if self.supercell else self.crystal.lattice
 
     @property
@@ -177,7 +178,7 @@ class FourierDensity(AbstractObservable):
     - `crystal`: the crystal.
     - `max_q`: the length of the longest G, in inverse Bohr.
 
-    **Raises:** `ValueError` where no G but 0 is as short.
+    **Raises:** `ValueError` if no G but 0 is as short.
     """
 
     crystal: Crystal

@@ -1,5 +1,5 @@
-"""Energies and symmetry measures from chains: what `evaluate`, `post_hoc` and `sectors`
-share."""
+"""Energies and symmetry measures from chains, for `evaluate`, `post_hoc` and
+`sectors`."""
 
 import abc
 import dataclasses
@@ -153,7 +153,7 @@ def sampled(
     if not np.all(kept):
         _logger.warning(
             "Evaluating: %d of %d walkers never had a finite local energy in %d steps "
-            "and are left out. The estimates are those of the other walkers: they are "
+            "and are left out. The estimates come from the other walkers: they are "
             "biased if these walkers were in places that the others do not reach.",
             np.sum(~kept),
             len(kept),
@@ -194,7 +194,7 @@ def _along(one: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def excess(energy: LocalEnergy, reference: LocalEnergy) -> LocalEnergy:
-    """Energies over a fixed reference: what fluctuates, without what does not."""
+    """Energies in excess of a fixed reference, so that sums keep their precision."""
     return LocalEnergy(
         energy.kinetic - reference.kinetic.astype(energy.kinetic.dtype),
         energy.potential - reference.potential,

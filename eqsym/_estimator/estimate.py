@@ -79,8 +79,8 @@ class Evaluation(eqx.Module):
 
 
 def is_present(weight: Estimate) -> bool:
-    """Whether a projection with this share of a wave function has an energy: else that
-    would be a ratio of two numbers that are both 0 up to noise."""
+    """Whether a projection with this share of a wave function has an energy: else the
+    energy would be a ratio of two numbers that are both 0 up to noise."""
     return weight.mean > _PRESENT * weight.error and weight.mean > 1e-12
 
 
@@ -101,7 +101,7 @@ def table(rows: dict[str, Evaluation | None]) -> str:
 
     **Arguments:**
 
-    - `rows`: evaluations by name; `None` for what has no energy, such as an average
+    - `rows`: evaluations by name; `None` for a row without energy, such as an average
         that is zero.
     """
     lines = [["", *QUANTITIES.values(), "R-hat"]]
@@ -115,9 +115,9 @@ def table(rows: dict[str, Evaluation | None]) -> str:
 def jackknife(means: PyTree, function: Callable[[Any], Any]) -> Any:
     """Functions of means, with jackknife errors over independent chains.
 
-    One chain of one walker is one block, so that the autocorrelation of a chain,
-    however long, is accounted for. Bias is of the order of one over the number of
-    chains and is removed to first order.
+    The chain of one walker is one block, so that the autocorrelation of a chain,
+    however long, is accounted for. The bias is of the order of one over the number of
+    chains, and is removed to first order.
 
     **Arguments:**
 

@@ -94,10 +94,10 @@ def observe(
     Works for every wave function, a symmetrized one included. For a function averaged
     after training, [`eqsym.observe_post_hoc`][] is far cheaper.
 
-    Walkers are dealt to 32 blocks, or one for each where there are fewer. Error bars
-    are those of the jackknife over blocks, which takes the autocorrelation of chains
-    into account, with the same memory for any number of samples: a few arrays of the
-    size of the observables for each block.
+    Walkers are dealt to 32 blocks, or one each if they are fewer. Error bars come from
+    the jackknife over blocks, which takes the autocorrelation of chains into account.
+    The memory does not grow with the number of samples: a few arrays of the size of the
+    observables for each block.
 
     **Arguments:**
 
@@ -105,9 +105,9 @@ def observe(
     - `observables`: what to observe, by name, for the same crystal.
     - `chains`: how to sample, [`eqsym.Chains`][].
     - `group`: if given, observables are averaged over the images of every sample: they
-        become as symmetric as the group. Where $|\psi|^2$ has this symmetry, this only
-        lowers the noise; else they are those of the mixture of all images of the wave
-        function.
+        become as symmetric as the group. If $|\psi|^2$ has this symmetry, this only
+        lowers the noise; else they become observables of the mixture of all images of
+        the wave function.
     - `path`: a folder, if given, in which the sums are kept, and go on after they were
         stopped; see [Runs that survive](../runs.md#estimates-that-survive).
 
@@ -139,8 +139,8 @@ def observe_post_hoc(
     *,
     path: str | os.PathLike | None = None,
 ) -> PostHocObserved:
-    r"""What averaging over a group after training does to observables, from walkers of
-    the plain wave function.
+    r"""Observables of a trained wave function before and after averaging it over a
+    group, from walkers of the plain wave function.
 
     A walker x of $|f|^2$ moved to a random point of its orbit has density proportional
     to $p = |G|^{-1} \sum_g |f(g^{-1}x)|^2$, which is the same all over the orbit, as
@@ -163,7 +163,7 @@ def observe_post_hoc(
     Observables of f, of the mixture of its images, and of P f if it is not zero,
     [`eqsym.PostHocObserved`][].
 
-    **Raises:** as [`eqsym.observe`][] does, and `ValueError` where the average is no
+    **Raises:** as [`eqsym.observe`][] does, and `ValueError` if the average is not a
     projection of f, see [`eqsym.Symmetrized`][].
     """
     group.check_crystal(wavefunction.crystal)
@@ -213,18 +213,18 @@ class _AbstractKinds(eqx.Module):
     @property
     @abc.abstractmethod
     def names(self) -> tuple[str, ...]:
-        """By what chains are compared: "potential", and "symmetry" for the weight."""
+        """Of the numbers by which chains are compared: "potential", and "symmetry" for
+        the weight."""
 
     @abc.abstractmethod
     def weight(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Float[Array, ""]:
-        """What a walker has to be weighted with; not finite where the wave function is
-        not."""
+        """Of a walker; not finite if the wave function is not."""
 
     @abc.abstractmethod
     def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
-        """A walker and its weight to the places where it counts."""
+        """The places where a walker of this weight counts."""
 
 
 class _Plain(_AbstractKinds):
@@ -347,7 +347,7 @@ def _sampled(
         return sums, found.mixing
     _logger.warning(
         "Observing: in %d of %d blocks of walkers no amplitude was finite in %d steps. "
-        "They are left out; the estimates are those of the other walkers.",
+        "They are left out; the estimates come from the other walkers.",
         np.sum(~kept),
         len(kept),
         chains.steps,
@@ -368,7 +368,7 @@ def _measured(estimator: _Observables, walkers: Walkers) -> PyTree:
     def block(samples: tuple[Walkers, Array, Bool[Array, " walkers"]]) -> PyTree:
         electrons, weights, inside = samples
         valid = inside & jnp.isfinite(weights)
-        # Nothing times not a number is not a number.
+        # Zero times not a number is not a number.
         electrons = jnp.where(valid[:, None, None], electrons, 0)
         spreads = jax.vmap(kinds.spread)(electrons, jnp.where(valid, weights, 0))
         each = jnp.where(valid[:, None, None], spreads.weights, 0)
@@ -391,8 +391,8 @@ def _double(values: Shaped[np.ndarray, "..."]) -> Inexact[np.ndarray, "..."]:
 
 def _dealt(values: Array, blocks: int) -> Array:
     """The leading axis in two, (blocks, walkers of a block), one walker to each block
-    in turn; where they do not come out even, empty places are zeros, which `inside`
-    tells from walkers."""
+    in turn; if they do not come out even, empty places are zeros, which `inside` tells
+    from walkers."""
     rounds = -(-len(values) // blocks)
     empty = [(0, rounds * blocks - len(values))] + [(0, 0)] * (values.ndim - 1)
     padded = jnp.pad(values, empty)

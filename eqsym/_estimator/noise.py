@@ -96,11 +96,10 @@ def gradient_noise(
 
     - `vmc`: what a training step does.
     - `state`: the checkpoint: parameters, walkers, and the state of the optimizer.
-    - `key`: seeds chains and draws, none of which are those of the training.
+    - `key`: seeds chains and draws, which are not those of the training.
     - `repeats`: number of batches, at least 3.
     - `spacing`: sampler steps between two batches, in addition to the one of each step.
-        Where chains are slower than that, batches are alike and the deviations too
-        small.
+        If chains are slower than this, batches are alike and the deviations too small.
     - `burn_in`: sampler steps before the first batch, in which the sampler adapts.
     - `progress`: whether to show a progress bar; by default on terminals only.
 
@@ -109,7 +108,7 @@ def gradient_noise(
     Sizes and deviations, [`eqsym.GradientNoise`][].
 
     **Raises:** `ValueError` for fewer than 3 repeats or negative numbers of steps, and
-    as `vmc.init` does; `FloatingPointError` where fewer than 3 batches had a finite
+    as `vmc.init` does; `FloatingPointError` if fewer than 3 batches had a finite
     gradient.
     """
     repeats = whole_number("repeats", repeats)

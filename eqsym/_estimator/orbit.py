@@ -18,15 +18,15 @@ from .energies import AbstractSample, excess
 
 
 class OrbitSample(NamedTuple):
-    r"""What the orbit of one walker of $|f|^2$ says about f and its projections
-    $P_\rho f$, from K local energies and k amplitudes: means of these over walkers are
-    integrals over $|f|^2$.
+    r"""Terms of f and its projections $P_\rho f$ from the orbit of one walker of
+    $|f|^2$, with k amplitudes and K local energies, at the images: means over walkers
+    are integrals.
 
-    - `shares`: of $|P_\rho f|^2$ for every projection.
-    - `projected`, `plain`: sums over the images of `projected[rho] * kinetic` are
-        $\langle P_\rho f | T f \rangle$, those of `plain * kinetic` are
+    - `shares`: $|P_\rho f|^2 / |f|^2$ for every projection.
+    - `projected`, `plain`: `projected[rho] @ kinetic` is
+        $\langle P_\rho f | T f \rangle$, `plain @ kinetic` is
         $\langle f | T f \rangle$; likewise with `potential`.
-    - `kinetic`, `potential`: of $(T - T_0) f$ and $(V - V_0) f$ at the images, with the
+    - `kinetic`, `potential`: $(T - T_0) f$ and $(V - V_0) f$ at the images, with the
         reference energies $T_0$, $V_0$.
     - `weights`: sums over the images of `weights * abs(a * f) ** 2` are
         $\langle a f | a f \rangle$.
@@ -53,8 +53,8 @@ class _Choice(NamedTuple):
 
 
 class OrbitSampler(eqx.Module):
-    """What `post_hoc` and `sectors` have in common: the choice of points of an orbit,
-    their amplitudes and local energies, and the weights of these."""
+    """For `post_hoc` and `sectors`: chooses points of an orbit, and evaluates their
+    amplitudes and local energies, with weights."""
 
     wavefunction: AbstractWavefunction
     hamiltonian: AbstractHamiltonian
@@ -152,7 +152,7 @@ class OrbitSampler(eqx.Module):
 
 
 class AbstractOrbitEstimate(AbstractSample):
-    """What is estimated from a sample of the orbit of every walker."""
+    """Moments from a sample of the orbit of a walker."""
 
     orbit: eqx.AbstractVar[OrbitSampler]
 

@@ -1,5 +1,5 @@
 """The loop over samples that all estimators share: burn-in, sums, whether the chains
-have mixed, and a folder to go on from."""
+have mixed, and a folder from which to go on."""
 
 import abc
 import logging
@@ -41,39 +41,39 @@ _PATIENCE = 10
 
 
 class Sample(NamedTuple):
-    """What the walkers of one step add to the sums, and numbers of every walker, by
-    which it is told whether the chains have mixed."""
+    """The terms of one step in the sums, and numbers of every walker, by which to tell
+    whether the chains have mixed."""
 
     sums: PyTree[np.ndarray]
     values: Float[np.ndarray, "walkers quantities"]
 
 
 class AbstractEstimator(eqx.Module):
-    """What is summed over the samples of all walkers."""
+    """Chooses the sums over the samples of all walkers."""
 
     @property
     @abc.abstractmethod
     def names(self) -> tuple[str, ...]:
-        """Of the quantities in `Sample.values`: "energy" or "potential", which come
+        """Of the quantities in `Sample.values`: "energy" and "potential", which come
         first, and "symmetry"."""
 
     @abc.abstractmethod
     def reference(self, walkers: Walkers) -> PyTree[Array]:
-        """What is fixed by the first samples."""
+        """Numbers that the first samples fix."""
 
     @abc.abstractmethod
     def measure(
         self, walkers: Walkers, step: int, reference: PyTree[Array]
     ) -> PyTree[Array]:
-        """All that is computed on devices from the walkers of one step."""
+        """Computes on devices all that is wanted of the walkers of one step."""
 
     @abc.abstractmethod
     def sample(self, found: PyTree[np.ndarray], reference: PyTree[Array]) -> Sample:
-        """What `measure` found, on the host."""
+        """From the numbers that `measure` found, on the host."""
 
     @abc.abstractmethod
     def missing(self, sums: PyTree[np.ndarray]) -> str | None:
-        """What to say if there is too little that is finite to get an estimate."""
+        """A message if too little is finite for an estimate."""
 
 
 class _Bound(NamedTuple):
@@ -85,11 +85,11 @@ class _Bound(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Where an estimate is; with it, it goes on as if it had never stopped.
+    """All that an estimate needs to go on as if it had never stopped.
 
-    Of the burn-in, steps that were taken and that are due, and samples; walkers that
+    Steps of burn-in that were taken and that are due, and samples taken; walkers that
     were replaced in burn-in and later; the record of log|psi| in burn-in, of samples
-    afterwards. `None` for what comes with the first sample.
+    afterwards. Reference and sums are `None` before the first sample.
     """
 
     sampler: AbstractSamplerState
@@ -108,7 +108,8 @@ class _State(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Over all samples, with what was fixed by the first ones."""
+    """Sums over all samples, the numbers that the first ones fixed, and whether the
+    chains have mixed."""
 
     sums: Any
     reference: Any
@@ -116,7 +117,7 @@ class Sums(NamedTuple):
 
 
 class _Settings(eqx.Module):
-    """What decides the numbers of an estimate."""
+    """Everything on which the numbers of an estimate depend."""
 
     estimate: AbstractEstimator
     wavefunction: AbstractWavefunction
@@ -139,10 +140,10 @@ def accumulate(
 
     **Arguments:**
 
-    - `name`: what is being done, for messages: "Evaluating".
-    - `estimator`: what is summed.
-    - `wavefunction`: what is sampled.
-    - `chains`: how.
+    - `name`: of the work, for messages: "Evaluating".
+    - `estimator`: chooses the sums.
+    - `wavefunction`: to be sampled.
+    - `chains`: how to sample.
     - `path`: the folder in which the sums are kept, if any.
 
     **Raises:** `ValueError` for walkers of the wrong shape, and for a folder with
@@ -287,8 +288,8 @@ def _burned(
                 _logger.warning(
                     "%s, burn-in: log|psi| of the walkers still drifts after %d steps, "
                     "%d times `burn_in`, when it is given up: the samples are not those"
-                    " of |psi|^2. Start from other walkers, those of a training run or "
-                    "of `initial_walkers`, or make `burn_in` longer.",
+                    " of |psi|^2. Start from other walkers, of a training run or of "
+                    "`initial_walkers`, or make `burn_in` longer.",
                     name,
                     burned,
                     _LONGEST,

@@ -56,7 +56,7 @@ def irreducible_twists(
     - `crystal`: the crystal, whose own twist does not matter.
     - `mesh`: the three m, the numbers of twists along the reciprocal vectors.
     - `shift`: the three s, each 0 or 1/2. With 0 the mesh contains the twist 0; the
-        mesh of Monkhorst and Pack is the one with 1/2 where m is even. Where not all
+        mesh of Monkhorst and Pack has 1/2 along every vector with an even m. If not all
         operations map the mesh to itself, fewer twists are equivalent.
     - `symprec`, `vacuum`: as for [`eqsym.SpaceGroup.of`][], which finds the operations.
         It warns if nuclei are so rounded that some are missing; then more twists are
@@ -146,7 +146,8 @@ class TwistAverage(eqx.Module):
 def twist_average(
     evaluations: Sequence[Evaluation], weights: Float[np.ndarray, " twists"]
 ) -> TwistAverage:
-    r"""Averages evaluations at several twists.
+    r"""Averages evaluations at several twists, which removes most of the error
+    from the boundary of a small supercell.
 
     Different twists are independent runs, so that the error of the mean
     $\sum_s w_s E_s$ is $\sqrt{\sum_s w_s^2 \sigma_s^2}$. How well the mesh of twists
@@ -160,11 +161,10 @@ def twist_average(
     **Returns:**
 
     The mean, which prints as a table together with the evaluations. Its variance and
-    symmetry measure are means of those at the twists; the latter is `None` where one of
-    them is.
+    symmetry measure are means over the twists too, `None` if one of them is.
 
-    **Raises:** `ValueError` where the weights do not fit the evaluations, are negative
-    or do not sum to 1.
+    **Raises:** `ValueError` if the weights do not fit the evaluations, are negative, or
+    do not sum to 1.
     """
     evaluations = tuple(evaluations)
     weights = np.asarray(weights, dtype=np.float64)
@@ -177,7 +177,7 @@ def twist_average(
         raise ValueError(
             "`weights` must not be negative and must sum to 1, got "
             f"{weights.tolist()}. Evaluate every twist of `irreducible_twists`, or "
-            "divide by their sum what is left of them."
+            "divide the weights that are left by their sum."
         )
 
     def mean(name: str) -> Estimate | None:
