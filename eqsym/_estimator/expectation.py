@@ -37,6 +37,8 @@ _logger = logging.getLogger("eqsym")
 _BLOCKS = 32
 # In Hartree, of the potential energies by which chains are compared.
 _PRECISION = 1e-3
+# Kinds of weights; without an average there is the first one alone.
+_WALKERS, _MIXTURE, _AVERAGED = range(3)
 
 
 class Observed(eqx.Module):
@@ -126,7 +128,7 @@ def observe(
         group.check_crystal(wavefunction.crystal)
     sums, mixing = _sampled(_Plain(group), wavefunction, observables, chains, path)
     return {
-        name: _jackknife(_of_kind(0, name, one, sums), sums, mixing)
+        name: _jackknife(_of_kind(_WALKERS, name, one, sums), sums, mixing)
         for name, one in observables.items()
     }
 
@@ -170,32 +172,34 @@ def observe_post_hoc(
     check_projection(wavefunction, group, np.ones(group.order))
     sums, mixing = _sampled(_PostHoc(group), wavefunction, observables, chains, path)
 
-    shares = _replicates(sums.weights[:, 2:], sums.weights[:, 1], lambda means: means)
+    shares = _replicates(
+        sums.weights[:, [_AVERAGED]], sums.weights[:, _MIXTURE], lambda means: means
+    )
     weights = _jackknife(shares, sums, mixing)
     weight = Estimate(float(weights.mean[0]), float(weights.error[0]))
-    present = is_present(weight)
 
-    found: dict[str, tuple[_Replicates, ...]] = {}
-    for name, one in observables.items():
-        plain, mixed = (_of_kind(k, name, one, sums) for k in range(2))
-        found[name] = plain, mixed
-        if present:
-            averaged = _of_kind(2, name, one, sums)
-            difference = _Replicates(
-                averaged.whole - mixed.whole, averaged.without - mixed.without
-            )
-            found[name] += averaged, difference
-
-    def row(number: int) -> dict[str, Observed]:
+    def weighted(kind: int) -> dict[str, _Replicates]:
         return {
-            name: _jackknife(rows[number], sums, mixing) for name, rows in found.items()
+            name: _of_kind(kind, name, one, sums) for name, one in observables.items()
         }
 
+    def estimates(found: dict[str, _Replicates]) -> dict[str, Observed]:
+        return {name: _jackknife(one, sums, mixing) for name, one in found.items()}
+
+    mixture = weighted(_MIXTURE)
+    averaged = difference = None
+    if is_present(weight):
+        found = weighted(_AVERAGED)
+        gaps = {
+            name: jax.tree.map(np.subtract, one, mixture[name])
+            for name, one in found.items()
+        }
+        averaged, difference = estimates(found), estimates(gaps)
     return PostHocObserved(
-        plain=row(0),
-        symmetrized=row(1),
-        averaged=row(2) if present else None,
-        difference=row(3) if present else None,
+        plain=estimates(weighted(_WALKERS)),
+        symmetrized=estimates(mixture),
+        averaged=averaged,
+        difference=difference,
         weight=weight,
     )
 
@@ -247,7 +251,7 @@ class _Plain(_AbstractKinds):
 
 
 class _PostHoc(_AbstractKinds):
-    """Three kinds: the walker, its images, and its images with the weight of P f."""
+    """Kinds of weight: of the walker, of its images alike, of its images in P f."""
 
     group: SpaceGroup
 

@@ -54,8 +54,8 @@ class AbstractEstimator(eqx.Module):
     @property
     @abc.abstractmethod
     def names(self) -> tuple[str, ...]:
-        """Of the quantities in `Sample.values`: "energy" and "potential", which come
-        first, and "symmetry"."""
+        """Of the quantities in `Sample.values`: "energy", "potential" or both, and then
+        "symmetry", if it is evaluated."""
 
     @abc.abstractmethod
     def reference(self, walkers: Walkers) -> PyTree[Array]:

@@ -317,7 +317,7 @@ def test_walkers_in_two_wells_have_not_mixed(caplog):
 
 @functools.cache
 def _short_moves(start, burn_in, steps):
-    """What `evaluate` says, and logs, from walkers in a plane of the cell, where the
+    """An evaluation and its messages, from walkers in a plane of the cell, where the
     wave function is small, or from walkers of |psi|^2."""
     wavefunction, hamiltonian, _ = _case("real")
     places = walkers(wavefunction.crystal, 400)

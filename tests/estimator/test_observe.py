@@ -26,7 +26,7 @@ _SETTINGS = dict(burn_in=15, sampler=eqs.Metropolis(10, width=1.0), progress=Fal
 
 def _agree(found, expected, most, error=None):
     """All within 5.5 errors. These are neither too large nor too small on the whole:
-    where many values are not the same by symmetry, the mean square of deviations over
+    if many values are not the same by symmetry, the mean square of deviations over
     errors is about 1."""
     error = found.error if error is None else error
     assert np.max(np.abs(error)) < most
@@ -341,7 +341,7 @@ class _Still(eqs.AbstractSampler):
 
 
 class _Half(eqs.AbstractWavefunction):
-    """1, and not a number where the first coordinate is more than `end`."""
+    """1, and not a number if the first coordinate is more than `end`."""
 
     crystal: eqs.Crystal
     end: float

@@ -63,7 +63,7 @@ def _exact(name):
 
 
 @functools.cache
-def _sectors(name, images):
+def _sectors(name, local_energies):
     wavefunction, hamiltonian, group = _case(name)
     return eqs.sectors(
         wavefunction,
@@ -75,16 +75,16 @@ def _sectors(name, images):
             steps=15,
             **_SETTINGS,
         ),
-        local_energies=images,
+        local_energies=local_energies,
     )
 
 
-@pytest.mark.parametrize("images", [1, 4, 48])
+@pytest.mark.parametrize("local_energies", [1, 4, 48])
 @pytest.mark.parametrize("name", _CASES)
-def test_sectors(name, images):
+def test_sectors(name, local_energies):
     """Within 4 standard errors, 0.006 % false alarms each among keys, some 30 numbers
     in a case; weights add up to 1 for every sample."""
-    found = _sectors(name, images)
+    found = _sectors(name, local_energies)
     energy, exact = _exact(name)
     assert abs(found.energy.mean - energy) < 4 * found.energy.error < 0.1
     np.testing.assert_allclose(sum(s.weight.mean for s in found.sectors), 1, rtol=1e-9)
@@ -105,7 +105,7 @@ def test_sectors(name, images):
 
 
 def test_trivial_sector_is_what_averaging_gives():
-    """The same walkers, images and energies as `post_hoc` with the same key."""
+    """The same walkers, points and energies as `post_hoc` with the same key."""
     wavefunction, hamiltonian, group = _case("real")
     averaged = eqs.post_hoc(
         wavefunction,
