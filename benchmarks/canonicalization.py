@@ -58,10 +58,7 @@ def main() -> None:
             wavefunction,
             hamiltonian,
             group,
-            walkers=walkers,
-            key=key,
-            steps=options.samples,
-            chunk=CHUNK,
+            eqs.Chains(walkers, key=key, steps=options.samples, chunk=CHUNK),
         )
     )
     print("eps [Bohr]  images  smoothing      energy [Ha]  variance [Ha^2]", flush=True)
@@ -78,11 +75,9 @@ def main() -> None:
             found = eqs.evaluate(
                 eqs.Symmetrized(wavefunction, canonical, operation_chunk=CHUNK),
                 hamiltonian,
-                walkers=walkers,
-                key=key,
-                steps=options.samples,
-                burn_in=10,
-                chunk=CHUNK,
+                eqs.Chains(
+                    walkers, key=key, steps=options.samples, burn_in=10, chunk=CHUNK
+                ),
             )
             print(
                 f"{eps:10.3f}{float(images):8.1f}  {type(smoothing).__name__:13}"

@@ -22,7 +22,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -136,8 +136,8 @@ def compare(
     """All estimators for one group."""
     averaged = eqs.Symmetrized(wavefunction, eqs.GroupAverage(group))
     sampler = eqs.Metropolis(options.moves)
-    settings: dict[str, Any] = dict(
-        walkers=walkers,
+    chains = eqs.Chains(
+        walkers,
         key=jax.random.key(1),
         steps=options.samples,
         burn_in=options.burn_in,
@@ -171,7 +171,7 @@ def compare(
     def variance(estimate: eqs.Estimate, samples: int) -> float:
         return estimate.error**2 * samples
 
-    direct = eqs.evaluate(averaged, hamiltonian, **settings)
+    direct = eqs.evaluate(averaged, hamiltonian, chains)
     move, energy = moves(averaged), timed(energies, averaged, walkers)
     scale = PUBLISHED_MOVES / options.moves
     assert direct.variance is not None
@@ -181,28 +181,28 @@ def compare(
     ]
     print(*rows, sep="\n", flush=True)
     move, energy = moves(wavefunction), timed(energies, wavefunction, walkers)
-    for points in sorted({*options.amplitudes, group.order}):
+    for points in sorted({*options.orbit_points, group.order}):
         if points > group.order:
             continue
         amplitude = timed(amplitudes, wavefunction, walkers, points)
-        for images in sorted({*options.images, group.order}):
-            if images > points:
+        for energies_each in sorted({*options.local_energies, group.order}):
+            if energies_each > points:
                 continue
             found = eqs.post_hoc(
                 wavefunction,
                 hamiltonian,
                 group,
-                images=images,
-                amplitudes=points,
-                **settings,
+                chains,
+                orbit_points=points,
+                local_energies=energies_each,
             )
             assert found.averaged is not None, f"an average of 0: {found.weight}"
             rows.append(
                 Row(
-                    f"orbit, {points} and {images}",
+                    f"orbit, {points} and {energies_each}",
                     move,
                     amplitude,
-                    energy * images,
+                    energy * energies_each,
                     variance(found.averaged.energy, found.plain.samples),
                 )
             )
@@ -225,10 +225,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=20, help="of every walker")
     parser.add_argument("--burn-in", type=int, default=20, help="before the first")
     parser.add_argument(
-        "--amplitudes", type=int, nargs="+", default=[4, 8], help="and all"
+        "--orbit-points", type=int, nargs="+", default=[4, 8], help="and all"
     )
     parser.add_argument(
-        "--images", type=int, nargs="+", default=[1, 2, 4], help="and all"
+        "--local-energies", type=int, nargs="+", default=[1, 2, 4], help="and all"
     )
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)

@@ -140,11 +140,13 @@ def main() -> None:
             wavefunction,
             hamiltonian,
             group,
-            walkers=start.walkers,
-            key=keys[3],
-            steps=options.evaluation_steps,
-            burn_in=BURN_IN,
-            chunk=CHUNK,
+            eqs.Chains(
+                start.walkers,
+                key=keys[3],
+                steps=options.evaluation_steps,
+                burn_in=BURN_IN,
+                chunk=CHUNK,
+            ),
         )
         report[name] |= found.to_dict()
         averaged = "-" if found.averaged is None else found.averaged.energy

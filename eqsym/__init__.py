@@ -14,6 +14,7 @@ from ._core import (
 from ._crystal import Crystal as Crystal, Lattice as Lattice
 from ._estimator import (
     AbstractObservable as AbstractObservable,
+    Chains as Chains,
     Density as Density,
     Estimate as Estimate,
     evaluate as evaluate,
@@ -22,7 +23,6 @@ from ._estimator import (
     gradient_noise as gradient_noise,
     GradientNoise as GradientNoise,
     irreducible_twists as irreducible_twists,
-    Mixing as Mixing,
     observe as observe,
     observe_post_hoc as observe_post_hoc,
     Observed as Observed,
@@ -31,8 +31,6 @@ from ._estimator import (
     post_hoc as post_hoc,
     PostHoc as PostHoc,
     PostHocObserved as PostHocObserved,
-    Scatter as Scatter,
-    Sector as Sector,
     Sectors as Sectors,
     sectors as sectors,
     StructureFactor as StructureFactor,
@@ -41,7 +39,6 @@ from ._estimator import (
     TranslationScan as TranslationScan,
     twist_average as twist_average,
     TwistAverage as TwistAverage,
-    Twists as Twists,
 )
 from ._group import (
     character_table as character_table,

@@ -107,10 +107,12 @@ def main() -> None:
         result.wavefunction,
         {"density": density, "g": pairs, "g up-down": unlike, "S": structure},
         group,
-        walkers=result.walkers,
-        key=observation_key,
-        steps=options.evaluation_steps,
-        chunk=32,
+        eqs.Chains(
+            result.walkers,
+            key=observation_key,
+            steps=options.evaluation_steps,
+            chunk=32,
+        ),
     )
     if found.averaged is None:
         raise SystemExit(

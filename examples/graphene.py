@@ -102,10 +102,12 @@ def main() -> None:
         result.wavefunction,
         vmc.hamiltonian,
         group,
-        walkers=result.walkers,
-        key=evaluation_key,
-        steps=options.evaluation_steps,
-        chunk=preset.chunk,
+        eqs.Chains(
+            result.walkers,
+            key=evaluation_key,
+            steps=options.evaluation_steps,
+            chunk=preset.chunk,
+        ),
     )
     print(f"\nGraphene, averaged over {group.order} operations; per primitive cell:")
     print(post_hoc)

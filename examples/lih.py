@@ -69,9 +69,7 @@ def main() -> None:
         result.wavefunction,
         vmc.hamiltonian,
         group,
-        walkers=result.walkers,
-        key=evaluation_key,
-        steps=options.evaluation_steps,
+        eqs.Chains(result.walkers, key=evaluation_key, steps=options.evaluation_steps),
     )
     print(f"\nLiH, averaged over {group.order} operations; per primitive cell:")
     print(post_hoc)

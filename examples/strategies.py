@@ -121,10 +121,9 @@ def main() -> None:
                 f,
                 hamiltonian,
                 group,
-                walkers=walkers,
-                steps=options.evaluation_steps,
-                chunk=CHUNK,
-                **settings,
+                eqs.Chains(
+                    walkers, steps=options.evaluation_steps, chunk=CHUNK, **settings
+                ),
             )
             if symmetrizer is None:
                 rows[name] = found.plain
@@ -138,11 +137,10 @@ def main() -> None:
             rows[row] = eqs.evaluate(
                 averaged(f, canonicalization),
                 hamiltonian,
-                walkers=walkers[:64],
-                steps=options.evaluation_steps,
+                eqs.Chains(
+                    walkers[:64], steps=options.evaluation_steps, chunk=16, **settings
+                ),
                 symmetrizer=average,
-                chunk=16,
-                **settings,
             )
         energy = "-" if rows[name] is None else f"{rows[name].energy} Ha"
         print(f"{name}: {energy}, {seconds[name]:.0f} s", flush=True)

@@ -377,10 +377,12 @@ def evaluate(study: Study, name: str, f: Any, last: bool) -> dict[str, Any]:
             f,
             study.hamiltonian,
             group,
-            walkers=study.walkers[: preset.walkers],
-            # Two local energies for each.
-            chunk=max(1, preset.chunk // 2),
-            **settings,
+            eqs.Chains(
+                study.walkers[: preset.walkers],
+                # Two local energies for each.
+                chunk=max(1, preset.chunk // 2),
+                **settings,
+            ),
         )
         if name in ("OG", "DA"):
             rows[name] = 1, found.plain
@@ -392,10 +394,10 @@ def evaluate(study: Study, name: str, f: Any, last: bool) -> dict[str, Any]:
         found = eqs.evaluate(
             eqs.Symmetrized(f, canonical),
             study.hamiltonian,
-            walkers=study.walkers[: preset.canonical_walkers],
+            eqs.Chains(
+                study.walkers[: preset.canonical_walkers], chunk=study.few, **settings
+            ),
             symmetrizer=eqs.GroupAverage(group) if last else None,
-            chunk=study.few,
-            **settings,
         )
         orbit = jax.eval_shape(canonical.orbit, study.walkers[0])
         row = "PC of OG" if name == "OG" else name

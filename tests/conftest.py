@@ -9,6 +9,7 @@ import types
 
 import hypothesis
 import jax
+import jaxtyping
 import pytest
 
 import flags
@@ -48,6 +49,14 @@ def lih():
     return eqs.MeanField.solve(
         eqs.Crystal.rock_salt("Li", "H", a=4.02, unit="angstrom")
     )
+
+
+@pytest.fixture
+def unchecked():
+    """Without the type checker of the tests, which would be first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

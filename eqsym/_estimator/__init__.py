@@ -1,8 +1,14 @@
-"""Expectation values with error bars from chains of walkers."""
+"""Expectation values from chains of walkers, with error bars."""
 
 from .averaging import post_hoc as post_hoc, PostHoc as PostHoc
-from .chain_mixing import Mixing as Mixing
-from .decomposition import Sector as Sector, Sectors as Sectors, sectors as sectors
+from .chains import Chains as Chains
+from .correlations import (
+    PairCorrelation as PairCorrelation,
+    Polarization as Polarization,
+    StructureFactor as StructureFactor,
+)
+from .decomposition import Sectors as Sectors, sectors as sectors
+from .densities import Density as Density, FourierDensity as FourierDensity
 from .estimate import Estimate as Estimate, Evaluation as Evaluation, table as table
 from .evaluation import evaluate as evaluate
 from .expectation import (
@@ -14,16 +20,8 @@ from .expectation import (
 from .noise import (
     gradient_noise as gradient_noise,
     GradientNoise as GradientNoise,
-    Scatter as Scatter,
 )
-from .observables import (
-    AbstractObservable as AbstractObservable,
-    Density as Density,
-    FourierDensity as FourierDensity,
-    PairCorrelation as PairCorrelation,
-    Polarization as Polarization,
-    StructureFactor as StructureFactor,
-)
+from .observables import AbstractObservable as AbstractObservable
 from .scans import (
     translation_scan as translation_scan,
     TranslationScan as TranslationScan,
@@ -32,5 +30,4 @@ from .twists import (
     irreducible_twists as irreducible_twists,
     twist_average as twist_average,
     TwistAverage as TwistAverage,
-    Twists as Twists,
 )

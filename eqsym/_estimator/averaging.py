@@ -1,21 +1,20 @@
 """Energies of the symmetric parts of a wave function, from walkers of itself."""
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact
+from jaxtyping import Inexact
 
-from .._core import Integer, Key, Walkers
+from .._core import Integer
 from .._group import SpaceGroup
 from .._hamiltonian import AbstractHamiltonian
 from .._symmetrizer import check_projection
-from .._training import AbstractSampler
 from .._wavefunction import AbstractWavefunction
 from .chains import Chains
-from .energies import evaluation, per_cell, sampled, stack
+from .energies import evaluation, per_cell, Quantities, sampled
 from .estimate import Estimate, Evaluation, is_present, jackknife, table
 from .orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
 
@@ -28,8 +27,8 @@ class PostHoc(eqx.Module):
     - `averaged`: P f ("PA"); `None` if `weight` is not positive by three standard
         errors: then P f is zero as far as these samples can tell.
     - `difference`: energy of `averaged` minus energy of `plain`, in Hartree per
-        primitive cell, with the error of the paired difference, much smaller than
-        either energy's; `None` if there is no `averaged`.
+        primitive cell. Its error is the error of the paired difference, much smaller
+        than that of either energy. `None` if there is no `averaged`.
     - `weight`: $|Pf|^2 / |f|^2$, the share of f that is symmetric.
     """
 
@@ -65,6 +64,28 @@ class PostHoc(eqx.Module):
         )
 
 
+class _PostHocMoments(NamedTuple):
+    """Energies of f and, `projected`, of P f in excess of the reference, their squares,
+    the latter `None` without pairs of local energies, and the share |P f|^2 / |f|^2."""
+
+    kinetic: Any
+    potential: Any
+    square: Any
+    projected_kinetic: Any
+    projected_potential: Any
+    projected_square: Any
+    share: Any
+
+
+class _PostHocNumbers(NamedTuple):
+    """The numbers of [`eqsym.PostHoc`][]."""
+
+    plain: Quantities
+    averaged: Quantities
+    difference: Any
+    weight: Any
+
+
 class _PostHocSample(AbstractOrbitEstimate):
     orbit: OrbitSampler
 
@@ -72,50 +93,42 @@ class _PostHocSample(AbstractOrbitEstimate):
     def names(self) -> tuple[str, ...]:
         return "energy", "potential", "symmetry"
 
-    def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
+    def moments(self, orbit: OrbitSample) -> _PostHocMoments:
         (projected,), (share,) = orbit.projected, orbit.shares
-        # (H - reference) f, whose average over the orbit is that of P f.
+        # (H - reference) f, which averaged over the orbit is (H - reference) P f.
         above = orbit.kinetic + orbit.potential
-        squares = jnp.sum(orbit.weights * jnp.abs(above) ** 2)
-        if orbit.pairs is None:
-            averaged_squares = jnp.zeros_like(squares)
-        else:
-            averaged_squares = jnp.conj(above) @ orbit.pairs.astype(above.dtype) @ above
-        return stack(
-            orbit.plain @ orbit.kinetic,
-            orbit.plain @ orbit.potential,
-            squares,
-            projected @ orbit.kinetic,
-            projected @ orbit.potential,
-            averaged_squares,
-            share,
+        projected_square = None
+        if orbit.pairs is not None:
+            projected_square = jnp.conj(above) @ orbit.pairs.astype(above.dtype) @ above
+        return _PostHocMoments(
+            kinetic=orbit.plain @ orbit.kinetic,
+            potential=orbit.plain @ orbit.potential,
+            square=jnp.sum(orbit.weights * jnp.abs(above) ** 2),
+            projected_kinetic=projected @ orbit.kinetic,
+            projected_potential=projected @ orbit.potential,
+            projected_square=projected_square,
+            share=share,
         )
 
     def compared(
-        self, moments: Inexact[np.ndarray, "walkers moments"]
+        self, moments: _PostHocMoments
     ) -> list[Inexact[np.ndarray, " walkers"]]:
-        kinetic, potential, share = moments.T[[0, 1, 6]]
-        return [kinetic + potential, potential, share]
+        energy = moments.kinetic + moments.potential
+        return [energy, moments.potential, moments.share]
 
 
 def post_hoc(
     wavefunction: AbstractWavefunction,
     hamiltonian: AbstractHamiltonian,
     group: SpaceGroup,
+    chains: Chains,
     *,
-    walkers: Walkers,
-    key: Key,
-    steps: Integer = 100,
-    burn_in: Integer = 20,
-    images: Integer = 2,
-    amplitudes: Integer | None = 8,
-    sampler: AbstractSampler | None = None,
-    chunk: Integer | None = None,
-    progress: bool | None = None,
+    orbit_points: Integer | None = 8,
+    local_energies: Integer = 2,
     path: str | os.PathLike | None = None,
 ) -> PostHoc:
-    r"""What averaging over a group after training does, from walkers of the plain
-    wave function.
+    r"""Says what a trained wave function gains when it is averaged over a group, from
+    walkers of the plain wave function.
 
     A walker x of $|f|^2$ moved to a random point of its orbit has density proportional
     to $p = |G|^{-1} \sum_g |f(g^{-1}x)|^2$, which is the same all over the orbit. With
@@ -124,9 +137,9 @@ def post_hoc(
     $$E_{PA} = \frac{E[\overline{F} \, (H f)(y) / p]}{E[|F|^2 / p]}, \quad
     E_{OG} = E[|f(y)|^2 E_L(y) / p]$$
 
-    for images y drawn from the orbit: |G| amplitudes per walker and one local energy
-    per image, without a new Markov chain. From a random part of the orbit, as many
-    `amplitudes` as wanted, F and p are replaced by sums over this part, without a bias.
+    for points y drawn from the orbit: |G| amplitudes per walker and one local energy
+    per point, without a new Markov chain. From a random part of the orbit, of
+    `orbit_points` points, F and p are replaced by sums over this part, without a bias.
     All weights are bounded. See [the orbit estimator](../orbit-estimator.md).
 
     As P is a projector, Var[Pf/f] is $w (1 - w)$ with the weight $w = |Pf|^2/|f|^2$.
@@ -136,71 +149,62 @@ def post_hoc(
     - `wavefunction`: the trained wave function f.
     - `hamiltonian`: of the same crystal.
     - `group`: the group to average over.
-    - `walkers`: where the chains start, in Bohr, (walkers, electrons, 3): the walkers
-        that training left.
-    - `key`: seeds the chains and the images.
-    - `steps`, `burn_in`, `sampler`, `progress`, `path`: as for [`eqsym.evaluate`][].
-    - `images`: points of the orbit per sample whose local energy is evaluated, all
-        different. The variance of the local energy of $Pf$ comes from pairs of images:
-        with one image it is `None`, unless the group has one operation.
-    - `amplitudes`: points of the orbit per sample whose amplitude is evaluated, at
-        least `images` of them; the order of the group, all, for `None`. Few of them
+    - `chains`: how to sample $|f|^2$, [`eqsym.Chains`][].
+    - `orbit_points`: k, points of the orbit of a sample whose amplitude is evaluated,
+        at least `local_energies` of them; the order of the group, all, for `None`. Few
         are enough for a function that is nearly symmetric.
-    - `chunk`: walkers evaluated at a time, all by default.
+    - `local_energies`: K, how many of these get a local energy. The variance of the
+        local energy of $Pf$ comes from pairs: with one local energy it is `None`,
+        unless the group has one operation.
+    - `path`: as for [`eqsym.evaluate`][].
 
-    The defaults were about the fastest for the energies of LiH and graphene, see
+    The defaults were the fastest, or nearly so, for the energies of LiH and graphene:
     [Performance](../performance.md#averaging-after-training).
 
     **Returns:**
 
-    Both rows and their difference, [`eqsym.PostHoc`][]. The second row is `None` if
-    nothing of f is symmetric; [`eqsym.sectors`][] says which symmetry f has.
+    The energies before and after, and their difference, [`eqsym.PostHoc`][]. There is
+    none after if nothing of f is symmetric; [`eqsym.sectors`][] says which symmetry f
+    has.
 
-    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for less than 1 image or
-    2 amplitudes, and where the average is no projection of f, see
+    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for fewer than two
+    orbit points or one local energy, and if the average is not a projection of f, see
     [`eqsym.Symmetrized`][].
     """
     group.check_crystal(wavefunction.crystal)
     trivial = np.ones((1, group.order))
     check_projection(wavefunction, group, trivial[0])
-    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
     sample = _PostHocSample(
         OrbitSampler(
             wavefunction,
             hamiltonian,
             group,
             trivial,
-            images=images,
-            amplitudes=amplitudes,
+            orbit_points=orbit_points,
+            local_energies=local_energies,
         )
     )
-    samples = sampled(sample, wavefunction, hamiltonian, chains)
+    samples = sampled(sample, wavefunction, hamiltonian, chains, path)
+    rest: Any = dict(reference=samples.reference, cells=wavefunction.crystal.cells)
 
-    reference = samples.reference
-    cells = wavefunction.crystal.cells
+    def results(means: _PostHocMoments) -> _PostHocNumbers:
+        weight = np.real(means.share)
+        square = means.projected_square
+        plain = per_cell(
+            means.kinetic, means.potential, means.square, weight * (1 - weight), **rest
+        )
+        averaged = per_cell(
+            means.projected_kinetic / weight,
+            means.projected_potential / weight,
+            None if square is None else square / weight,
+            np.zeros_like(weight),
+            **rest,
+        )
+        return _PostHocNumbers(plain, averaged, averaged.energy - plain.energy, weight)
 
-    def results(means: np.ndarray) -> np.ndarray:
-        t, v, square, pt, pv, p_square, weight = np.moveaxis(means, -1, 0)
-        weight = weight.real
-        pt, pv, p_square = pt / weight, pv / weight, p_square.real / weight
-        variance = square.real - np.abs(t + v) ** 2
-        p_variance = p_square - np.abs(pt + pv) ** 2
-        t, pt = t + reference.kinetic, pt + reference.kinetic
-        v, pv = v + reference.potential, pv + reference.potential
-        plain = per_cell(t, v, variance, cells)
-        averaged = per_cell(pt, pv, p_variance, cells)
-        others = weight * (1 - weight), averaged[0] - plain[0], weight
-        return np.stack([*plain, *averaged, *others], axis=-1)
-
-    found: list[Any] = jackknife(samples.moments, results)
-    if images == 1 < group.order:
-        found[6] = None
-    plain = evaluation(found[:5], found[10], samples)
-    if not is_present(found[12]):
-        return PostHoc(plain, None, None, found[12])
-    return PostHoc(
-        plain=plain,
-        averaged=evaluation(found[5:10], Estimate(0.0, 0.0), samples),
-        difference=found[11],
-        weight=found[12],
-    )
+    found: _PostHocNumbers = jackknife(samples.means, results)
+    plain = evaluation(found.plain, samples)
+    if not is_present(found.weight):
+        return PostHoc(plain, None, None, found.weight)
+    averaged = evaluation(found.averaged, samples)
+    return PostHoc(plain, averaged, found.difference, found.weight)

@@ -21,30 +21,31 @@ _FEWEST = 4
 # How often chains in equilibrium are said to drift: in the end, and during burn-in,
 # when a false alarm costs some steps only.
 _ALARM, _SUSPICION = 1e-6, 1e-3
-# What varies less than this, relative to its size, is constant up to rounding.
+# Numbers that vary less than this, relative to their size, are constant up to
+# rounding.
 _ROUNDING = 1e-5
 # Rows of a record. More samples are stored as means over blocks of samples.
 _ROWS = 512
 
 
 class Mixing(eqx.Module):
-    r"""Whether the chains of an evaluation have mixed, so that its means do not depend
-    on where the walkers started, and its error bars mean what they say.
+    r"""Whether the chains of an estimate have mixed, so that its means do not depend on
+    where the walkers started, and its error bars can be trusted.
 
     Every walker is a chain. Split R-hat compares halves of all chains: it is 1 if they
     are all distributed alike, and more if walkers stay in parts of space of their own,
-    or move on slowly. It is the rank-normalized one, the larger one of bulk and folded
-    R-hat, of Vehtari, Gelman, Simpson, Carpenter and Bürkner, Bayesian Anal. 16, 667
-    (2021), eqs. 1 to 4, 14 and 15: local energies have heavy tails, and ranks have not.
+    or move on slowly. It is the larger of bulk and folded R-hat, rank-normalized
+    because local energies have heavy tails: Vehtari, Gelman, Simpson, Carpenter and
+    Bürkner, Bayesian Anal. 16, 667 (2021), eqs. 1 to 4, 14 and 15.
 
-    - `energy_rhat`: split R-hat of the local energy; `None` for observables, which need
-        none, and for less than 4 steps.
+    - `energy_rhat`: split R-hat of the local energy; `None` for observables, which do
+        without, and for fewer than 4 steps.
     - `symmetry_rhat`: of the symmetry measure: of the ratio Pf/f, or of the share of f
         that is symmetric, or of the sum of the squares of the shares of all sectors.
         `None` if it was not evaluated.
     - `potential_rhat`: of the potential energy; `None` for sectors.
-    - `bound`: what that of the energy should not exceed, $\sqrt{1.05^2 + 1/n}$ for half
-        chains of n steps. For walkers in equilibrium $\hat R^2$ is about
+    - `bound`: the energy's should not exceed it, $\sqrt{1.05^2 + 1/n}$ for half chains
+        of n steps. For walkers in equilibrium $\hat R^2$ is about
         $1 + (\tau - 1)/n$ with the autocorrelation time $\tau$ in steps: short chains
         are allowed some memory, and beyond that a tenth of the variance may be between
         chains.
@@ -52,8 +53,8 @@ class Mixing(eqx.Module):
         memory than the energy.
     - `drift`: by how many of its standard errors the mean over all walkers changed from
         the first half of the samples to the second, paired by walkers (after Geweke,
-        1992, with an error from independent chains), in ranks too; of the one of these
-        quantities for which it is the least probable. 0 up to noise for walkers in
+        1992, with an error from independent chains), in ranks too. It is given for the
+        quantity for which it is the least probable, and is 0 up to noise for walkers in
         equilibrium.
     - `drifts`: whether that happens less than once in a million times.
     - `burn_in`: steps before the first sample, with those that were added.
@@ -70,8 +71,8 @@ class Mixing(eqx.Module):
 
     @property
     def beyond(self) -> dict[str, tuple[float, float]]:
-        """Split R-hat and its bound for what is beyond it: of "energy",
-        "potential energy" and "symmetry measure"."""
+        """Split R-hat and its bound, for those of "energy", "potential energy" and
+        "symmetry measure" that are beyond it."""
         found = {
             "energy": (self.energy_rhat, self.bound),
             "potential energy": (self.potential_rhat, self.slow_bound),
@@ -97,7 +98,7 @@ class Mixing(eqx.Module):
 
 
 def worst(found: Sequence[Mixing]) -> Mixing | None:
-    """The one of chains that have mixed least, if there is any."""
+    """Of the chains that have mixed least, if there are any."""
 
     def badness(one: Mixing) -> tuple[int, float]:
         value = one.potential_rhat if one.energy_rhat is None else one.energy_rhat
@@ -135,7 +136,7 @@ class Record(NamedTuple):
         )
 
     def add(self, values: Float[np.ndarray, "walkers quantities"]) -> "Record":
-        """With one more step. What is not finite is left out of means."""
+        """With one more step. Numbers that are not finite are left out of means."""
         finite = np.isfinite(values)
         total = self.open_sum + np.where(finite, values, 0)
         count = self.open_count + finite
@@ -203,12 +204,12 @@ def split_rhat(chains: Float[np.ndarray, "steps walkers"]) -> float | None:
 
     **Arguments:**
 
-    - `chains`: numbers of every chain at every step. What is not finite is left out.
+    - `chains`: numbers of every chain at every step; those not finite are left out.
 
     **Returns:**
 
     1 for numbers that are constant up to rounding, infinity for chains that stand
-    still at different ones; `None` for less than 4 steps or 2 chains.
+    still at different numbers; `None` for fewer than 4 steps or 2 chains.
     """
     steps, walkers = chains.shape
     if steps < _FEWEST or walkers < 2:
@@ -221,15 +222,14 @@ def split_rhat(chains: Float[np.ndarray, "steps walkers"]) -> float | None:
 
 
 def bound(steps: int, memory: float = _MEMORY) -> float:
-    """What split R-hat should not exceed for chains of so many steps."""
+    """The largest split R-hat that is accepted for chains of so many steps."""
     return float(np.sqrt(_BOUND**2 + memory / max(1, steps // 2)))
 
 
 def drift(chains: Float[np.ndarray, "steps walkers"]) -> Drift:
-    """From the first half of all chains to the second: paired by chains, so that the
-    scatter of their changes gives the error, however they are correlated in time.
-
-    Of normal scores of ranks, which heavy tails do not spoil."""
+    """Of normal scores of ranks, which heavy tails do not spoil, from the first half of
+    all chains to the second: paired by chains, so that the scatter of their changes
+    gives the error, however they are correlated in time."""
     half = len(chains) // 2
     if half < 1 or _constant(chains):
         return Drift(0.0, 1.0)
@@ -254,7 +254,7 @@ def drifts(chains: Float[np.ndarray, "steps walkers"]) -> bool:
 
 
 def mixing(record: Record, names: tuple[str, ...], burn_in: int) -> Mixing:
-    """Of the quantities of a record.
+    """Whether the chains of a record have mixed.
 
     **Arguments:**
 
@@ -303,7 +303,7 @@ def _mean_over_steps(values: np.ndarray) -> np.ndarray:
 
 
 def _rhat(chains: Float[np.ndarray, "steps chains"]) -> float:
-    """Eqs. 1 to 4, for chains of which some values may be missing."""
+    """Eqs. 1 to 4, for chains of which values may be missing."""
     count = np.isfinite(chains).sum(axis=0)
     chains = chains[:, count >= 2]
     if chains.shape[1] < 2:

@@ -1,18 +1,16 @@
 """A wave function taken apart by the irreducible representations of a group."""
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact
+from jaxtyping import Inexact
 
-from .._core import aligned, Integer, Key, Walkers
+from .._core import aligned, Integer
 from .._group import character_table, SpaceGroup
 from .._hamiltonian import AbstractHamiltonian
 from .._symmetrizer import check_projection
-from .._training import AbstractSampler
 from .._wavefunction import AbstractWavefunction
 from .chain_mixing import Mixing
 from .chains import Chains
@@ -22,16 +20,8 @@ from .orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
 
 
 class Sector(eqx.Module):
-    r"""The part $P_\rho f$ of a wave function f that belongs to one irreducible
-    representation.
-
-    - `label`, `dimension`: of the irrep.
-    - `weight`: its share $|P_\rho f|^2 / |f|^2$; the shares add up to 1.
-    - `energy`: in Hartree per primitive cell; `None` where the weight is not positive
-        by three standard errors.
-    - `difference`: that energy minus the one of f, with the error of the paired
-        difference.
-    """
+    """The part of a wave function that belongs to one irreducible representation;
+    [`eqsym.Sectors`][] describes the fields."""
 
     label: str
     dimension: int
@@ -41,20 +31,31 @@ class Sector(eqx.Module):
 
 
 class Sectors(eqx.Module):
-    """A wave function taken apart by the irreps of a group, of [`eqsym.sectors`][].
+    r"""A wave function f taken apart by the irreps of a group; see
+    [`eqsym.sectors`][]. It prints as a table, and `found["A1"]` is the sector with
+    this label.
 
     - `sectors`: one for each irrep, in the order of [`eqsym.irreps`][].
-    - `energy`: of the whole wave function.
+    - `energy`: of the whole wave function, in Hartree per primitive cell.
     - `samples`: number of configurations.
-    - `invalid`: those left out, because an energy was not finite, see
+    - `invalid_samples`: configurations left out because an energy was not finite, see
         [`eqsym.Evaluation`][].
-    - `mixing`: whether the chains have mixed.
+    - `mixing`: whether the chains have mixed, as in [`eqsym.Evaluation`][].
+
+    A sector, the part $P_\rho f$, has the fields
+
+    - `label`, `dimension`: of the irrep.
+    - `weight`: its share $|P_\rho f|^2 / |f|^2$; the shares add up to 1.
+    - `energy`: in Hartree per primitive cell; `None` if the weight is not positive by
+        three standard errors.
+    - `difference`: this energy minus the energy of f, with the error of the paired
+        difference; `None` likewise.
     """
 
     sectors: tuple[Sector, ...]
     energy: Estimate
     samples: int
-    invalid: int
+    invalid_samples: int
     mixing: Mixing
 
     def __getitem__(self, label: str) -> Sector:
@@ -78,7 +79,7 @@ class Sectors(eqx.Module):
             "sectors": rows,
             "energy": vars(self.energy),
             "samples": self.samples,
-            "invalid": self.invalid,
+            "invalid_samples": self.invalid_samples,
             "mixing": vars(self.mixing),
         }
 
@@ -92,6 +93,30 @@ class Sectors(eqx.Module):
         return aligned(lines)
 
 
+class _SectorMoments(NamedTuple):
+    """Energies in excess of the reference, of f and of its projections, and the shares
+    of these, (irreps,)."""
+
+    energy: Any
+    projected: Any
+    shares: Any
+
+
+class _SectorNumbers(NamedTuple):
+    """The numbers of a sector."""
+
+    weight: Any
+    energy: Any
+    difference: Any
+
+
+class _SectorsNumbers(NamedTuple):
+    """The energy of the whole wave function, and its sectors."""
+
+    energy: Any
+    sectors: tuple[_SectorNumbers, ...]
+
+
 class _SectorSample(AbstractOrbitEstimate):
     orbit: OrbitSampler
 
@@ -99,38 +124,33 @@ class _SectorSample(AbstractOrbitEstimate):
     def names(self) -> tuple[str, ...]:
         return "energy", "symmetry"
 
-    def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
+    def moments(self, orbit: OrbitSample) -> _SectorMoments:
         above = orbit.kinetic + orbit.potential
-        plain = (orbit.plain @ above)[None]
-        return jnp.concatenate([plain, orbit.projected @ above, orbit.shares])
+        return _SectorMoments(
+            orbit.plain @ above, orbit.projected @ above, orbit.shares
+        )
 
     def compared(
-        self, moments: Inexact[np.ndarray, "walkers moments"]
+        self, moments: _SectorMoments
     ) -> list[Inexact[np.ndarray, " walkers"]]:
-        shares = moments[:, 1 + len(self.orbit.characters) :]
-        return [moments[:, 0], np.sum(np.real(shares) ** 2, axis=1)]
+        return [moments.energy, np.sum(np.real(moments.shares) ** 2, axis=1)]
 
 
 def sectors(
     wavefunction: AbstractWavefunction,
     hamiltonian: AbstractHamiltonian,
     group: SpaceGroup,
+    chains: Chains,
     *,
-    walkers: Walkers,
-    key: Key,
-    steps: Integer = 100,
-    burn_in: Integer = 20,
-    images: Integer = 2,
-    amplitudes: Integer | None = None,
-    sampler: AbstractSampler | None = None,
-    chunk: Integer | None = None,
-    progress: bool | None = None,
+    orbit_points: Integer | None = None,
+    local_energies: Integer = 2,
     path: str | os.PathLike | None = None,
 ) -> Sectors:
-    r"""Weights and energies of the parts of a wave function in all irreducible
-    representations of a group, in one pass over walkers of the wave function itself.
+    r"""Says which symmetry a wave function has: weights and energies of its parts in
+    all irreducible representations of a group, in one pass over walkers of the wave
+    function itself.
 
-    As [`eqsym.post_hoc`][], which is about the trivial representation: with the
+    As in [`eqsym.post_hoc`][], which is about the trivial representation: with the
     projection $f_\rho = P_\rho f$, $p = |G|^{-1} \sum_g |f(g^{-1}x)|^2$ and images y
     of the walkers,
 
@@ -141,16 +161,17 @@ def sectors(
     of a sector is an upper bound on the lowest level of that symmetry. See
     [Symmetry sectors](../sectors.md).
 
-    **Arguments:** as for [`eqsym.post_hoc`][]. All amplitudes by default: with a part
-    of them, small weights are noisy and can come out negative.
+    **Arguments:** as for [`eqsym.post_hoc`][]. All points of the orbit by default: with
+    a part of them, small weights are noisy and can come out negative.
 
     **Returns:**
 
-    A weight and, where there is one, an energy for each irrep, [`eqsym.Sectors`][].
+    A weight for each irrep, and an energy if the weight is not zero,
+    [`eqsym.Sectors`][].
 
-    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for less than 1 image or
-    2 amplitudes, and where the operations do not act on f as a group, see
-    [`eqsym.Symmetrized`][].
+    **Raises:** as [`eqsym.evaluate`][] does, and `ValueError` for fewer than two
+    orbit points or one local energy, and if the operations do not act on f as a group,
+    see [`eqsym.Symmetrized`][].
     """
     group.check_crystal(wavefunction.crystal)
     table = character_table(group)
@@ -163,32 +184,31 @@ def sectors(
             hamiltonian,
             group,
             np.array([i.dimension * i.characters for i in table.irreps]),
-            images=images,
-            amplitudes=amplitudes,
+            orbit_points=orbit_points,
+            local_energies=local_energies,
         )
     )
-    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
-    samples = sampled(sample, wavefunction, hamiltonian, chains)
-
-    reference = samples.reference
-    cells, count = wavefunction.crystal.cells, len(table.irreps)
+    samples = sampled(sample, wavefunction, hamiltonian, chains, path)
+    reference, cells = samples.reference, wavefunction.crystal.cells
     zero = float(reference.kinetic + reference.potential) / cells
 
-    def results(means: np.ndarray) -> np.ndarray:
-        plain, numerators, shares = np.split(np.real(means), [1, 1 + count], axis=-1)
+    def results(means: _SectorMoments) -> _SectorsNumbers:
+        plain = np.real(means.energy) / cells
+        shares, numerators = np.real(means.shares), np.real(means.projected)
         with np.errstate(divide="ignore", invalid="ignore"):
             energies = numerators / shares / cells
-        plain = plain / cells
-        return np.concatenate(
-            [plain + zero, shares, energies + zero, energies - plain], axis=-1
-        )
+        parts = [
+            _SectorNumbers(share, energy + zero, energy - plain)
+            for share, energy in zip(shares.T, energies.T, strict=True)
+        ]
+        return _SectorsNumbers(plain + zero, tuple(parts))
 
-    energy, *found = jackknife(samples.moments, results)
-    shares, energies, differences = (found[i * count :][:count] for i in range(3))
+    found: _SectorsNumbers = jackknife(samples.means, results)
     parts = []
-    for irrep, share, *rest in zip(
-        table.irreps, shares, energies, differences, strict=True
-    ):
-        values = rest if is_present(share) else [None, None]
-        parts.append(Sector(irrep.label, irrep.dimension, share, *values))
-    return Sectors(tuple(parts), energy, samples.valid, samples.invalid, samples.mixing)
+    for irrep, part in zip(table.irreps, found.sectors, strict=True):
+        if not is_present(part.weight):
+            part = _SectorNumbers(part.weight, None, None)
+        parts.append(Sector(irrep.label, irrep.dimension, *part))
+    return Sectors(
+        tuple(parts), found.energy, samples.valid, samples.invalid, samples.mixing
+    )

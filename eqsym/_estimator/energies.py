@@ -1,33 +1,36 @@
-"""Energies and symmetry measures from chains: what `evaluate`, `post_hoc` and `sectors`
-share."""
+"""Energies and symmetry measures from chains, for `evaluate`, `post_hoc` and
+`sectors`."""
 
 import abc
+import dataclasses
 import logging
+import os
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float, Inexact, Int, Shaped
+from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
 
 from .._core import chunked_vmap, Electrons, Key, Walkers
 from .._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
 from .._wavefunction import AbstractWavefunction
 from .chain_mixing import Mixing
-from .chains import AbstractEstimator, accumulate, Chains, Sample
-from .estimate import Estimate, Evaluation
+from .chains import Chains
+from .estimate import Evaluation
+from .sampling import AbstractEstimator, accumulate, Sample
 
 
 _logger = logging.getLogger("eqsym")
 
 
 class Samples(NamedTuple):
-    """Means over the chain of every walker that ever had a finite local energy,
-    (walkers, moments); the reference energies, those of the first samples; samples that
-    were finite, and others; whether the chains have mixed."""
+    """Means of the moments over the chain of every walker that ever had a finite local
+    energy, (walkers, ...); the reference energies, from the first samples; how many
+    samples were finite, and how many not; whether the chains have mixed."""
 
-    moments: Complex[np.ndarray, "walkers moments"]
+    means: Any
     reference: LocalEnergy
     valid: int
     invalid: int
@@ -35,25 +38,21 @@ class Samples(NamedTuple):
 
 
 class AbstractSample(eqx.Module):
-    """What an estimator is a function of the means of."""
+    """The moments of one configuration: estimates are functions of their means."""
 
     @property
     @abc.abstractmethod
     def names(self) -> tuple[str, ...]:
-        """Of what `compared` returns: "energy", "potential", "symmetry"."""
+        """Of the numbers in `compared`: "energy", "potential", "symmetry"."""
 
     @abc.abstractmethod
-    def __call__(
-        self, electrons: Electrons, key: Key, reference: LocalEnergy
-    ) -> Inexact[Array, " moments"]:
-        """Numbers of one configuration, with energies over those of the reference."""
+    def __call__(self, electrons: Electrons, key: Key, reference: LocalEnergy) -> Any:
+        """A named tuple of moments, with energies in excess of the reference."""
 
     @abc.abstractmethod
-    def compared(
-        self, moments: Inexact[np.ndarray, "walkers moments"]
-    ) -> list[Inexact[np.ndarray, " walkers"]]:
-        """Numbers by which the chains are compared: energies of f over those of the
-        reference, and what is known of its symmetry."""
+    def compared(self, moments: Any) -> list[Inexact[np.ndarray, " walkers"]]:
+        """Numbers by which the chains are compared, from the moments of all walkers:
+        energies of f in excess of the reference, and a measure of its symmetry."""
 
 
 class _Energies(AbstractEstimator):
@@ -70,17 +69,13 @@ class _Energies(AbstractEstimator):
     def reference(self, walkers: Walkers) -> LocalEnergy:
         return _typical(self.wavefunction, self.hamiltonian, walkers, self.chunk)
 
-    def measure(
-        self, walkers: Walkers, step: int, reference: LocalEnergy
-    ) -> Inexact[Array, "walkers moments"]:
+    def measure(self, walkers: Walkers, step: int, reference: LocalEnergy) -> Any:
         key = jax.random.fold_in(self.draws, step)
         return _measured(self.sampled, walkers, key, reference, self.chunk)
 
-    def sample(
-        self, found: Inexact[np.ndarray, "walkers moments"], reference: LocalEnergy
-    ) -> Sample:
-        valid = np.all(np.isfinite(found), axis=1)
-        moments = np.where(valid[:, None], found, 0).astype(np.complex128)
+    def sample(self, found: Any, reference: LocalEnergy) -> Sample:
+        valid = _finite(found)
+        moments = jax.tree.map(lambda values: _kept(values, valid), found)
         kinetic, potential = float(reference.kinetic), float(reference.potential)
         zeros = {"energy": kinetic + potential, "potential": potential}
         cells = self.wavefunction.crystal.cells
@@ -92,7 +87,7 @@ class _Energies(AbstractEstimator):
         sums = {"moments": moments, "counts": valid.astype(int)}
         return Sample(sums, np.where(valid[:, None], values, np.nan))
 
-    def missing(self, sums: dict[str, Shaped[np.ndarray, "walkers ..."]]) -> str | None:
+    def missing(self, sums: dict[str, Any]) -> str | None:
         without, count = int(np.sum(sums["counts"] == 0)), len(sums["counts"])
         if count - without >= max(2, count / 2):
             return None
@@ -127,7 +122,7 @@ def _measured(
     key: Key,
     reference: LocalEnergy,
     chunk: int | None,
-) -> Inexact[Array, "walkers moments"]:
+) -> PyTree[Inexact[Array, "walkers ..."]]:
     keys = jax.random.split(key, walkers.shape[0])
     return chunked_vmap(
         lambda pair: sample(pair[0], pair[1], reference), (walkers, keys), chunk
@@ -139,6 +134,7 @@ def sampled(
     wavefunction: AbstractWavefunction,
     hamiltonian: AbstractHamiltonian,
     chains: Chains,
+    path: str | os.PathLike | None,
 ) -> Samples:
     """Means of a sample over chains of |psi|^2.
 
@@ -150,14 +146,14 @@ def sampled(
     check_crystals(wavefunction, hamiltonian)
     chain, draws = jax.random.split(chains.key)
     estimator = _Energies(sample, wavefunction, hamiltonian, draws, chains.chunk)
-    chains = chains._replace(key=chain)
-    found = accumulate("Evaluating", estimator, wavefunction, chains)
+    chains = dataclasses.replace(chains, key=chain)
+    found = accumulate("Evaluating", estimator, wavefunction, chains, path)
     counts: Int[np.ndarray, " walkers"] = found.sums["counts"]
     kept = counts > 0
     if not np.all(kept):
         _logger.warning(
             "Evaluating: %d of %d walkers never had a finite local energy in %d steps "
-            "and are left out. The estimates are those of the other walkers: they are "
+            "and are left out. The estimates come from the other walkers: they are "
             "biased if these walkers were in places that the others do not reach.",
             np.sum(~kept),
             len(kept),
@@ -165,7 +161,9 @@ def sampled(
         )
     valid = int(counts.sum())
     return Samples(
-        found.sums["moments"][kept] / counts[kept, None],
+        jax.tree.map(
+            lambda x: x[kept] / _along(counts[kept], x), found.sums["moments"]
+        ),
         jax.tree.map(np.float64, found.reference),
         valid,
         chains.steps * len(counts) - valid,
@@ -173,43 +171,80 @@ def sampled(
     )
 
 
+def _finite(
+    moments: PyTree[Inexact[np.ndarray, "walkers ..."]],
+) -> Bool[np.ndarray, " walkers"]:
+    """Whether all moments of a walker are."""
+    leaves = jax.tree.leaves(moments)
+    flat = [np.isfinite(leaf).reshape(len(leaf), -1) for leaf in leaves]
+    return np.all(np.concatenate(flat, axis=1), axis=1)
+
+
+def _kept(
+    values: Inexact[np.ndarray, "walkers ..."], valid: Bool[np.ndarray, " walkers"]
+) -> Inexact[np.ndarray, "walkers ..."]:
+    """In double precision, with zeros for the others."""
+    dtype = np.result_type(values.dtype, np.float64)
+    return np.where(_along(valid, values), values, 0).astype(dtype)
+
+
+def _along(one: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A number for each walker, to go with an array for each."""
+    return one.reshape(-1, *[1] * (values.ndim - 1))
+
+
 def excess(energy: LocalEnergy, reference: LocalEnergy) -> LocalEnergy:
-    """Energies over a fixed reference: what fluctuates, without what does not."""
+    """Energies in excess of a fixed reference, so that sums keep their precision."""
     return LocalEnergy(
         energy.kinetic - reference.kinetic.astype(energy.kinetic.dtype),
         energy.potential - reference.potential,
     )
 
 
-def stack(*values: Inexact[Array, ""]) -> Inexact[Array, " moments"]:
-    """Numbers in one array, complex where one of them is."""
-    dtype = next((v.dtype for v in values if jnp.iscomplexobj(v)), values[0].dtype)
-    return jnp.stack([v.astype(dtype) for v in values])
+class Quantities(NamedTuple):
+    """The numbers of an evaluation, per primitive cell, as in [`eqsym.Evaluation`][]:
+    of many sets of means, and then their estimates."""
+
+    energy: Any
+    variance: Any
+    kinetic: Any
+    potential: Any
+    imaginary: Any
+    symmetry: Any
 
 
 def per_cell(
-    kinetic: np.ndarray, potential: np.ndarray, variance: np.ndarray, cells: int
-) -> list[np.ndarray]:
-    """Energy, variance, kinetic, potential and imaginary part per primitive cell."""
+    kinetic: Inexact[np.ndarray, " sets"],
+    potential: Inexact[np.ndarray, " sets"],
+    square: Inexact[np.ndarray, " sets"] | None,
+    symmetry: Float[np.ndarray, " sets"] | None,
+    *,
+    reference: LocalEnergy,
+    cells: int,
+) -> Quantities:
+    """From means of kinetic and potential energies in excess of a reference, and of the
+    square of their sum, all of the supercell."""
+    variance = None
+    if square is not None:
+        variance = (np.real(square) - np.abs(kinetic + potential) ** 2) / cells**2
+    kinetic = kinetic + np.float64(reference.kinetic)
+    potential = potential + np.float64(reference.potential)
     energy = (kinetic + potential) / cells
-    parts = [np.real(kinetic) / cells, np.real(potential) / cells]
-    return [np.real(energy), variance / cells**2, *parts, np.imag(energy)]
-
-
-def evaluation(
-    parts: list[Any], symmetry: Estimate | None, samples: Samples
-) -> Evaluation:
-    """From estimates in the order of `per_cell`, the variance `None` where it was not
-    measured, and the samples that they come from."""
-    energy, variance, kinetic, potential, imaginary = parts
-    return Evaluation(
-        energy=energy,
+    return Quantities(
+        energy=np.real(energy),
         variance=variance,
-        kinetic=kinetic,
-        potential=potential,
-        imaginary=imaginary,
+        kinetic=np.real(kinetic) / cells,
+        potential=np.real(potential) / cells,
+        imaginary=np.imag(energy),
         symmetry=symmetry,
+    )
+
+
+def evaluation(found: Quantities, samples: Samples) -> Evaluation:
+    """Estimates, and the samples that they come from."""
+    return Evaluation(
+        **found._asdict(),
         samples=samples.valid,
-        invalid=samples.invalid,
+        invalid_samples=samples.invalid,
         mixing=samples.mixing,
     )

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
-from jaxtyping import Complex, Float
+from jaxtyping import Float, Inexact, PyTree
 
 from .._core import aligned
 from .chain_mixing import Mixing
@@ -26,23 +27,37 @@ class Estimate(eqx.Module):
 
 
 class Evaluation(eqx.Module):
-    """What sampling says about a wave function. Energies in Hartree per primitive cell.
+    r"""The energy of a wave function with its error bar, and whether to trust it.
+    Energies are in Hartree per primitive cell. It prints as a table.
 
     - `energy`: real part of the mean local energy.
     - `variance`: of the local energy per primitive cell, in Hartree squared; 0 for an
-        exact eigenstate. `None` where it was not measured.
+        exact eigenstate. `None` if it was not measured.
     - `kinetic`, `potential`: the two parts of the energy.
     - `imaginary`: imaginary part of the mean local energy, 0 up to noise.
     - `symmetry`: Var[Pf/f] for a projector P onto functions with the symmetry of a
         group, the measure of Huang et al. (2025): 0 for a symmetric wave function.
-        `None` where no group was given.
+        `None` if no group was given.
     - `samples`: number of configurations.
-    - `invalid`: number of configurations left out, because a local energy was not
-        finite; anything but a few of them spoils the estimates. The others are averaged
-        walker by walker, and a walker without a finite local energy is left out as a
-        whole. This is right only if it does not depend on the place whether energies
-        are finite: else it is a bias, which no error bar shows.
-    - `mixing`: whether the chains have mixed; `None` for numbers from elsewhere.
+    - `invalid_samples`: configurations left out because a local energy was not finite;
+        more than a few spoil the estimates. The others are averaged walker by walker,
+        and a walker without a finite local energy is left out as a whole. This is right
+        only if energies are as often finite in one place as in another: else it is a
+        bias, which no error bar shows.
+    - `mixing`: whether the chains have mixed, so that means do not depend on where the
+        walkers started; `None` for numbers from elsewhere.
+
+    The last one says in a word whether all is well, `mixing.mixed`, and why not:
+
+    - `energy_rhat`, `potential_rhat`, `symmetry_rhat`: split R-hat of the local energy,
+        of the potential energy and of the symmetry measure, `None` if there is none. It
+        compares halves of all chains, and is 1 if these are distributed alike.
+    - `bound`, `slow_bound`: at most allowed for the energy, and for the other two.
+    - `beyond`: those that are beyond their bounds, with these, by name.
+    - `drift`: by how many of its standard errors the mean over all walkers changed from
+        the first half of the samples to the second.
+    - `drifts`: whether this happens in equilibrium less than once in a million times.
+    - `burn_in`: steps before the first sample, with those that were added.
     """
 
     energy: Estimate
@@ -52,7 +67,7 @@ class Evaluation(eqx.Module):
     imaginary: Estimate
     symmetry: Estimate | None
     samples: int
-    invalid: int
+    invalid_samples: int
     mixing: Mixing | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,8 +79,8 @@ class Evaluation(eqx.Module):
 
 
 def is_present(weight: Estimate) -> bool:
-    """Whether a projection with this share of a wave function has an energy: else that
-    would be a ratio of two numbers that are both 0 up to noise."""
+    """Whether a projection with this share of a wave function has an energy: else the
+    energy would be a ratio of two numbers that are both 0 up to noise."""
     return weight.mean > _PRESENT * weight.error and weight.mean > 1e-12
 
 
@@ -82,11 +97,11 @@ QUANTITIES = {
 
 def table(rows: dict[str, Evaluation | None]) -> str:
     """A text table of evaluations, one row each. The last column is split R-hat of
-    the energy, with what is beyond its bound; see [`eqsym.Mixing`][].
+    the energy, with what is beyond its bound; see [`eqsym.Evaluation`][].
 
     **Arguments:**
 
-    - `rows`: evaluations by name; `None` for what has no energy, such as an average
+    - `rows`: evaluations by name; `None` for a row without energy, such as an average
         that is zero.
     """
     lines = [["", *QUANTITIES.values(), "R-hat"]]
@@ -97,40 +112,45 @@ def table(rows: dict[str, Evaluation | None]) -> str:
     return aligned(lines)
 
 
-def jackknife(
-    moments: Complex[np.ndarray, "chains moments"]
-    | Float[np.ndarray, "chains moments"],
-    function: Callable[[np.ndarray], np.ndarray],
-) -> list[Estimate]:
+def jackknife(means: PyTree, function: Callable[[Any], Any]) -> Any:
     """Functions of means, with jackknife errors over independent chains.
 
-    One chain of one walker is one block, so that the autocorrelation of a chain,
-    however long, is accounted for. Bias is of the order of one over the number of
-    chains and is removed to first order.
+    The chain of one walker is one block, so that the autocorrelation of a chain,
+    however long, is accounted for. The bias is of the order of one over the number of
+    chains, and is removed to first order.
 
     **Arguments:**
 
-    - `moments`: for every chain the means of some quantities.
-    - `function`: maps many sets of means, (many, moments), to as many sets of real
-        numbers, (many, results).
+    - `means`: a tree of arrays, (chains, ...): means of some moments over each chain.
+    - `function`: from such a tree, with sets of means along the first axis, to a tree
+        of real numbers, (sets,), a named tuple of results.
 
     **Returns:**
 
-    One estimate for each result.
+    The tree of results, of estimates.
 
     **Raises:** `ValueError` for fewer than two chains.
     """
-    chains = len(moments)
+    chains = len(jax.tree.leaves(means)[0])
     if chains < 2:
         raise ValueError(
             f"An error bar needs at least 2 walkers (independent chains), got {chains}."
         )
-    (whole,) = function(np.mean(moments, axis=0, keepdims=True))
-    without = function((np.sum(moments, axis=0)[None] - moments) / (chains - 1))
-    centre = np.mean(without, axis=0)
-    error = np.sqrt((chains - 1) * np.mean((without - centre) ** 2, axis=0))
-    mean = chains * whole - (chains - 1) * centre
-    return [Estimate(float(m), float(e)) for m, e in zip(mean, error, strict=True)]
+
+    def all_but_one(values: Inexact[np.ndarray, "chains ..."]) -> np.ndarray:
+        return (np.sum(values, axis=0)[None] - values) / (chains - 1)
+
+    def estimate(
+        whole: Float[np.ndarray, "1"], without: Float[np.ndarray, " chains"]
+    ) -> Estimate:
+        center = np.mean(without)
+        error = np.sqrt((chains - 1) * np.mean((without - center) ** 2))
+        return Estimate(float(chains * whole[0] - (chains - 1) * center), float(error))
+
+    averages = jax.tree.map(lambda x: np.mean(x, axis=0, keepdims=True), means)
+    return jax.tree.map(
+        estimate, function(averages), function(jax.tree.map(all_but_one, means))
+    )
 
 
 def _with_error(mean: float, error: float) -> str:

@@ -1,19 +1,36 @@
 """Energies of wave functions, sampled directly."""
 
 import os
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact
+from jaxtyping import Inexact
 
-from .._core import Electrons, Integer, Key, Walkers
+from .._core import Electrons, Key
 from .._hamiltonian import AbstractHamiltonian, LocalEnergy
 from .._symmetrizer import AbstractSymmetrizer, symmetry_ratio
-from .._training import AbstractSampler
 from .._wavefunction import AbstractWavefunction
 from .chains import Chains
-from .energies import AbstractSample, evaluation, excess, per_cell, sampled, stack
+from .energies import (
+    AbstractSample,
+    evaluation,
+    excess,
+    per_cell,
+    Quantities,
+    sampled,
+)
 from .estimate import Evaluation, jackknife
+
+
+class _EnergyMoments(NamedTuple):
+    """Of energies in excess of the reference, and of Pf/f, if P is given."""
+
+    kinetic: Any
+    potential: Any
+    square: Any
+    ratio: Any
+    ratio_square: Any
 
 
 class _EnergySample(AbstractSample):
@@ -27,38 +44,35 @@ class _EnergySample(AbstractSample):
 
     def __call__(
         self, electrons: Electrons, key: Key, reference: LocalEnergy
-    ) -> Inexact[Array, " moments"]:
+    ) -> _EnergyMoments:
         del key
         energy = self.hamiltonian.local_energy(self.wavefunction, electrons)
         energy = excess(energy, reference)
-        square = jnp.abs(energy.total) ** 2
-        if self.symmetrizer is None:
-            ratio = jnp.ones_like(energy.kinetic)
-        else:
+        ratio = ratio_square = None
+        if self.symmetrizer is not None:
             ratio = symmetry_ratio(self.wavefunction, self.symmetrizer, electrons)
-        return stack(
-            energy.kinetic, energy.potential, square, ratio, jnp.abs(ratio) ** 2
+            ratio_square = jnp.abs(ratio) ** 2
+        return _EnergyMoments(
+            kinetic=energy.kinetic,
+            potential=energy.potential,
+            square=jnp.abs(energy.total) ** 2,
+            ratio=ratio,
+            ratio_square=ratio_square,
         )
 
     def compared(
-        self, moments: Inexact[np.ndarray, "walkers moments"]
+        self, moments: _EnergyMoments
     ) -> list[Inexact[np.ndarray, " walkers"]]:
-        kinetic, potential, _, ratio, _ = moments.T
-        return [kinetic + potential, potential, ratio][: len(self.names)]
+        found = [moments.kinetic + moments.potential, moments.potential]
+        return found if moments.ratio is None else [*found, moments.ratio]
 
 
 def evaluate(
     wavefunction: AbstractWavefunction,
     hamiltonian: AbstractHamiltonian,
+    chains: Chains,
     *,
-    walkers: Walkers,
-    key: Key,
-    steps: Integer = 100,
-    burn_in: Integer = 20,
-    sampler: AbstractSampler | None = None,
     symmetrizer: AbstractSymmetrizer | None = None,
-    chunk: Integer | None = None,
-    progress: bool | None = None,
     path: str | os.PathLike | None = None,
 ) -> Evaluation:
     r"""Samples $|\psi|^2$ and averages the local energy.
@@ -71,17 +85,8 @@ def evaluate(
 
     - `wavefunction`: the wave function.
     - `hamiltonian`: of the same crystal.
-    - `walkers`: where the chains start, in Bohr, (walkers, electrons, 3). Every walker
-        is an independent chain; error bars come from their scatter.
-    - `key`: seeds the chains.
-    - `steps`: samples of every walker.
-    - `burn_in`: sampler steps before the first sample. If the walkers are not in
-        equilibrium then, because the mean of $\log|\psi|$ still drifts, as many are
-        added, up to ten times `burn_in`. Nothing can be told from 0 or 1.
-    - `sampler`: [`eqsym.Metropolis`][] with 20 moves by default.
+    - `chains`: how to sample, [`eqsym.Chains`][].
     - `symmetrizer`: the projector P of the symmetry measure Var[Pf/f], if wanted.
-    - `chunk`: walkers evaluated at a time, all by default.
-    - `progress`: whether to show a progress bar; by default on terminals only.
     - `path`: a folder, if given, in which the estimate is kept, and from which it goes
         on after it was stopped; see
         [Runs that survive](../runs.md#estimates-that-survive).
@@ -91,31 +96,27 @@ def evaluate(
     Energies per primitive cell with error bars, and whether the chains have mixed,
     [`eqsym.Evaluation`][]. If they have not, a warning says so.
 
-    **Raises:** `ValueError` for less than one step or two walkers, walkers of the wrong
-    shape, a Hamiltonian or group of another crystal, or a `path` with something else in
-    it; `OSError` for a `path` that cannot be written or is in use; `FloatingPointError`
-    if more than half of the walkers have no finite local energy in the first 10 steps,
-    or less than two have one.
+    **Raises:** `ValueError` for walkers of the wrong shape, a Hamiltonian or group of
+    another crystal, or a `path` with something else in it; `OSError` for a `path` that
+    cannot be written or is in use; `FloatingPointError` if more than half of the
+    walkers have no finite local energy in the first 10 steps, or less than two have
+    one.
     """
     sample = _EnergySample(wavefunction, hamiltonian, symmetrizer)
-    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
-    samples = sampled(sample, wavefunction, hamiltonian, chains)
+    samples = sampled(sample, wavefunction, hamiltonian, chains, path)
 
-    reference = samples.reference
-    cells = wavefunction.crystal.cells
-
-    def results(means: np.ndarray) -> np.ndarray:
-        kinetic, potential, square, ratio, ratio_square = np.moveaxis(means, -1, 0)
-        variance = square.real - np.abs(kinetic + potential) ** 2
-        kinetic, potential = (
-            kinetic + reference.kinetic,
-            potential + reference.potential,
-        )
-        symmetry = ratio_square.real - np.abs(ratio) ** 2
-        return np.stack(
-            [*per_cell(kinetic, potential, variance, cells), symmetry], axis=-1
+    def results(means: _EnergyMoments) -> Quantities:
+        symmetry = None
+        if means.ratio is not None:
+            symmetry = means.ratio_square - np.abs(means.ratio) ** 2
+        return per_cell(
+            means.kinetic,
+            means.potential,
+            means.square,
+            symmetry,
+            reference=samples.reference,
+            cells=wavefunction.crystal.cells,
         )
 
-    *parts, symmetry = jackknife(samples.moments, results)
-    measured = None if symmetrizer is None else symmetry
-    return evaluation(parts, measured, samples)
+    found: Quantities = jackknife(samples.means, results)
+    return evaluation(found, samples)

@@ -17,20 +17,18 @@ from .._core import (
     chunked_sum,
     chunked_vmap,
     Electrons,
-    Integer,
-    Key,
     normalized,
     Walkers,
 )
 from .._group import SpaceGroup
 from .._hamiltonian import Ewald
 from .._symmetrizer import check_projection
-from .._training import AbstractSampler
 from .._wavefunction import AbstractWavefunction, amplitude
 from .chain_mixing import Mixing
-from .chains import AbstractEstimator, accumulate, Chains, Sample
+from .chains import Chains
 from .estimate import Estimate, is_present
 from .observables import AbstractObservable
+from .sampling import AbstractEstimator, accumulate, Sample
 
 
 _logger = logging.getLogger("eqsym")
@@ -39,27 +37,29 @@ _logger = logging.getLogger("eqsym")
 _BLOCKS = 32
 # In Hartree, of the potential energies by which chains are compared.
 _PRECISION = 1e-3
+# Kinds of weights; without an average there is the first one alone.
+_WALKERS, _MIXTURE, _AVERAGED = range(3)
 
 
 class Observed(eqx.Module):
     """An array of means and one of their standard errors.
 
     - `mean`: of the shape of the observable.
-    - `error`: of the same shape; complex where the mean is, with the errors of real and
-        imaginary part, so that its modulus is the error in the complex plane. Errors of
-        different elements are correlated.
+    - `error`: of the same shape. If the mean is complex, so is its error, with the
+        errors of real and imaginary part, so that the modulus is the error in the
+        complex plane. Errors of different elements are correlated.
     - `samples`: number of configurations.
-    - `invalid`: number of configurations left out, because an amplitude was not finite;
-        anything but a few of them spoils the estimates: what is left is a mean over the
-        places with a finite amplitude, and no error bar shows the difference.
-    - `mixing`: whether the chains have mixed, by the potential energy; `None` for
-        numbers from elsewhere.
+    - `invalid_samples`: configurations left out because an amplitude was not finite;
+        more than a few spoil the estimates: the mean is then one over the places with a
+        finite amplitude, and no error bar shows the difference.
+    - `mixing`: whether the chains have mixed, as in [`eqsym.Evaluation`][], by the
+        potential energy; `None` for numbers from elsewhere.
     """
 
     mean: Inexact[np.ndarray, "..."]
     error: Inexact[np.ndarray, "..."]
     samples: int
-    invalid: int
+    invalid_samples: int
     mixing: Mixing | None = None
 
 
@@ -86,15 +86,9 @@ class PostHocObserved(eqx.Module):
 def observe(
     wavefunction: AbstractWavefunction,
     observables: Mapping[str, AbstractObservable],
+    chains: Chains,
     *,
-    walkers: Walkers,
-    key: Key,
     group: SpaceGroup | None = None,
-    steps: Integer = 100,
-    burn_in: Integer = 20,
-    sampler: AbstractSampler | None = None,
-    chunk: Integer | None = None,
-    progress: bool | None = None,
     path: str | os.PathLike | None = None,
 ) -> dict[str, Observed]:
     r"""Samples $|\psi|^2$ and averages observables.
@@ -102,28 +96,20 @@ def observe(
     Works for every wave function, a symmetrized one included. For a function averaged
     after training, [`eqsym.observe_post_hoc`][] is far cheaper.
 
-    Walkers are dealt to 32 blocks, or one for each where there are fewer. Error bars
-    are those of the jackknife over blocks, which takes the autocorrelation of chains
-    into account, with the same memory for any number of samples: a few arrays of the
-    size of the observables for each block.
+    Walkers are dealt to 32 blocks, or one each if they are fewer. Error bars come from
+    the jackknife over blocks, which takes the autocorrelation of chains into account.
+    The memory does not grow with the number of samples: a few arrays of the size of the
+    observables for each block.
 
     **Arguments:**
 
     - `wavefunction`: the wave function.
     - `observables`: what to observe, by name, for the same crystal.
-    - `walkers`: where the chains start, in Bohr, (walkers, electrons, 3). Every walker
-        is an independent chain.
-    - `key`: seeds the chains.
+    - `chains`: how to sample, [`eqsym.Chains`][].
     - `group`: if given, observables are averaged over the images of every sample: they
-        become as symmetric as the group. Where $|\psi|^2$ has this symmetry, this only
-        lowers the noise; else they are those of the mixture of all images of the wave
-        function.
-    - `steps`: samples of every walker.
-    - `burn_in`: sampler steps before the first sample, more of them if the walkers are
-        not in equilibrium then, as for [`eqsym.evaluate`][].
-    - `sampler`: [`eqsym.Metropolis`][] with 20 moves by default.
-    - `chunk`: walkers evaluated at a time, all by default.
-    - `progress`: whether to show a progress bar; by default on terminals only.
+        become as symmetric as the group. If $|\psi|^2$ has this symmetry, this only
+        lowers the noise; else they become observables of the mixture of all images of
+        the wave function.
     - `path`: a folder, if given, in which the sums are kept, and go on after they were
         stopped; see [Runs that survive](../runs.md#estimates-that-survive).
 
@@ -132,18 +118,17 @@ def observe(
     For every name the means and their errors, [`eqsym.Observed`][]. If the chains have
     not mixed, a warning says so.
 
-    **Raises:** `ValueError` for less than one step or two walkers, walkers of the wrong
-    shape, no observables, observables or a group of another crystal, and a `path` with
-    something else in it; `OSError` for a `path` that cannot be written or is in use;
-    `FloatingPointError` if in more than half of the blocks no amplitude is finite in
-    the first 10 steps, or less than two have one.
+    **Raises:** `ValueError` for walkers of the wrong shape, no observables, observables
+    or a group of another crystal, and a `path` with something else in it; `OSError` for
+    a `path` that cannot be written or is in use; `FloatingPointError` if in more than
+    half of the blocks no amplitude is finite in the first 10 steps, or less than two
+    have one.
     """
     if group is not None:
         group.check_crystal(wavefunction.crystal)
-    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
-    sums, mixing = _sampled(_Plain(group), wavefunction, observables, chains)
+    sums, mixing = _sampled(_Plain(group), wavefunction, observables, chains, path)
     return {
-        name: _jackknife(_of_kind(0, name, one, sums), sums, mixing)
+        name: _jackknife(_of_kind(_WALKERS, name, one, sums), sums, mixing)
         for name, one in observables.items()
     }
 
@@ -152,18 +137,12 @@ def observe_post_hoc(
     wavefunction: AbstractWavefunction,
     observables: Mapping[str, AbstractObservable],
     group: SpaceGroup,
+    chains: Chains,
     *,
-    walkers: Walkers,
-    key: Key,
-    steps: Integer = 100,
-    burn_in: Integer = 20,
-    sampler: AbstractSampler | None = None,
-    chunk: Integer | None = None,
-    progress: bool | None = None,
     path: str | os.PathLike | None = None,
 ) -> PostHocObserved:
-    r"""What averaging over a group after training does to observables, from walkers of
-    the plain wave function.
+    r"""Observables of a trained wave function before and after averaging it over a
+    group, from walkers of the plain wave function.
 
     A walker x of $|f|^2$ moved to a random point of its orbit has density proportional
     to $p = |G|^{-1} \sum_g |f(g^{-1}x)|^2$, which is the same all over the orbit, as
@@ -186,40 +165,41 @@ def observe_post_hoc(
     Observables of f, of the mixture of its images, and of P f if it is not zero,
     [`eqsym.PostHocObserved`][].
 
-    **Raises:** as [`eqsym.observe`][] does, and `ValueError` where the average is no
+    **Raises:** as [`eqsym.observe`][] does, and `ValueError` if the average is not a
     projection of f, see [`eqsym.Symmetrized`][].
     """
     group.check_crystal(wavefunction.crystal)
     check_projection(wavefunction, group, np.ones(group.order))
-    chains = Chains.of(walkers, key, steps, burn_in, sampler, chunk, progress, path)
-    sums, mixing = _sampled(_PostHoc(group), wavefunction, observables, chains)
+    sums, mixing = _sampled(_PostHoc(group), wavefunction, observables, chains, path)
 
-    shares = _replicates(sums.weights[:, 2:], sums.weights[:, 1], lambda means: means)
+    shares = _replicates(
+        sums.weights[:, [_AVERAGED]], sums.weights[:, _MIXTURE], lambda means: means
+    )
     weights = _jackknife(shares, sums, mixing)
     weight = Estimate(float(weights.mean[0]), float(weights.error[0]))
-    present = is_present(weight)
 
-    found: dict[str, tuple[_Replicates, ...]] = {}
-    for name, one in observables.items():
-        plain, mixed = (_of_kind(k, name, one, sums) for k in range(2))
-        found[name] = plain, mixed
-        if present:
-            averaged = _of_kind(2, name, one, sums)
-            difference = _Replicates(
-                averaged.whole - mixed.whole, averaged.without - mixed.without
-            )
-            found[name] += averaged, difference
-
-    def row(number: int) -> dict[str, Observed]:
+    def weighted(kind: int) -> dict[str, _Replicates]:
         return {
-            name: _jackknife(rows[number], sums, mixing) for name, rows in found.items()
+            name: _of_kind(kind, name, one, sums) for name, one in observables.items()
         }
 
+    def estimates(found: dict[str, _Replicates]) -> dict[str, Observed]:
+        return {name: _jackknife(one, sums, mixing) for name, one in found.items()}
+
+    mixture = weighted(_MIXTURE)
+    averaged = difference = None
+    if is_present(weight):
+        found = weighted(_AVERAGED)
+        gaps = {
+            name: jax.tree.map(np.subtract, one, mixture[name])
+            for name, one in found.items()
+        }
+        averaged, difference = estimates(found), estimates(gaps)
     return PostHocObserved(
-        plain=row(0),
-        symmetrized=row(1),
-        averaged=row(2) if present else None,
-        difference=row(3) if present else None,
+        plain=estimates(weighted(_WALKERS)),
+        symmetrized=estimates(mixture),
+        averaged=averaged,
+        difference=difference,
         weight=weight,
     )
 
@@ -237,18 +217,18 @@ class _AbstractKinds(eqx.Module):
     @property
     @abc.abstractmethod
     def names(self) -> tuple[str, ...]:
-        """By what chains are compared: "potential", and "symmetry" for the weight."""
+        """Of the numbers by which chains are compared: "potential", and "symmetry" for
+        the weight."""
 
     @abc.abstractmethod
     def weight(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Float[Array, ""]:
-        """What a walker has to be weighted with; not finite where the wave function is
-        not."""
+        """Of a walker; not finite if the wave function is not."""
 
     @abc.abstractmethod
     def spread(self, electrons: Electrons, weight: Float[Array, ""]) -> _Spread:
-        """A walker and its weight to the places where it counts."""
+        """The places where a walker of this weight counts."""
 
 
 class _Plain(_AbstractKinds):
@@ -271,7 +251,7 @@ class _Plain(_AbstractKinds):
 
 
 class _PostHoc(_AbstractKinds):
-    """Three kinds: the walker, its images, and its images with the weight of P f."""
+    """Kinds of weight: of the walker, of its images alike, of its images in P f."""
 
     group: SpaceGroup
 
@@ -347,6 +327,7 @@ def _sampled(
     wavefunction: AbstractWavefunction,
     observables: Mapping[str, AbstractObservable],
     chains: Chains,
+    path: str | os.PathLike | None,
 ) -> tuple[_Sums, Mixing]:
     """Sums over chains of |psi|^2, and whether these have mixed. Samples whose weight
     is not finite are left out, and blocks without a sample, with a warning."""
@@ -363,14 +344,14 @@ def _sampled(
     estimator = _Observables(
         kinds, wavefunction, dict(observables), potential, chains.chunk
     )
-    found = accumulate("Observing", estimator, wavefunction, chains)
+    found = accumulate("Observing", estimator, wavefunction, chains, path)
     sums: _Sums = found.sums
     kept = sums.valid > 0
     if np.all(kept):
         return sums, found.mixing
     _logger.warning(
         "Observing: in %d of %d blocks of walkers no amplitude was finite in %d steps. "
-        "They are left out; the estimates are those of the other walkers.",
+        "They are left out; the estimates come from the other walkers.",
         np.sum(~kept),
         len(kept),
         chains.steps,
@@ -391,7 +372,7 @@ def _measured(estimator: _Observables, walkers: Walkers) -> PyTree:
     def block(samples: tuple[Walkers, Array, Bool[Array, " walkers"]]) -> PyTree:
         electrons, weights, inside = samples
         valid = inside & jnp.isfinite(weights)
-        # Nothing times not a number is not a number.
+        # Zero times not a number is not a number.
         electrons = jnp.where(valid[:, None, None], electrons, 0)
         spreads = jax.vmap(kinds.spread)(electrons, jnp.where(valid, weights, 0))
         each = jnp.where(valid[:, None, None], spreads.weights, 0)
@@ -414,8 +395,8 @@ def _double(values: Shaped[np.ndarray, "..."]) -> Inexact[np.ndarray, "..."]:
 
 def _dealt(values: Array, blocks: int) -> Array:
     """The leading axis in two, (blocks, walkers of a block), one walker to each block
-    in turn; where they do not come out even, empty places are zeros, which `inside`
-    tells from walkers."""
+    in turn; if they do not come out even, empty places are zeros, which `inside` tells
+    from walkers."""
     rounds = -(-len(values) // blocks)
     empty = [(0, rounds * blocks - len(values))] + [(0, 0)] * (values.ndim - 1)
     padded = jnp.pad(values, empty)

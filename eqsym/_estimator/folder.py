@@ -1,5 +1,4 @@
-"""The folder of an estimate: a file that grows with it, and checkpoints from which it
-goes on."""
+"""The folder of an estimate: its history, and checkpoints from which it goes on."""
 
 import contextlib
 import hashlib
@@ -50,9 +49,9 @@ class _Described(eqx.Module):
 
 
 class EstimateFolder:
-    """Where an estimate is kept, if anywhere.
+    """Keeps an estimate, if it has a folder.
 
-    - `samples`: those in the newest checkpoint, `None` if there is none.
+    - `samples`: in the newest checkpoint, `None` if there is none.
     """
 
     samples: int | None
@@ -63,12 +62,12 @@ class EstimateFolder:
         """**Arguments:**
 
         - `folder`: that can be written, or `None` to keep nothing.
-        - `name`: of what is being done, for messages.
+        - `name`: of the work, for messages.
         - `settings`: that decide the numbers.
         - `names`: of the quantities in the history.
 
-        **Raises:** `ValueError` for a folder of something else, with what differs, or
-        in which all checkpoints are damaged.
+        **Raises:** `ValueError` for a folder of something else, naming the differences,
+        or in which all checkpoints are damaged.
         """
         self.samples = None
         self._name = name

@@ -22,26 +22,28 @@ from .estimate import Estimate
 
 
 class Scatter(eqx.Module):
-    """Size and scatter of a vector v of all parameters, over repeated draws of a batch.
-
-    - `norm`: $|E[v]|$, with what the scatter adds to it subtracted; known to within
-        `deviation` over the square root of the number of draws.
-    - `deviation`: $(\\sum_i \\mathrm{Var}[v_i])^{1/2}$, the standard deviation of v.
-    """
+    """Of a vector of all parameters; [`eqsym.GradientNoise`][] describes the fields."""
 
     norm: float
     deviation: Estimate
 
 
 class GradientNoise(eqx.Module):
-    """What [`eqsym.gradient_noise`][] saw.
+    r"""Sizes and deviations of two vectors of all parameters, over repeated draws of a
+    batch: see [`eqsym.gradient_noise`][].
 
     - `gradient`: derivative of the energy of the supercell by the parameters, in
         Hartree over the units of the parameters.
-    - `update`: what the optimizer adds to the parameters.
+    - `update`: the change of the parameters by the optimizer.
     - `walkers`: configurations that a step samples.
     - `repeats`: batches that were drawn.
-    - `rejected`: batches left out, because gradient or update was not finite.
+    - `rejected`: batches left out because gradient or update was not finite.
+
+    For each of the two vectors v, there are
+
+    - `norm`: $|E[v]|$, without the part that comes from the scatter; known to within
+        `deviation` over the square root of the number of draws.
+    - `deviation`: $(\sum_i \mathrm{Var}[v_i])^{1/2}$, the standard deviation of v.
     """
 
     gradient: Scatter
@@ -94,11 +96,10 @@ def gradient_noise(
 
     - `vmc`: what a training step does.
     - `state`: the checkpoint: parameters, walkers, and the state of the optimizer.
-    - `key`: seeds chains and draws, none of which are those of the training.
+    - `key`: seeds chains and draws, which are not those of the training.
     - `repeats`: number of batches, at least 3.
     - `spacing`: sampler steps between two batches, in addition to the one of each step.
-        Where chains are slower than that, batches are alike and the deviations too
-        small.
+        If chains are slower than this, batches are alike and the deviations too small.
     - `burn_in`: sampler steps before the first batch, in which the sampler adapts.
     - `progress`: whether to show a progress bar; by default on terminals only.
 
@@ -107,7 +108,7 @@ def gradient_noise(
     Sizes and deviations, [`eqsym.GradientNoise`][].
 
     **Raises:** `ValueError` for fewer than 3 repeats or negative numbers of steps, and
-    as `vmc.init` does; `FloatingPointError` where fewer than 3 batches had a finite
+    as `vmc.init` does; `FloatingPointError` if fewer than 3 batches had a finite
     gradient.
     """
     repeats = whole_number("repeats", repeats)

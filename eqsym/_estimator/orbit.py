@@ -1,7 +1,7 @@
 """Local energies and projections of a wave function on the orbit of a walker."""
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,15 +18,15 @@ from .energies import AbstractSample, excess
 
 
 class OrbitSample(NamedTuple):
-    r"""What the orbit of one walker of $|f|^2$ says about f and its projections
-    $P_\rho f$, from K local energies and k amplitudes: means of these over walkers are
-    integrals over $|f|^2$.
+    r"""Terms of f and its projections $P_\rho f$ from the orbit of one walker of
+    $|f|^2$, with k amplitudes and K local energies, at the images: means over walkers
+    are integrals.
 
-    - `shares`: of $|P_\rho f|^2$ for every projection.
-    - `projected`, `plain`: sums over the images of `projected[rho] * kinetic` are
-        $\langle P_\rho f | T f \rangle$, those of `plain * kinetic` are
+    - `shares`: $|P_\rho f|^2 / |f|^2$ for every projection.
+    - `projected`, `plain`: `projected[rho] @ kinetic` is
+        $\langle P_\rho f | T f \rangle$, `plain @ kinetic` is
         $\langle f | T f \rangle$; likewise with `potential`.
-    - `kinetic`, `potential`: of $(T - T_0) f$ and $(V - V_0) f$ at the images, with the
+    - `kinetic`, `potential`: $(T - T_0) f$ and $(V - V_0) f$ at the images, with the
         reference energies $T_0$, $V_0$.
     - `weights`: sums over the images of `weights * abs(a * f) ** 2` are
         $\langle a f | a f \rangle$.
@@ -53,15 +53,15 @@ class _Choice(NamedTuple):
 
 
 class OrbitSampler(eqx.Module):
-    """What `post_hoc` and `sectors` have in common: the choice of points of an orbit,
-    their amplitudes and local energies, and the weights of these."""
+    """For `post_hoc` and `sectors`: chooses points of an orbit, and evaluates their
+    amplitudes and local energies, with weights."""
 
     wavefunction: AbstractWavefunction
     hamiltonian: AbstractHamiltonian
     group: SpaceGroup
     characters: Inexact[Array, "projections ops"]
-    images: int = eqx.field(static=True)
-    points: int = eqx.field(static=True)
+    orbit_points: int = eqx.field(static=True)
+    local_energies: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -70,47 +70,47 @@ class OrbitSampler(eqx.Module):
         group: SpaceGroup,
         characters: Inexact[np.ndarray, "projections ops"],
         *,
-        images: Integer,
-        amplitudes: Integer | None,
+        orbit_points: Integer | None,
+        local_energies: Integer,
     ):
         r"""**Arguments:**
 
         - `wavefunction`, `hamiltonian`, `group`: f, H, G.
         - `characters`: $d_\rho \chi_\rho$ of every projection.
-        - `images`: K, local energies for each walker.
-        - `amplitudes`: k, amplitudes for each walker, at least K; all for `None`.
+        - `orbit_points`: k, amplitudes for each walker, at least K; all for `None`.
+        - `local_energies`: K, of these points, for each walker.
 
-        **Raises:** `ValueError` for less than one image and less than two amplitudes.
+        **Raises:** `ValueError` for fewer than two points or one local energy.
         """
-        images = whole_number("images", images, 1)
-        if amplitudes is not None:
-            amplitudes = whole_number("amplitudes", amplitudes)
-        if amplitudes is not None and amplitudes < 2:
+        local_energies = whole_number("local_energies", local_energies, 1)
+        if orbit_points is not None:
+            orbit_points = whole_number("orbit_points", orbit_points)
+        if orbit_points is not None and orbit_points < 2:
             raise ValueError(
-                "`amplitudes` must be at least 2, because projections come from "
-                f"products of two amplitudes, got {amplitudes}."
+                "`orbit_points` must be at least 2, because projections come from "
+                f"products of two amplitudes, got {orbit_points}."
             )
         order = group.order
         self.wavefunction = wavefunction
         self.hamiltonian = hamiltonian
         self.group = group
         self.characters = jnp.asarray(characters)
-        wanted = order if amplitudes is None else max(amplitudes, images)
-        self.points = min(wanted, order)
-        self.images = min(images, self.points)
+        wanted = order if orbit_points is None else max(orbit_points, local_energies)
+        self.orbit_points = min(wanted, order)
+        self.local_energies = min(local_energies, self.orbit_points)
 
     @full_precision()
     def __call__(
         self, electrons: Electrons, key: Key, reference: LocalEnergy
     ) -> OrbitSample:
         draw, choice = (jax.random.fold_in(key, i) for i in range(2))
-        points, order = self.points, self.group.order
+        points, order = self.orbit_points, self.group.order
         operations = draw_with_identity(draw, self.group, points)
         same, other = pair_weights(points, order)
         factors = jnp.where(np.eye(points, dtype=bool), same, other)
         orbit = self.group.apply_inverse(electrons, operations)
         f = normalized(jax.vmap(self.wavefunction)(orbit))
-        chosen = _choose(jnp.abs(f) ** 2 / points, self.images, choice)
+        chosen = _choose(jnp.abs(f) ** 2 / points, self.local_energies, choice)
         energies = jax.vmap(
             lambda image: self.hamiltonian.local_energy(self.wavefunction, orbit[image])
         )(chosen.images)
@@ -152,19 +152,17 @@ class OrbitSampler(eqx.Module):
 
 
 class AbstractOrbitEstimate(AbstractSample):
-    """What is estimated from a sample of the orbit of every walker."""
+    """Moments from a sample of the orbit of a walker."""
 
     orbit: eqx.AbstractVar[OrbitSampler]
 
     @full_precision()
-    def __call__(
-        self, electrons: Electrons, key: Key, reference: LocalEnergy
-    ) -> Inexact[Array, " moments"]:
+    def __call__(self, electrons: Electrons, key: Key, reference: LocalEnergy) -> Any:
         return self.moments(self.orbit(electrons, key, reference))
 
     @abc.abstractmethod
-    def moments(self, orbit: OrbitSample) -> Inexact[Array, " moments"]:
-        """Numbers of one walker."""
+    def moments(self, orbit: OrbitSample) -> Any:
+        """A named tuple of the moments of one walker."""
 
 
 def _choose(walker: Float[Array, " points"], images: int, key: Key) -> _Choice:

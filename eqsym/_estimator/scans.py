@@ -21,8 +21,8 @@ from .._wavefunction import AbstractWavefunction, amplitude
 
 
 class TranslationScan(eqx.Module):
-    r"""$\log |\psi|^2$, and maybe the local energy, where all electrons are moved at
-    once over a parallelogram.
+    r"""$\log |\psi|^2$, and maybe the local energy, when all electrons are moved at
+    once over a parallelogram; see [`eqsym.translation_scan`][].
 
     - `log_density`: (points, points); first axis along the first vector.
     - `local_energy`: its real part in Hartree per primitive cell, of the same shape;
@@ -48,10 +48,10 @@ def translation_scan(
     chunk: Integer | None = None,
     progress: bool | None = None,
 ) -> TranslationScan:
-    r"""Evaluates $\log |\psi(x + t)|^2$, and the local energy, for translations t of
-    all electrons.
+    r"""Shows the symmetry of a wave function in a picture, or the lack of it: evaluates
+    $\log |\psi(x + t)|^2$, and the local energy, for translations t of all electrons.
 
-    Where x is invariant under operations up to exchanges of electrons of one spin,
+    If x is invariant under operations up to exchanges of electrons of one spin,
     $g x = \pi x$ with $g = (R, \cdot)$, an invariant wave function has
     $|\psi(x + R t)| = |\psi(x + t)|$: a picture with the symmetry of the crystal.
 

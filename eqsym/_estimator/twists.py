@@ -16,11 +16,7 @@ from .estimate import Estimate, Evaluation, QUANTITIES, table
 
 
 class Twists(eqx.Module):
-    """Twists to average over; see [`eqsym.irreducible_twists`][].
-
-    - `crystals`: the crystal with one twist after the other.
-    - `weights`: of the twists in the average; they sum to 1.
-    """
+    """Returned by [`eqsym.irreducible_twists`][], which describes its fields."""
 
     crystals: tuple[Crystal, ...]
     weights: Float[np.ndarray, " twists"]
@@ -60,7 +56,7 @@ def irreducible_twists(
     - `crystal`: the crystal, whose own twist does not matter.
     - `mesh`: the three m, the numbers of twists along the reciprocal vectors.
     - `shift`: the three s, each 0 or 1/2. With 0 the mesh contains the twist 0; the
-        mesh of Monkhorst and Pack is the one with 1/2 where m is even. Where not all
+        mesh of Monkhorst and Pack has 1/2 along every vector with an even m. If not all
         operations map the mesh to itself, fewer twists are equivalent.
     - `symprec`, `vacuum`: as for [`eqsym.SpaceGroup.of`][], which finds the operations.
         It warns if nuclei are so rounded that some are missing; then more twists are
@@ -68,7 +64,11 @@ def irreducible_twists(
 
     **Returns:**
 
-    The twists, each as a crystal of its own, and their weights.
+    The twists, which print as a table, with the fields
+
+    - `crystals`: the crystal with one twist after the other.
+    - `weights`: of the twists in the average; they sum to 1.
+    - `twists`: the k in fractions of the supercell's reciprocal vectors, (twists, 3).
 
     **Raises:** `ValueError` for another `mesh` or `shift`, and as
     [`eqsym.SpaceGroup.of`][] does.
@@ -111,10 +111,10 @@ def irreducible_twists(
 class TwistAverage(eqx.Module):
     """The mean of evaluations at several twists; see [`eqsym.twist_average`][].
 
-    - `mean`: of all quantities. `samples` and `invalid` are sums; `mixing` is the one
-        of the evaluation whose chains have mixed least.
-    - `evaluations`: those averaged.
-    - `weights`: theirs.
+    - `mean`: of all quantities. `samples` and `invalid_samples` are sums; `mixing` is
+        taken from the evaluation whose chains have mixed least.
+    - `evaluations`: at the twists.
+    - `weights`: of the twists.
     """
 
     mean: Evaluation
@@ -146,7 +146,8 @@ class TwistAverage(eqx.Module):
 def twist_average(
     evaluations: Sequence[Evaluation], weights: Float[np.ndarray, " twists"]
 ) -> TwistAverage:
-    r"""Averages evaluations at several twists.
+    r"""Averages evaluations at several twists, which removes most of the error
+    from the boundary of a small supercell.
 
     Different twists are independent runs, so that the error of the mean
     $\sum_s w_s E_s$ is $\sqrt{\sum_s w_s^2 \sigma_s^2}$. How well the mesh of twists
@@ -160,11 +161,10 @@ def twist_average(
     **Returns:**
 
     The mean, which prints as a table together with the evaluations. Its variance and
-    symmetry measure are means of those at the twists; the latter is `None` where one of
-    them is.
+    symmetry measure are means over the twists too, `None` if one of them is.
 
-    **Raises:** `ValueError` where the weights do not fit the evaluations, are negative
-    or do not sum to 1.
+    **Raises:** `ValueError` if the weights do not fit the evaluations, are negative, or
+    do not sum to 1.
     """
     evaluations = tuple(evaluations)
     weights = np.asarray(weights, dtype=np.float64)
@@ -177,7 +177,7 @@ def twist_average(
         raise ValueError(
             "`weights` must not be negative and must sum to 1, got "
             f"{weights.tolist()}. Evaluate every twist of `irreducible_twists`, or "
-            "divide by their sum what is left of them."
+            "divide the weights that are left by their sum."
         )
 
     def mean(name: str) -> Estimate | None:
@@ -194,7 +194,7 @@ def twist_average(
     whole = Evaluation(
         **quantities,
         samples=sum(one.samples for one in evaluations),
-        invalid=sum(one.invalid for one in evaluations),
+        invalid_samples=sum(one.invalid_samples for one in evaluations),
         mixing=worst([one.mixing for one in evaluations if one.mixing is not None]),
     )
     return TwistAverage(whole, evaluations, weights)

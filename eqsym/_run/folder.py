@@ -290,7 +290,7 @@ def _commands(folder: Path, described: Json) -> dict[str, Json]:
         "import jax, eqsym as eqs",
         f"run = eqs.load_run({json.dumps(str(folder.absolute()))})",
         "print(eqs.evaluate(run.trained, eqs.Hamiltonian(run.crystal), "
-        "walkers=run.walkers, key=jax.random.key(1)))",
+        "eqs.Chains(run.walkers, key=jax.random.key(1))))",
     ]
     if "float64" in described["wavefunction"]["precision"]:
         lines.insert(1, 'jax.config.update("jax_enable_x64", True)')

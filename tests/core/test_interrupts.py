@@ -108,14 +108,14 @@ def test_estimators_end(number, monkeypatch):
 
     monkeypatch.setattr(Interrupts, "check", counted)
     crystal = hydrogen()
-    arguments = dict(walkers=walkers(crystal, 4), key=jax.random.key(0), burn_in=1)
+    chains = eqs.Chains(walkers(crystal, 4), key=jax.random.key(0), steps=10, burn_in=1)
     with pytest.raises(_KINDS[number]):
-        eqs.evaluate(waves(), Lattice(crystal), steps=10, **arguments)
+        eqs.evaluate(waves(), Lattice(crystal), chains)
     assert len(calls) == 3 and _handlers() == before
     calls.clear()
     density = {"density": eqs.Density(crystal, (1, 1, 1))}
     with pytest.raises(_KINDS[number]):
-        eqs.observe(waves(), density, steps=10, **arguments)
+        eqs.observe(waves(), density, chains)
     assert len(calls) == 3 and _handlers() == before
 
 

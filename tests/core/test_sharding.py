@@ -151,14 +151,14 @@ strategies = (
 def numbers(mesh):
     places = walkers(crystal, 16)
     places = places if mesh is None else eqs.shard_walkers(places, mesh)
-    arguments = dict(
-        walkers=places, key=jax.random.key(1), steps=2, burn_in=1, progress=False
+    chains = eqs.Chains(
+        places, key=jax.random.key(1), steps=2, burn_in=1, progress=False
     )
     averaged = eqs.Symmetrized(f, eqs.GroupAverage(group), 6)
     found = [
-        eqs.evaluate(averaged, hamiltonian, **arguments),
-        [s.energy for s in eqs.sectors(f, hamiltonian, group, **arguments).sectors],
-        eqs.observe_post_hoc(f, density, group, **arguments).averaged["density"].mean,
+        eqs.evaluate(averaged, hamiltonian, chains),
+        [s.energy for s in eqs.sectors(f, hamiltonian, group, chains).sectors],
+        eqs.observe_post_hoc(f, density, group, chains).averaged["density"].mean,
     ]
     for strategy in strategies:
         vmc = eqs.VMC(

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -12,14 +11,6 @@ import pytest
 import eqsym as eqs
 from eqsym._core.types import whole_number
 from toys import hydrogen, Lattice, walkers, waves
-
-
-@pytest.fixture
-def unchecked():
-    """Without the type checker of the tests, which would be first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize(
@@ -155,10 +146,7 @@ def test_counts_of_numpy_are_counts(tmp_path):
     found = eqs.evaluate(
         wavefunction,
         Lattice(hydrogen()),
-        walkers=done.walkers,
-        steps=np.int64(2),
-        chunk=np.int32(2),
-        **settings,
+        eqs.Chains(done.walkers, steps=np.int64(2), chunk=np.int32(2), **settings),
     )
     assert found.samples == 8
     eqs.checkpoint.save(tmp_path / "own", np.int64(3), {"x": jnp.ones(2)})
@@ -190,20 +178,14 @@ def test_counts_that_are_not_integers_are_refused_before_work(
                 **good | {name: wrong},
             )
     assert not (tmp_path / "run").exists()
-    density = {"density": eqs.FourierDensity(hydrogen(), 2.0)}
-    estimators = {
-        eqs.evaluate: (wavefunction, hamiltonian),
-        eqs.post_hoc: (wavefunction, hamiltonian, group()),
-        eqs.sectors: (wavefunction, hamiltonian, group()),
-        eqs.observe: (wavefunction, density),
-        eqs.observe_post_hoc: (wavefunction, density, group()),
-    }
-    for estimator, arguments in estimators.items():
-        names = ["steps", "burn_in"]
-        names += ["images"] if estimator in (eqs.post_hoc, eqs.sectors) else []
-        for name in names + ([] if wrong is None else ["chunk"]):
+    for name in ["steps", "burn_in"] + ([] if wrong is None else ["chunk"]):
+        with pytest.raises(ValueError, match=f"`{name}` must be an integer"):
+            eqs.Chains(x, key=key, **{name: wrong})
+    chains = eqs.Chains(x, key=key)
+    for estimator in (eqs.post_hoc, eqs.sectors):
+        for name in ["local_energies"] + ([] if wrong is None else ["orbit_points"]):
             with pytest.raises(ValueError, match=f"`{name}` must be an integer"):
-                estimator(*arguments, walkers=x, key=key, **{name: wrong})
+                estimator(wavefunction, hamiltonian, group(), chains, **{name: wrong})
     with pytest.raises(ValueError, match="`count` must be an integer"):
         eqs.initial_walkers(hydrogen(), wrong, key=key)
     with pytest.raises(ValueError, match="`points` must be an integer"):

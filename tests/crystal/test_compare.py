@@ -92,8 +92,8 @@ def test_crystals_are_matched_wherever_they_meet(tmp_path):
 
     def observe(crystal):
         seen = {"density": eqs.FourierDensity(crystal, 2.0)}
-        settings = dict(walkers=x, key=key, steps=1, burn_in=0, progress=False)
-        eqs.observe(wavefunction, seen, **settings)
+        chains = eqs.Chains(x, key=key, steps=1, burn_in=0, progress=False)
+        eqs.observe(wavefunction, seen, chains)
 
     def average(crystal):
         eqs.Symmetrized(wavefunction, eqs.GroupAverage(eqs.SpaceGroup.of(crystal)))

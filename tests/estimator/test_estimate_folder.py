@@ -2,6 +2,7 @@
 bit; another estimate is refused."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import multiprocessing
@@ -32,39 +33,44 @@ def _parts():
     return wavefunction, Lattice(wavefunction.crystal), group
 
 
-def _settings(steps=6, **others):
-    return {
-        "walkers": walkers(hydrogen(), 8),
-        "key": jax.random.key(0),
-        "steps": steps,
-        "burn_in": 4,
-        "sampler": eqs.Metropolis(2, width=1.0),
-        "progress": False,
-    } | others
+def _chains(**changes):
+    chains = eqs.Chains(
+        walkers(hydrogen(), 8),
+        key=jax.random.key(0),
+        steps=6,
+        burn_in=4,
+        sampler=eqs.Metropolis(2, width=1.0),
+        progress=False,
+    )
+    return dataclasses.replace(chains, **changes)
 
 
-def _evaluate(**settings):
+def _evaluate(path=None, **changes):
     wavefunction, hamiltonian, group = _parts()
-    symmetrizer = eqs.GroupAverage(group)
-    settings = _settings(**settings)
-    found = eqs.evaluate(wavefunction, hamiltonian, symmetrizer=symmetrizer, **settings)
+    found = eqs.evaluate(
+        wavefunction,
+        hamiltonian,
+        _chains(**changes),
+        symmetrizer=eqs.GroupAverage(group),
+        path=path,
+    )
     return found.to_dict()
 
 
-def _post_hoc(**settings):
-    return eqs.post_hoc(*_parts(), **_settings(**settings)).to_dict()
+def _post_hoc(path=None, **changes):
+    return eqs.post_hoc(*_parts(), _chains(**changes), path=path).to_dict()
 
 
-def _sectors(**settings):
-    return eqs.sectors(*_parts(), **_settings(**settings)).to_dict()
+def _sectors(path=None, **changes):
+    return eqs.sectors(*_parts(), _chains(**changes), path=path).to_dict()
 
 
-def _observe(**settings):
+def _observe(path=None, **changes):
     wavefunction, _, group = _parts()
     observables = {"density": eqs.Density(wavefunction.crystal, (2, 2, 2))}
     observables["z"] = eqs.Polarization(wavefunction.crystal)
     found = eqs.observe_post_hoc(
-        wavefunction, observables, group, **_settings(**settings)
+        wavefunction, observables, group, _chains(**changes), path=path
     )
     return {
         row: {
@@ -156,11 +162,11 @@ def test_other_arguments_are_refused(tmp_path):
     # Parameters are compared by their values.
     wavefunction, hamiltonian, group = _parts()
     other = eqx.tree_at(lambda f: f.a, wavefunction, jnp.asarray([0.6, 0.2, -0.31]))
-    arguments = _settings(2, symmetrizer=eqs.GroupAverage(group), path=tmp_path)
+    arguments = dict(symmetrizer=eqs.GroupAverage(group), path=tmp_path)
     with pytest.raises(ValueError, match=r"\.wavefunction\.a'\]: saved .*, here "):
-        eqs.evaluate(other, hamiltonian, **arguments)
+        eqs.evaluate(other, hamiltonian, _chains(steps=2), **arguments)
     # Chunks, and whether to show a bar, are free.
-    eqs.evaluate(wavefunction, hamiltonian, **arguments | {"chunk": 4})
+    eqs.evaluate(wavefunction, hamiltonian, _chains(steps=2, chunk=4), **arguments)
 
 
 def test_folders_of_anything_else_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Energies with error bars: against quadrature, exact eigenstates and known chains."""
 
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -33,17 +34,17 @@ def test_jackknife_covers_correlated_chains():
     means = _chains(rng, 2000, chains=20, steps=30) + np.array([1.0, 5.0])
 
     def ratio(m):
-        return np.stack([m[..., 0], m[..., 0] / m[..., 1]], axis=-1)
+        return m["x"], m["x"] / m["y"]
 
-    found = [jackknife(m.astype(complex).real, ratio) for m in means]
+    found = [jackknife({"x": m[:, 0], "y": m[:, 1]}, ratio) for m in means]
     for i, truth in enumerate((1.0, 0.2)):
         hits = [abs(e[i].mean - truth) < 2 * e[i].error for e in found]
         assert abs(np.mean(hits) - 0.9395) < 0.0213
 
 
 def test_jackknife_of_a_mean_is_the_textbook_error():
-    x = np.random.default_rng(0).normal(size=(7, 1))
-    (found,) = jackknife(x, lambda m: m)
+    x = np.random.default_rng(0).normal(size=7)
+    found = jackknife(x, lambda m: m)
     np.testing.assert_allclose(found.mean, x.mean())
     np.testing.assert_allclose(found.error, x.std(ddof=1) / np.sqrt(7))
 
@@ -51,14 +52,14 @@ def test_jackknife_of_a_mean_is_the_textbook_error():
 def test_jackknife_removes_bias_to_first_order():
     """The square of a mean is biased by variance / n, exactly removed."""
     x = np.random.default_rng(0).normal(size=(20000, 5)) + 1
-    found = [jackknife(row[:, None], lambda m: m**2)[0].mean for row in x]
+    found = [jackknife(row, lambda m: m**2).mean for row in x]
     error = np.std(found) / np.sqrt(len(found))
     assert abs(np.mean(found) - 1) < 4 * error < 0.1
 
 
 def test_one_chain_has_no_error_bar():
     with pytest.raises(ValueError, match="at least 2 walkers"):
-        jackknife(np.zeros((1, 2)), lambda m: m)
+        jackknife(np.zeros(1), lambda m: m)
 
 
 class PlaneWave(eqs.AbstractWavefunction):
@@ -81,11 +82,13 @@ def test_eigenstates_have_no_variance():
     found = eqs.evaluate(
         PlaneWave(crystal),
         Lattice(crystal, depth=0.0),
-        walkers=walkers(crystal, 4),
-        key=jax.random.key(0),
-        steps=2,
-        burn_in=1,
-        progress=False,
+        eqs.Chains(
+            walkers(crystal, 4),
+            key=jax.random.key(0),
+            steps=2,
+            burn_in=1,
+            progress=False,
+        ),
     )
     # Two electrons in two cells.
     expected = 0.5 * (2 * np.pi / 4) ** 2
@@ -93,7 +96,7 @@ def test_eigenstates_have_no_variance():
     np.testing.assert_allclose(found.kinetic.mean, expected, rtol=1e-12)
     assert abs(found.variance.mean) < 1e-20
     assert found.energy.error < 1e-14
-    assert (found.samples, found.invalid, found.symmetry) == (8, 0, None)
+    assert (found.samples, found.invalid_samples, found.symmetry) == (8, 0, None)
 
 
 # Without the symmetry of the cube, neither in the modulus nor in the phase. Complex:
@@ -149,12 +152,14 @@ def test_evaluate(name, caplog):
     found = eqs.evaluate(
         wavefunction,
         hamiltonian,
-        walkers=walkers(wavefunction.crystal, 300),
-        key=jax.random.key(0),
-        steps=20,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 300),
+            key=jax.random.key(0),
+            steps=20,
+            chunk=None if name == "real" else 100,
+            **_SETTINGS,
+        ),
         symmetrizer=eqs.GroupAverage(group),
-        chunk=None if name == "real" else 100,
-        **_SETTINGS,
     )
     _within(found.energy, energy, 0.02)
     _within(found.variance, variance, 0.05)
@@ -165,7 +170,7 @@ def test_evaluate(name, caplog):
         found.kinetic.mean + found.potential.mean, found.energy.mean, atol=1e-6
     )
     assert abs(found.imaginary.mean) <= 3 * found.imaginary.error
-    assert (found.samples, found.invalid) == (6000, 0)
+    assert (found.samples, found.invalid_samples) == (6000, 0)
     # Whatever the start was, 15 steps are enough, and the chains mix: no false alarm.
     assert found.mixing.mixed and found.mixing.burn_in == 15
     assert 1 <= found.mixing.energy_rhat < 1.05 and found.mixing.symmetry_rhat < 1.1
@@ -192,19 +197,21 @@ def _holed(end, value):
     return eqs.evaluate(
         wavefunction,
         Holed(wavefunction.crystal, end=jnp.asarray(end), value=jnp.asarray(value)),
-        walkers=walkers(wavefunction.crystal, 40).at[:, :, 0].set(2.0),
-        key=jax.random.key(0),
-        steps=20,
-        burn_in=0,
-        sampler=eqs.Metropolis(10, width=1.0),
-        progress=False,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 40).at[:, :, 0].set(2.0),
+            key=jax.random.key(0),
+            steps=20,
+            burn_in=0,
+            sampler=eqs.Metropolis(10, width=1.0),
+            progress=False,
+        ),
     )
 
 
 def test_samples_without_energy_are_counted():
     found = _holed(1.0, np.nan)
-    assert found.invalid > 0
-    assert found.samples + found.invalid == 800
+    assert found.invalid_samples > 0
+    assert found.samples + found.invalid_samples == 800
     assert np.isfinite(found.energy.mean)
 
 
@@ -234,12 +241,14 @@ def _still(bad):
     return eqs.evaluate(
         wavefunction,
         Holed(wavefunction.crystal, end=jnp.asarray(1.0), value=jnp.asarray(jnp.nan)),
-        walkers=places.at[:bad, :, 0].set(0.5),
-        key=jax.random.key(0),
-        steps=20,
-        burn_in=0,
-        sampler=Conveyor(0.0),
-        progress=False,
+        eqs.Chains(
+            places.at[:bad, :, 0].set(0.5),
+            key=jax.random.key(0),
+            steps=20,
+            burn_in=0,
+            sampler=Conveyor(0.0),
+            progress=False,
+        ),
     )
 
 
@@ -247,7 +256,7 @@ def test_walkers_without_energy_are_left_out(caplog):
     """The others are as if they were alone; so many are counted. It takes more than
     half of them to stop."""
     found = _still(20)
-    assert (found.samples, found.invalid) == (400, 400)
+    assert (found.samples, found.invalid_samples) == (400, 400)
     assert "20 of 40 walkers never had a finite local energy" in caplog.text
     wavefunction, hamiltonian, _ = _case("real")
     places = walkers(wavefunction.crystal, 40).at[:, :, 0].set(2.0)[20:]
@@ -281,12 +290,14 @@ def _in_wells(share):
     return eqs.evaluate(
         Wells(crystal),
         Lattice(crystal, depth=100.0),
-        walkers=jnp.zeros((40, 1, 3)).at[:count, :, 0].set(2.0),
-        key=jax.random.key(0),
-        steps=20,
-        burn_in=10,
-        sampler=eqs.Metropolis(10, width=0.2),
-        progress=False,
+        eqs.Chains(
+            jnp.zeros((40, 1, 3)).at[:count, :, 0].set(2.0),
+            key=jax.random.key(0),
+            steps=20,
+            burn_in=10,
+            sampler=eqs.Metropolis(10, width=0.2),
+            progress=False,
+        ),
     )
 
 
@@ -306,7 +317,7 @@ def test_walkers_in_two_wells_have_not_mixed(caplog):
 
 @functools.cache
 def _short_moves(start, burn_in, steps):
-    """What `evaluate` says, and logs, from walkers in a plane of the cell, where the
+    """An evaluation and its messages, from walkers in a plane of the cell, where the
     wave function is small, or from walkers of |psi|^2."""
     wavefunction, hamiltonian, _ = _case("real")
     places = walkers(wavefunction.crystal, 400)
@@ -321,12 +332,14 @@ def _short_moves(start, burn_in, steps):
     return eqs.evaluate(
         wavefunction,
         hamiltonian,
-        walkers=places,
-        key=jax.random.key(0),
-        steps=steps,
-        burn_in=burn_in,
-        sampler=eqs.Metropolis(2, width=0.3, target=0.9),
-        progress=False,
+        eqs.Chains(
+            places,
+            key=jax.random.key(0),
+            steps=steps,
+            burn_in=burn_in,
+            sampler=eqs.Metropolis(2, width=0.3, target=0.9),
+            progress=False,
+        ),
     )
 
 
@@ -356,12 +369,14 @@ def test_burn_in_ends_at_its_limit(caplog):
     found = eqs.evaluate(
         wavefunction,
         hamiltonian,
-        walkers=walkers(wavefunction.crystal, 40).at[:, :, 0].set(2.0),
-        key=jax.random.key(0),
-        steps=20,
-        burn_in=2,
-        sampler=Conveyor(0.02),
-        progress=False,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 40).at[:, :, 0].set(2.0),
+            key=jax.random.key(0),
+            steps=20,
+            burn_in=2,
+            sampler=Conveyor(0.02),
+            progress=False,
+        ),
     )
     assert found.mixing.burn_in == 20
     assert "still drifts after 20 steps, 10 times `burn_in`" in caplog.messages[0]
@@ -375,14 +390,16 @@ def test_walkers_that_are_replaced_are_reported(caplog, burn_in, where):
     found = eqs.evaluate(
         Cut(wavefunction),
         hamiltonian,
-        walkers=places.at[:2, 0, 0].set(0.5),
-        key=jax.random.key(0),
-        steps=2,
-        burn_in=burn_in,
-        sampler=eqs.Metropolis(1, width=1e-4),
-        progress=False,
+        eqs.Chains(
+            places.at[:2, 0, 0].set(0.5),
+            key=jax.random.key(0),
+            steps=2,
+            burn_in=burn_in,
+            sampler=eqs.Metropolis(1, width=1e-4),
+            progress=False,
+        ),
     )
-    assert found.invalid == 0
+    assert found.invalid_samples == 0
     (message,) = caplog.messages
     assert message.startswith(f"Evaluating, {where}: 2 walkers without a finite")
     assert ("error bars too small" in message) == (burn_in == 0)
@@ -411,19 +428,35 @@ def test_printed_errors(mean, error, text):
 def test_errors():
     wavefunction, hamiltonian, _ = _case("real")
     other = hydrogen(twist=(0.5, 0.0, 0.0))
-    places = walkers(wavefunction.crystal, 2)
-    settings = dict(walkers=places, key=jax.random.key(0), progress=False)
-    with pytest.raises(ValueError, match="`steps` must be at least 1, got 0"):
-        eqs.evaluate(wavefunction, hamiltonian, steps=0, **settings)
+    chains = eqs.Chains(
+        walkers(wavefunction.crystal, 2), key=jax.random.key(0), progress=False
+    )
     with pytest.raises(ValueError, match="must have the same crystal"):
-        eqs.evaluate(wavefunction, Lattice(other), **settings)
-    with pytest.raises(ValueError, match="`burn_in` must not be negative, got -1"):
-        eqs.evaluate(wavefunction, hamiltonian, burn_in=-1, **settings)
-    with pytest.raises(ValueError, match="`chunk` must be at least 1 walker, got 0"):
-        eqs.evaluate(wavefunction, hamiltonian, chunk=0, **settings)
-    settings["walkers"] = walkers(hydrogen(supercell=(2, 1, 1)), 2)
+        eqs.evaluate(wavefunction, Lattice(other), chains)
+    places = walkers(hydrogen(supercell=(2, 1, 1)), 2)
     with pytest.raises(ValueError, match="`walkers` must have shape"):
-        eqs.evaluate(wavefunction, hamiltonian, **settings)
-    settings["walkers"] = places[:1]
-    with pytest.raises(ValueError, match="at least 2 walkers"):
-        eqs.evaluate(wavefunction, hamiltonian, steps=1, burn_in=0, **settings)
+        eqs.evaluate(
+            wavefunction, hamiltonian, dataclasses.replace(chains, walkers=places)
+        )
+
+
+def test_chains(unchecked):
+    """Complete once constructed, with whole numbers of any kind, and checked again when
+    changed."""
+    places, key = walkers(hydrogen(), 3), jax.random.key(0)
+    chains = eqs.Chains(places, key=key)
+    assert (chains.steps, chains.burn_in, chains.chunk) == (100, 20, None)
+    assert eqx.tree_equal(chains.sampler, eqs.Metropolis())
+    more = dataclasses.replace(chains, steps=np.int64(7), sampler=eqs.Metropolis(3))
+    assert type(more.steps) is int and more.walkers is places and more.key is key
+    assert (more.steps, more.burn_in, more.sampler.moves) == (7, 20, 3)
+    for change, expected in (
+        (dict(steps=0), "`steps` must be at least 1, got 0"),
+        (dict(burn_in=-1), "`burn_in` must not be negative, got -1"),
+        (dict(chunk=0), "`chunk` must be at least 1 walker, got 0"),
+        (dict(walkers=places[:1]), "`walkers` must be at least 2, .* got 1"),
+        (dict(walkers=places[0]), "`walkers` must be positions"),
+        (dict(walkers=places[..., :2]), "`walkers` must be positions"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            dataclasses.replace(chains, **change)

@@ -25,18 +25,20 @@ def _sampled(mean_field, *, walkers, steps, burn_in=15, seed=0, **moves):
     return eqs.evaluate(
         eqs.HartreeFock(mean_field),
         eqs.Hamiltonian(crystal, kinetic=kinetic),
-        walkers=start,
-        key=chain,
-        steps=steps,
-        burn_in=burn_in,
-        sampler=eqs.Metropolis(8, width=0.4, **moves),
-        chunk=20,
-        progress=False,
+        eqs.Chains(
+            start,
+            key=chain,
+            steps=steps,
+            burn_in=burn_in,
+            sampler=eqs.Metropolis(8, width=0.4, **moves),
+            chunk=20,
+            progress=False,
+        ),
     )
 
 
 def _check(mean_field, found, error):
-    assert found.invalid == 0
+    assert found.invalid_samples == 0
     assert found.energy.error < error
     assert abs(found.energy.mean - mean_field.energy) < 3 * found.energy.error
     total = found.kinetic.mean + found.potential.mean

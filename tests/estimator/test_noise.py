@@ -76,7 +76,7 @@ def _noise(vmc, count, *, seed=0, wavefunction=START, repeats=400):
 
 def _exact(wavefunction, count):
     """The gradient by quadrature, and the summed variances of its estimate 2 (n-1)/n
-    s_i from n independent walkers, where s_i is the sample covariance of score i and
+    s_i from n independent walkers, with the sample covariance s_i of score i and
     local energy: $Var[s] = \\mu_{22}/n - (n-2) \\mu_{11}^2 / (n (n-1)) +
     \\mu_{20} \\mu_{02} / (n (n-1))$ with central moments (Kendall and Stuart)."""
     local = lambda x: Lattice(CRYSTAL, depth=1.0).local_energy(wavefunction, x).total

@@ -6,6 +6,7 @@ thousand, with which 300 values are compared, is off by more than 3.6 errors, an
 test in 700 would fail for a value off by more than 5.5.
 """
 
+import dataclasses
 import functools
 import itertools
 
@@ -26,7 +27,7 @@ _SETTINGS = dict(burn_in=15, sampler=eqs.Metropolis(10, width=1.0), progress=Fal
 
 def _agree(found, expected, most, error=None):
     """All within 5.5 errors. These are neither too large nor too small on the whole:
-    where many values are not the same by symmetry, the mean square of deviations over
+    if many values are not the same by symmetry, the mean square of deviations over
     errors is about 1."""
     error = found.error if error is None else error
     assert np.max(np.abs(error)) < most
@@ -63,12 +64,14 @@ def test_uniform_electrons():
     found = eqs.observe(
         waves(crystal, a=(0, 0, 0)),
         observables,
-        walkers=walkers(crystal, 320),
-        key=jax.random.key(0),
-        steps=20,
-        burn_in=5,
-        sampler=eqs.Metropolis(4, width=2.0),
-        progress=False,
+        eqs.Chains(
+            walkers(crystal, 320),
+            key=jax.random.key(0),
+            steps=20,
+            burn_in=5,
+            sampler=eqs.Metropolis(4, width=2.0),
+            progress=False,
+        ),
     )
     # Two cells of 64 cubic Bohr each, five electrons.
     _agree(found["density"], 2.5 / 64, 0.003)
@@ -83,7 +86,7 @@ def test_uniform_electrons():
     for name, number in (("density", 2.5), ("spin density", 1)):
         total = _density_integral(observables[name], found[name].mean)
         np.testing.assert_allclose(total, number, rtol=1e-12)
-    assert all((v.samples, v.invalid) == (6400, 0) for v in found.values())
+    assert all((v.samples, v.invalid_samples) == (6400, 0) for v in found.values())
 
 
 # Without the symmetry of the cube, neither in the modulus nor in the phase.
@@ -140,11 +143,13 @@ def test_against_quadrature(name):
         wavefunction,
         observables,
         group,
-        walkers=walkers(wavefunction.crystal, 500),
-        key=jax.random.key(2),
-        steps=30,
-        chunk=None if name == "complex" else 50,
-        **_SETTINGS,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 500),
+            key=jax.random.key(2),
+            steps=30,
+            chunk=None if name == "complex" else 50,
+            **_SETTINGS,
+        ),
     )
     norm, plain = _quadrature(wavefunction, observables)
     p_norm, projected = _quadrature(averaged, observables)
@@ -173,11 +178,8 @@ def test_mixture_of_images():
     found = eqs.observe(
         wavefunction,
         observables,
+        eqs.Chains(walkers(crystal, 300), key=jax.random.key(0), steps=20, **_SETTINGS),
         group=group,
-        walkers=walkers(crystal, 300),
-        key=jax.random.key(0),
-        steps=20,
-        **_SETTINGS,
     )
     _, plain = _quadrature(wavefunction, _one_electron(crystal))
     turned = [
@@ -200,10 +202,12 @@ def test_symmetrized_densities_are_invariant():
         wavefunction,
         {"density": density},
         group,
-        walkers=walkers(wavefunction.crystal, 40),
-        key=jax.random.key(0),
-        steps=3,
-        **_SETTINGS,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 40),
+            key=jax.random.key(0),
+            steps=3,
+            **_SETTINGS,
+        ),
     )
     images = np.einsum("gij,...j->g...i", group.frac_rotations, density.points / 4)
     images += group.frac_translations[:, None, None, None]
@@ -236,10 +240,13 @@ def test_weights_agree_with_sampling_the_average():
     }
     settings = dict(walkers=walkers(crystal, 400), steps=40, **_SETTINGS)
     weighted = eqs.observe_post_hoc(
-        wavefunction, observables, group, key=jax.random.key(0), **settings
+        wavefunction, observables, group, eqs.Chains(key=jax.random.key(0), **settings)
     )
     direct = eqs.observe(
-        averaged, observables, group=group, key=jax.random.key(1), **settings
+        averaged,
+        observables,
+        eqs.Chains(key=jax.random.key(1), **settings),
+        group=group,
     )
     assert weighted.weight.mean < 0.9
     for name in observables:
@@ -258,10 +265,7 @@ def test_symmetric_function_is_its_own_average():
         waves(crystal, a=(0.3, 0.3, 0.3)),
         {"density": eqs.Density(crystal, (3, 3, 3))},
         group,
-        walkers=walkers(crystal, 10),
-        key=jax.random.key(0),
-        steps=2,
-        **_SETTINGS,
+        eqs.Chains(walkers(crystal, 10), key=jax.random.key(0), steps=2, **_SETTINGS),
     )
     np.testing.assert_allclose(
         [found.weight.mean, found.weight.error], [1, 0], atol=1e-12
@@ -280,11 +284,13 @@ def test_chunks_and_blocks_of_unequal_size():
             wavefunction,
             observables,
             group,
-            walkers=walkers(wavefunction.crystal, 45),
-            key=jax.random.key(0),
-            steps=2,
-            chunk=chunk,
-            **_SETTINGS,
+            eqs.Chains(
+                walkers(wavefunction.crystal, 45),
+                key=jax.random.key(0),
+                steps=2,
+                chunk=chunk,
+                **_SETTINGS,
+            ),
         ).averaged
         for chunk in (None, 9)
     ]
@@ -314,7 +320,7 @@ def test_error_bars(sizes):
 
     replicates = _replicates(totals.reshape(len(sizes), -1), valid, result)
     found = _jackknife(replicates, sums, None)
-    assert (found.samples, found.invalid) == (sum(sizes), 0)
+    assert (found.samples, found.invalid_samples) == (sum(sizes), 0)
     for means, errors, truth in zip(found.mean, found.error, (1, 0.25, 1), strict=True):
         scatter = np.std(means)
         assert abs(np.mean(means) - truth) < 4 * scatter / np.sqrt(many)
@@ -336,7 +342,7 @@ class _Still(eqs.AbstractSampler):
 
 
 class _Half(eqs.AbstractWavefunction):
-    """1, and not a number where the first coordinate is more than `end`."""
+    """1, and not a number if the first coordinate is more than `end`."""
 
     crystal: eqs.Crystal
     end: float
@@ -366,41 +372,45 @@ def test_invalid_amplitudes_are_counted():
     crystal = hydrogen()
     places = np.zeros((64, 1, 3))
     places[40:, :, 0] = 3.0
-    settings = dict(walkers=jnp.asarray(places), key=jax.random.key(0), steps=2)
-    settings |= dict(burn_in=0, sampler=_Still(), progress=False)
+    chains = eqs.Chains(
+        jnp.asarray(places),
+        key=jax.random.key(0),
+        steps=2,
+        burn_in=0,
+        sampler=_Still(),
+        progress=False,
+    )
     observables = {"z": eqs.Polarization(crystal)}
-    found = eqs.observe(_Half(crystal, 2.0), observables, **settings)["z"]
-    assert (found.samples, found.invalid) == (80, 48)
+    found = eqs.observe(_Half(crystal, 2.0), observables, chains)["z"]
+    assert (found.samples, found.invalid_samples) == (80, 48)
     np.testing.assert_allclose(found.mean, 1, atol=1e-12)
     with pytest.raises(FloatingPointError, match="In 32 of 32 blocks of walkers"):
-        eqs.observe(_Half(crystal, -1.0), observables, **settings)
+        eqs.observe(_Half(crystal, -1.0), observables, chains)
 
 
 def test_wrong_arguments():
     wavefunction, group = _case("real")
     crystal = wavefunction.crystal
     observables = {"z": eqs.Polarization(crystal)}
-    settings = dict(walkers=walkers(crystal, 4), key=jax.random.key(0))
+    chains = eqs.Chains(walkers(crystal, 4), key=jax.random.key(0))
 
-    def fails(match, change=None, **kwargs):
-        for function in (
-            eqs.observe,
-            functools.partial(eqs.observe_post_hoc, group=group),
-        ):
-            with pytest.raises(ValueError, match=match):
-                function(wavefunction, change or observables, **settings | kwargs)
+    def fails(match, observables, chains):
+        with pytest.raises(ValueError, match=match):
+            eqs.observe(wavefunction, observables, chains)
+        with pytest.raises(ValueError, match=match):
+            eqs.observe_post_hoc(wavefunction, observables, group, chains)
 
-    fails("`steps` must be at least 1", steps=0)
-    fails("at least 2 walkers", walkers=walkers(crystal, 1))
-    fails("`walkers` must have shape", walkers=jnp.zeros((4, 2, 3)))
+    wrong = dataclasses.replace(chains, walkers=jnp.zeros((4, 2, 3)))
+    fails("`walkers` must have shape", observables, wrong)
     other = {"g": eqs.Polarization(hydrogen(twist=(0.1, 0, 0)))}
-    fails("`observables` must have the crystal of `wavefunction`, but 'g'", other)
-    with pytest.raises(ValueError, match="`observables` must be at least one"):
-        eqs.observe(wavefunction, {}, **settings)
+    fails(
+        "`observables` must have the crystal of `wavefunction`, but 'g'", other, chains
+    )
+    fails("`observables` must be at least one", {}, chains)
     alien = eqs.SpaceGroup.of(hydrogen(twist=(0.1, 0, 0)))
     for function in (eqs.observe, eqs.observe_post_hoc):
         with pytest.raises(ValueError, match="must be one of this crystal"):
-            function(wavefunction, observables, group=alien, **settings)
+            function(wavefunction, observables, group=alien, chains=chains)
     # Translations by half the supercell multiply it by -1.
     double = hydrogen(supercell=(2, 1, 1), charge=1)
     with pytest.raises(ValueError, match="would be zero everywhere"):
@@ -408,6 +418,5 @@ def test_wrong_arguments():
             _PlaneWave(double),
             {"z": eqs.Polarization(double)},
             eqs.SpaceGroup.of(double).with_translations(),
-            walkers=walkers(double, 4),
-            key=jax.random.key(0),
+            eqs.Chains(walkers(double, 4), key=jax.random.key(0)),
         )

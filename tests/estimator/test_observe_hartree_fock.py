@@ -77,18 +77,20 @@ def _sampled(mean_field, observables, *, walkers, steps, group=None):
     return eqs.observe(
         eqs.HartreeFock(mean_field),
         observables,
-        walkers=eqs.initial_walkers(crystal, walkers, key=place).astype(jnp.float32),
-        key=chain,
+        eqs.Chains(
+            eqs.initial_walkers(crystal, walkers, key=place).astype(jnp.float32),
+            key=chain,
+            steps=steps,
+            burn_in=30,
+            sampler=eqs.Metropolis(6, width=0.4),
+            progress=False,
+        ),
         group=group,
-        steps=steps,
-        burn_in=30,
-        sampler=eqs.Metropolis(6, width=0.4),
-        progress=False,
     )
 
 
 def _check(found, expected, most):
-    assert found.invalid == 0
+    assert found.invalid_samples == 0
     parts = (np.real, np.imag) if np.iscomplexobj(found.mean) else (np.real,)
     assert np.max(np.abs(found.error)) < most
     for part in parts:
@@ -134,5 +136,7 @@ def test_lithium_hydride(lih):
     fourier = _fourier(cell, kpoint, dm, observables["fourier"].vectors)
     # The determinant is symmetric; its density is real, and 0 for no G.
     np.testing.assert_allclose(found.mean.imag, 0, atol=1e-5)
-    assert found.invalid == 0 and np.max(found.error.real) < 0.02 < np.min(fourier.real)
+    assert found.invalid_samples == 0 and np.max(found.error.real) < 0.02 < np.min(
+        fourier.real
+    )
     assert np.max(np.abs((found.mean - fourier).real) / found.error.real) < 5

@@ -101,7 +101,7 @@ def _torus(crystal, points=8):
 
 
 class Problem(eqx.Module):
-    """What there is to know: f and (H - reference) f on the orbits of all places,
+    """All there is to know: f and (H - reference) f on the orbits of all places,
     (places, images), and the shares of the places in |f|^2."""
 
     places: Array
@@ -145,12 +145,15 @@ def _problem(name):
 
 
 @functools.cache
-def _samples(name, amplitudes, images, count):
+def _samples(name, orbit_points, local_energies, count):
     """Independent samples: shares and energies of the irreps, energy and square of f,
     square of P f."""
     problem = _problem(name)
     sampler = OrbitSampler(
-        *_square(name), problem.characters, images=images, amplitudes=amplitudes
+        *_square(name),
+        problem.characters,
+        orbit_points=orbit_points,
+        local_energies=local_energies,
     )
     rng = np.random.default_rng(7)
     drawn = rng.choice(len(problem.density), count, p=problem.density)
@@ -195,7 +198,7 @@ def _expected(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "amplitudes", "images"),
+    ("name", "orbit_points", "local_energies"),
     [
         ("real", 2, 1),
         ("real", 5, 3),
@@ -203,12 +206,13 @@ def _expected(name):
         ("complex", None, 4),
     ],
 )
-def test_integrals(name, amplitudes, images):
+def test_integrals(name, orbit_points, local_energies):
     """Two particles on a torus and 8 operations, walkers drawn independently from a
     grid that the group maps to itself, on which the integrals are exact: within 4
     standard errors, 0.006 % false alarms each, 13 numbers in each case."""
-    found, expected = _samples(name, amplitudes, images, 30_000), _expected(name)
-    if images == 1:
+    found = _samples(name, orbit_points, local_energies, 30_000)
+    expected = _expected(name)
+    if local_energies == 1:
         found, expected = found[:, :-1], expected[:-1]
     error = np.std(found, axis=0) / np.sqrt(len(found))
     assert np.all(np.abs(np.mean(found, axis=0) - expected) < 4 * error + 1e-12)
@@ -224,30 +228,32 @@ def _energies(moments):
     return np.stack([moments[..., irreps] / moments[..., 0], moments[..., 0]], axis=-1)
 
 
-@pytest.mark.parametrize(("amplitudes", "images"), [(5, 3), (None, 1), (None, 8)])
-def test_repeated_estimates_of_the_averaged_energy(amplitudes, images):
+@pytest.mark.parametrize(
+    ("orbit_points", "local_energies"), [(5, 3), (None, 1), (None, 8)]
+)
+def test_repeated_estimates_of_the_averaged_energy(orbit_points, local_energies):
     """600 estimates of E_PA from 50 walkers each. Their bias is below 3 standard
     errors, 0.3 % false alarms among keys. Their variance is what the jackknife says,
     and with all amplitudes what quadrature says, within 25 %: 4 standard deviations of
     a variance from 600 normal numbers are 23 %."""
     name = "real"
     problem = _problem(name)
-    found = _samples(name, amplitudes, images, 30_000).reshape(600, 50, -1)
+    found = _samples(name, orbit_points, local_energies, 30_000).reshape(600, 50, -1)
     expected = _expected(name)
     (exact, weight) = _energies(expected)
-    estimates = [jackknife(block, _energies)[0] for block in found]
+    estimates = [jackknife(block, lambda m: _energies(m)[:, 0]) for block in found]
     means = np.array([e.mean for e in estimates])
     assert abs(np.mean(means) - exact) < 3 * np.std(means) / np.sqrt(len(means))
     measured = np.var(means)
     assert abs(np.mean([e.error**2 for e in estimates]) / measured - 1) < 0.25
-    if amplitudes is not None:
+    if orbit_points is not None:
         return
 
     # The contribution of a walker to the ratio, with one image drawn with probability
     # `chance` or all of them, squared and summed over images and walkers.
     p = np.mean(problem.f**2, axis=1, keepdims=True)
     averaged = np.mean(problem.f, axis=1, keepdims=True)
-    if images == 1:
+    if local_energies == 1:
         chance = (1 + problem.f**2 / p) / 16
         values = averaged * problem.hf / (8 * p * chance)
     else:
@@ -269,7 +275,7 @@ class Unit(eqs.AbstractHamiltonian):
 
 
 @functools.cache
-def _factors(real, amplitudes, images):
+def _factors(real, orbit_points, local_energies):
     crystal = _PAIRS["real"].crystal
     group = _square()[2]
     trivial = np.ones((1, group.order))
@@ -281,8 +287,8 @@ def _factors(real, amplitudes, images):
             Unit(crystal),
             group,
             trivial,
-            images=images,
-            amplitudes=amplitudes,
+            orbit_points=orbit_points,
+            local_energies=local_energies,
         )(x, key, eqs.LocalEnergy(jnp.zeros(()), jnp.zeros(())))
         return orbit.projected[0] * orbit.kinetic, orbit.plain * orbit.kinetic
 
@@ -320,8 +326,8 @@ def test_factors_of_local_energies_are_bounded(seed, real, near_node):
     x = x @ rotation.T
     key = jax.random.key(seed)
     coefficients, x = jnp.asarray(coefficients), jnp.asarray(x)
-    for amplitudes, most in ((None, 1.0), (3, np.sqrt(3 / 2))):
-        projected, plain = _factors(real, amplitudes, 1)(coefficients, x, key)
+    for orbit_points, most in ((None, 1.0), (3, np.sqrt(3 / 2))):
+        projected, plain = _factors(real, orbit_points, 1)(coefficients, x, key)
         assert np.all(np.abs(projected) <= most + 1e-9)
         assert np.all(np.abs(plain) <= 2 + 1e-9)
     # Of all images, each with its share of 1 / 8.
@@ -361,14 +367,16 @@ def test_error_bars_are_those_of_quadrature():
         wavefunction,
         hamiltonian,
         group,
-        walkers=problem.places[:300],
-        key=jax.random.key(0),
-        steps=5,
-        burn_in=0,
-        images=8,
-        sampler=Drawn("real"),
-        chunk=100,
-        progress=False,
+        eqs.Chains(
+            problem.places[:300],
+            key=jax.random.key(0),
+            steps=5,
+            burn_in=0,
+            sampler=Drawn("real"),
+            chunk=100,
+            progress=False,
+        ),
+        local_energies=8,
     )
     zero = float(_REFERENCE.total)
     exact, weight = _energies(_expected("real"))
@@ -388,25 +396,31 @@ def _free(wavefunction, **settings):
         wavefunction,
         Lattice(wavefunction.crystal, depth=0.0),
         _square()[2],
-        walkers=walkers(wavefunction.crystal, 20),
-        key=jax.random.key(1),
-        steps=4,
-        **_SETTINGS,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 20),
+            key=jax.random.key(1),
+            steps=4,
+            **_SETTINGS,
+        ),
         **settings,
     )
 
 
-@pytest.mark.parametrize(("amplitudes", "images"), [(4, 1), (5, 3), (None, 8)])
-def test_symmetric_eigenstates_have_no_variance(amplitudes, images):
+@pytest.mark.parametrize(
+    ("orbit_points", "local_energies"), [(4, 1), (5, 3), (None, 8)]
+)
+def test_symmetric_eigenstates_have_no_variance(orbit_points, local_energies):
     """cos x + cos y of a free particle, which has nodes."""
     wavefunction = _pair([1.0, 1.0, 0.0], True, _FREE_WAVES)
-    found = _free(wavefunction, images=images, amplitudes=amplitudes)
+    found = _free(
+        wavefunction, orbit_points=orbit_points, local_energies=local_energies
+    )
     expected = 0.5 * (2 * np.pi / 4) ** 2
     for row in (found.plain, found.averaged):
         np.testing.assert_allclose(row.energy.mean, expected, rtol=1e-10)
         assert row.energy.error < 1e-10
     assert abs(found.plain.variance.mean) < 1e-10
-    if images > 1:
+    if local_energies > 1:
         assert abs(found.averaged.variance.mean) < 1e-10
     np.testing.assert_allclose(found.weight.mean, 1, atol=0.2)
 
@@ -415,7 +429,7 @@ def test_an_eigenstate_under_a_wave_of_another_symmetry():
     """P f is an eigenstate and f is not: with all images E_PA has no error, because
     P (H - E) f vanishes at every walker."""
     wavefunction = _pair([1.0, 1.0, 0.8j], True, _FREE_WAVES)
-    found = _free(wavefunction, images=8)
+    found = _free(wavefunction, local_energies=8)
     expected = 0.5 * (2 * np.pi / 4) ** 2
     np.testing.assert_allclose(found.averaged.energy.mean, expected, rtol=1e-9)
     assert found.averaged.energy.error < 1e-9 < 1e-3 < found.plain.energy.error
@@ -439,12 +453,14 @@ def test_memory_does_not_grow_with_samples(monkeypatch):
             wavefunction,
             hamiltonian,
             group,
-            walkers=walkers(wavefunction.crystal, 200),
-            key=jax.random.key(1),
-            steps=60,
-            burn_in=1,
-            sampler=eqs.Metropolis(1),
-            progress=False,
+            eqs.Chains(
+                walkers(wavefunction.crystal, 200),
+                key=jax.random.key(1),
+                steps=60,
+                burn_in=1,
+                sampler=eqs.Metropolis(1),
+                progress=False,
+            ),
         )
     finally:
         tracemalloc.stop()
@@ -464,26 +480,28 @@ def _within(estimate, expected, most):
 
 
 @functools.cache
-def _post_hoc(name, images, amplitudes):
+def _post_hoc(name, local_energies, orbit_points):
     wavefunction, hamiltonian, group = _square(name)
     return eqs.post_hoc(
         wavefunction,
         hamiltonian,
         group,
-        walkers=walkers(wavefunction.crystal, 200),
-        key=jax.random.key(1),
-        steps=15,
-        images=images,
-        amplitudes=amplitudes,
-        **_SETTINGS,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 200),
+            key=jax.random.key(1),
+            steps=15,
+            **_SETTINGS,
+        ),
+        local_energies=local_energies,
+        orbit_points=orbit_points,
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "images", "amplitudes"),
+    ("name", "local_energies", "orbit_points"),
     [("real", 2, 5), ("complex", 1, None), ("complex", 8, None)],
 )
-def test_post_hoc(name, images, amplitudes):
+def test_post_hoc(name, local_energies, orbit_points):
     """With Markov chains, against the exact integrals over the torus: all functions
     are trigonometric polynomials, which the grid integrates exactly."""
     expected = _expected(name)
@@ -496,11 +514,11 @@ def test_post_hoc(name, images, amplitudes):
         p_square / weight - (above / weight) ** 2,
     )
     assert abs(p_energy - energy) > 0.02
-    found = _post_hoc(name, images, amplitudes)
+    found = _post_hoc(name, local_energies, orbit_points)
     _within(found.plain.energy, energy, 0.1)
     _within(found.averaged.energy, p_energy, 0.1)
     _within(found.plain.variance, variance, 0.2)
-    if images == 1:
+    if local_energies == 1:
         assert found.averaged.variance is None
     else:
         _within(found.averaged.variance, p_variance, 0.2)
@@ -511,7 +529,7 @@ def test_post_hoc(name, images, amplitudes):
         total = row.kinetic.mean + row.potential.mean
         np.testing.assert_allclose(total, row.energy.mean, atol=1e-6)
         assert abs(row.imaginary.mean) <= 3 * row.imaginary.error
-        assert (row.samples, row.invalid) == (3000, 0)
+        assert (row.samples, row.invalid_samples) == (3000, 0)
     assert found.averaged.symmetry.mean == 0
     difference = found.averaged.energy.mean - found.plain.energy.mean
     np.testing.assert_allclose(found.difference.mean, difference, atol=1e-12)
@@ -558,11 +576,10 @@ def test_against_direct_sampling(lih):
     direct = eqs.evaluate(
         eqs.Symmetrized(result.wavefunction, eqs.GroupAverage(group)),
         vmc.hamiltonian,
-        steps=15,
-        **settings | {"key": jax.random.fold_in(key, 1)},
+        eqs.Chains(steps=15, **settings | {"key": jax.random.fold_in(key, 1)}),
     )
     found = eqs.post_hoc(
-        result.wavefunction, vmc.hamiltonian, group, steps=40, **settings
+        result.wavefunction, vmc.hamiltonian, group, eqs.Chains(steps=40, **settings)
     )
     for name in ("energy", "kinetic", "potential", "variance"):
         one, other = getattr(found.averaged, name), getattr(direct, name)
@@ -574,18 +591,18 @@ def test_against_direct_sampling(lih):
 
 def test_errors():
     wavefunction, hamiltonian, group = _square()
-    settings = dict(
-        walkers=walkers(wavefunction.crystal, 2), key=jax.random.key(0), progress=False
+    chains = eqs.Chains(
+        walkers(wavefunction.crystal, 2), key=jax.random.key(0), progress=False
     )
-    with pytest.raises(ValueError, match="`images` must be at least 1, got 0"):
-        eqs.post_hoc(wavefunction, hamiltonian, group, images=0, **settings)
-    with pytest.raises(ValueError, match="`amplitudes` must be at least 2, .* got 1"):
-        eqs.post_hoc(wavefunction, hamiltonian, group, amplitudes=1, **settings)
+    with pytest.raises(ValueError, match="`local_energies` must be at least 1, got 0"):
+        eqs.post_hoc(wavefunction, hamiltonian, group, chains, local_energies=0)
+    with pytest.raises(ValueError, match="`orbit_points` must be at least 2, .* got 1"):
+        eqs.post_hoc(wavefunction, hamiltonian, group, chains, orbit_points=1)
     elsewhere = eqs.SpaceGroup.of(
         eqs.Crystal(5 * np.eye(3), ["H"], frac_positions=[[0, 0, 0]], unit="bohr")
     )
     with pytest.raises(ValueError, match="lattice"):
-        eqs.post_hoc(wavefunction, hamiltonian, elsewhere, **settings)
+        eqs.post_hoc(wavefunction, hamiltonian, elsewhere, chains)
 
 
 def test_a_symmetric_function():
@@ -595,11 +612,13 @@ def test_a_symmetric_function():
         wavefunction,
         Lattice(wavefunction.crystal),
         group,
-        walkers=walkers(wavefunction.crystal, 20),
-        key=jax.random.key(1),
-        steps=3,
-        images=48,
-        **_SETTINGS,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 20),
+            key=jax.random.key(1),
+            steps=3,
+            **_SETTINGS,
+        ),
+        local_energies=48,
     )
     assert abs(found.difference.mean) < 1e-10
     assert found.difference.error < 1e-10
@@ -621,19 +640,19 @@ class Odd(eqs.AbstractWavefunction):
         return eqs.LogPsi(jnp.sign(value), jnp.log(jnp.abs(value)))
 
 
-@pytest.mark.parametrize("amplitudes", [8, None])
-def test_nothing_is_said_of_an_average_that_is_zero(amplitudes):
+@pytest.mark.parametrize("orbit_points", [8, None])
+def test_nothing_is_said_of_an_average_that_is_zero(orbit_points):
     """As in `sectors`. It was an energy of 1.96(72) Ha, or 70243(70232) Ha."""
     wavefunction = Odd(hydrogen())
     group = eqs.SpaceGroup.of(wavefunction.crystal)
     places = walkers(wavefunction.crystal, 20)
-    settings = dict(walkers=places, key=jax.random.key(1), steps=3, **_SETTINGS)
+    chains = eqs.Chains(places, key=jax.random.key(1), steps=3, **_SETTINGS)
     found = eqs.post_hoc(
         wavefunction,
         Lattice(wavefunction.crystal),
         group,
-        amplitudes=amplitudes,
-        **settings,
+        chains,
+        orbit_points=orbit_points,
     )
     assert found.averaged is None and found.difference is None
     assert found.weight.mean <= max(3 * found.weight.error, 1e-12)
@@ -642,7 +661,7 @@ def test_nothing_is_said_of_an_average_that_is_zero(amplitudes):
     assert "the average is zero" in str(found)
     assert json.loads(json.dumps(found.to_dict()))["averaged"] is None
     density = {"rho": eqs.Density(wavefunction.crystal, (4, 4, 4))}
-    observed = eqs.observe_post_hoc(wavefunction, density, group, **settings)
+    observed = eqs.observe_post_hoc(wavefunction, density, group, chains)
     assert observed.averaged is None and observed.difference is None
     assert np.all(np.isfinite(observed.plain["rho"].mean))
 
@@ -667,6 +686,5 @@ def test_refuses_what_is_no_projection():
             Alternating(crystal),
             Lattice(crystal),
             eqs.SpaceGroup.of(crystal),
-            walkers=walkers(crystal, 4),
-            key=jax.random.key(0),
+            eqs.Chains(walkers(crystal, 4), key=jax.random.key(0)),
         )

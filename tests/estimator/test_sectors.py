@@ -63,26 +63,28 @@ def _exact(name):
 
 
 @functools.cache
-def _sectors(name, images):
+def _sectors(name, local_energies):
     wavefunction, hamiltonian, group = _case(name)
     return eqs.sectors(
         wavefunction,
         hamiltonian,
         group,
-        walkers=walkers(wavefunction.crystal, 200),
-        key=jax.random.key(1),
-        steps=15,
-        images=images,
-        **_SETTINGS,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 200),
+            key=jax.random.key(1),
+            steps=15,
+            **_SETTINGS,
+        ),
+        local_energies=local_energies,
     )
 
 
-@pytest.mark.parametrize("images", [1, 4, 48])
+@pytest.mark.parametrize("local_energies", [1, 4, 48])
 @pytest.mark.parametrize("name", _CASES)
-def test_sectors(name, images):
+def test_sectors(name, local_energies):
     """Within 4 standard errors, 0.006 % false alarms each among keys, some 30 numbers
     in a case; weights add up to 1 for every sample."""
-    found = _sectors(name, images)
+    found = _sectors(name, local_energies)
     energy, exact = _exact(name)
     assert abs(found.energy.mean - energy) < 4 * found.energy.error < 0.1
     np.testing.assert_allclose(sum(s.weight.mean for s in found.sectors), 1, rtol=1e-9)
@@ -99,22 +101,24 @@ def test_sectors(name, images):
             4 * sector.difference.error
         )
     assert present >= 4
-    assert (found.samples, found.invalid) == (3000, 0)
+    assert (found.samples, found.invalid_samples) == (3000, 0)
 
 
 def test_trivial_sector_is_what_averaging_gives():
-    """The same walkers, images and energies as `post_hoc` with the same key."""
+    """The same walkers, points and energies as `post_hoc` with the same key."""
     wavefunction, hamiltonian, group = _case("real")
     averaged = eqs.post_hoc(
         wavefunction,
         hamiltonian,
         group,
-        walkers=walkers(wavefunction.crystal, 200),
-        key=jax.random.key(1),
-        steps=15,
-        images=4,
-        amplitudes=None,
-        **_SETTINGS,
+        eqs.Chains(
+            walkers(wavefunction.crystal, 200),
+            key=jax.random.key(1),
+            steps=15,
+            **_SETTINGS,
+        ),
+        local_energies=4,
+        orbit_points=None,
     )
     found = _sectors("real", 4)
     trivial = found["A1g"]
@@ -137,11 +141,10 @@ def test_a_symmetric_function_has_one_sector():
         symmetric,
         hamiltonian,
         group,
-        walkers=walkers(symmetric.crystal, 20),
-        key=jax.random.key(1),
-        steps=3,
-        images=2,
-        **_SETTINGS,
+        eqs.Chains(
+            walkers(symmetric.crystal, 20), key=jax.random.key(1), steps=3, **_SETTINGS
+        ),
+        local_energies=2,
     )
     for sector in found.sectors:
         if sector.label == "A1g":
@@ -179,8 +182,14 @@ def test_picture():
 def test_errors():
     wavefunction, hamiltonian, group = _case("real")
     x, key = walkers(wavefunction.crystal, 4), jax.random.key(0)
-    with pytest.raises(ValueError, match="`images` must be at least 1, got 0"):
-        eqs.sectors(wavefunction, hamiltonian, group, walkers=x, key=key, images=0)
+    with pytest.raises(ValueError, match="`local_energies` must be at least 1"):
+        eqs.sectors(
+            wavefunction,
+            hamiltonian,
+            group,
+            eqs.Chains(x, key=key),
+            local_energies=0,
+        )
     other = eqs.SpaceGroup.of(eqs.Crystal.bcc("H", a=5.0, unit="bohr"))
     with pytest.raises(ValueError, match="of `lattice` differs by"):
-        eqs.sectors(wavefunction, hamiltonian, other, walkers=x, key=key)
+        eqs.sectors(wavefunction, hamiltonian, other, eqs.Chains(x, key=key))

@@ -191,14 +191,14 @@ def test_average_of_hartree_fock_energies_is_the_mean_over_the_mesh():
 def _evaluation(energy, error=0.0, symmetry=None, **kwargs):
     one = eqs.Estimate(energy, error)
     zero = eqs.Estimate(0.0, 0.0)
-    counts = {"samples": 10, "invalid": 0} | kwargs
+    counts = {"samples": 10, "invalid_samples": 0} | kwargs
     return eqs.Evaluation(one, one, one, one, zero, symmetry, **counts)
 
 
 def test_error_of_the_mean():
     weights = np.array([0.25, 0.75])
     parts = [
-        _evaluation(-1.0, 0.04, eqs.Estimate(0.2, 0.0), samples=7, invalid=1),
+        _evaluation(-1.0, 0.04, eqs.Estimate(0.2, 0.0), samples=7, invalid_samples=1),
         _evaluation(-2.0, 0.01, eqs.Estimate(0.4, 0.0)),
     ]
     found = eqs.twist_average(parts, weights)
@@ -207,7 +207,7 @@ def test_error_of_the_mean():
         assert part.mean == pytest.approx(-1.75)
         assert part.error == pytest.approx(np.sqrt(0.01**2 + 0.0075**2))
     assert found.mean.symmetry.mean == pytest.approx(0.35)
-    assert (found.mean.samples, found.mean.invalid) == (17, 1)
+    assert (found.mean.samples, found.mean.invalid_samples) == (17, 1)
     mixed = [parts[0], _evaluation(-2.0)]
     assert eqs.twist_average(mixed, weights).mean.symmetry is None
 

@@ -39,8 +39,8 @@ class Network(eqs.AbstractWavefunction):
 
 _NETWORK = Network(_CRYSTAL, 0.3 * jax.random.normal(jax.random.key(0), (6, 4)))
 _PLACES = walkers(_CRYSTAL, 4)
-_SETTINGS = dict(
-    walkers=_PLACES,
+_CHAINS = eqs.Chains(
+    _PLACES,
     key=jax.random.key(1),
     steps=1,
     burn_in=0,
@@ -95,13 +95,13 @@ _WAYS = {
         _NETWORK, key=jax.random.key(0)
     ),
     "evaluate": lambda: eqs.evaluate(
-        _NETWORK, Lattice(_CRYSTAL), symmetrizer=_AVERAGE, **_SETTINGS
+        _NETWORK, Lattice(_CRYSTAL), _CHAINS, symmetrizer=_AVERAGE
     ),
-    "post_hoc": lambda: eqs.post_hoc(_NETWORK, Lattice(_CRYSTAL), _GROUP, **_SETTINGS),
-    "sectors": lambda: eqs.sectors(_NETWORK, Lattice(_CRYSTAL), _GROUP, **_SETTINGS),
-    "observe": lambda: eqs.observe(_NETWORK, _DENSITY, **_SETTINGS),
+    "post_hoc": lambda: eqs.post_hoc(_NETWORK, Lattice(_CRYSTAL), _GROUP, _CHAINS),
+    "sectors": lambda: eqs.sectors(_NETWORK, Lattice(_CRYSTAL), _GROUP, _CHAINS),
+    "observe": lambda: eqs.observe(_NETWORK, _DENSITY, _CHAINS),
     "observe_post_hoc": lambda: eqs.observe_post_hoc(
-        _NETWORK, _DENSITY, _GROUP, **_SETTINGS
+        _NETWORK, _DENSITY, _GROUP, _CHAINS
     ),
     "translation_scan": lambda: eqs.translation_scan(
         _NETWORK, _PLACES[0], np.eye(3)[:2], points=2, progress=False

@@ -85,9 +85,9 @@ def evaluate():
     eqs.evaluate(
         waves(crystal()),
         hamiltonian(),
-        walkers=eqs.shard_walkers(walkers, mesh),
-        key=jax.random.key(1),
-        steps=10**7,
+        eqs.Chains(
+            eqs.shard_walkers(walkers, mesh), key=jax.random.key(1), steps=10**7
+        ),
     )
 for phase, work in (
     ("evaluation", evaluate),
@@ -129,11 +129,11 @@ def trained(folder, steps, mesh=None, **kwargs):
 def estimates(result):
     """Energies, and something else that is sampled on the devices of the walkers."""
     group = eqs.SpaceGroup.of(crystal())
-    arguments = {"walkers": result.walkers, "key": jax.random.key(1), "steps": 2}
+    chains = eqs.Chains(result.walkers, key=jax.random.key(1), steps=2)
     wavefunction = result.wavefunction
-    averaged = eqs.post_hoc(wavefunction, hamiltonian(), group, **arguments).averaged
+    averaged = eqs.post_hoc(wavefunction, hamiltonian(), group, chains).averaged
     density = {"density": eqs.Density(crystal(), (2, 1, 1))}
-    seen = eqs.observe(wavefunction, density, **arguments)["density"]
+    seen = eqs.observe(wavefunction, density, chains)["density"]
     return averaged.energy.mean, averaged.energy.error, *seen.mean.ravel()
 
 

@@ -248,10 +248,7 @@ def test_atoms_far_apart_share_their_spins_and_charges(stretched, together):
     found = eqs.evaluate(
         eqs.HartreeFock(stretched),
         eqs.Hamiltonian(crystal),
-        walkers=start,
-        key=chain,
-        steps=40,
-        progress=False,
+        eqs.Chains(start, key=chain, steps=40, progress=False),
     )
     assert found.energy.error < 0.012
     assert abs(found.energy.mean - stretched.energy) < 4 * found.energy.error
