@@ -3,11 +3,11 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
+from .._core import precise_matmul
 from .._crystal import Crystal, from_nearest, Lattice
 from .._group import SpaceGroup
 from .observables import (
@@ -155,9 +155,8 @@ class Density(AbstractObservable):
         sizes = np.array(self.shape)
         fine = Lattice(self.lattice.vectors / sizes[:, None])
         inverse = jnp.asarray(np.linalg.inv(fine.vectors), points.dtype)
-        precise = jax.lax.Precision.HIGHEST
         nearest = points - from_nearest(fine, points)
-        numbers = jnp.round(jnp.matmul(nearest, inverse, precision=precise))
+        numbers = jnp.round(precise_matmul(nearest, inverse))
         wrapped = jnp.asarray(numbers, int) % jnp.asarray(sizes)[None]
         return jnp.ravel_multi_index(tuple(wrapped.T), self.shape, mode="wrap")
 

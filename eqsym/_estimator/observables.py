@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact
 
-from .._core import AbstractFixed
+from .._core import AbstractFixed, precise_einsum
 from .._crystal import Crystal, Lattice
 
 
@@ -62,12 +62,7 @@ def plane_waves(
     vectors: Float[np.ndarray, "vectors 3"],
 ) -> Complex[Array, "walkers images vectors"]:
     r"""$\sum_i e^{-i q \cdot r_i}$."""
-    angles = jnp.einsum(
-        "gmni,qi->gmnq",
-        orbits,
-        jnp.asarray(vectors, orbits.dtype),
-        precision=jax.lax.Precision.HIGHEST,
-    )
+    angles = precise_einsum("gmni,qi->gmnq", orbits, jnp.asarray(vectors, orbits.dtype))
     real, imag = jnp.sum(jnp.cos(angles), axis=2), -jnp.sum(jnp.sin(angles), axis=2)
     return jax.lax.complex(real, imag)
 
@@ -76,12 +71,7 @@ def weighted_sum(
     values: Inexact[Array, "walkers images moments"],
     weights: Float[Array, "walkers images kinds"],
 ) -> Inexact[Array, "kinds moments"]:
-    return jnp.einsum(
-        "gmk,gmq->kq",
-        weights.astype(values.dtype),
-        values,
-        precision=jax.lax.Precision.HIGHEST,
-    )
+    return precise_einsum("gmk,gmq->kq", weights.astype(values.dtype), values)
 
 
 def half_of_vectors(lattice: Lattice, max_q: float) -> Float[np.ndarray, "vectors 3"]:

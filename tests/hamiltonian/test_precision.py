@@ -126,7 +126,6 @@ _WAYS = {
 _OTHERS = {
     "run",
     "load_run",
-    "PretrainingState",
     "SavedRun",
     "SymmetrizedOrbitals",
     "VMCState",
