@@ -17,7 +17,7 @@ def test_sample_at_toy_size(tmp_path, monkeypatch, capsys):
     for pattern, small in (
         (r"\bsteps=\d+", "steps=2"),
         (r"\bwalkers=\d+", "walkers=8, burn_in=2"),
-        (r"\bwalkers=walkers\b", "walkers=walkers, burn_in=2"),
+        (r"\bChains\(walkers\b", "Chains(walkers, burn_in=2"),
         (r"\bkey=keys\[0\]", "key=keys[0], widths=((8, 2),), determinants=1"),
         (r"\bchunk=\d+", "chunk=2"),
         (r'\bbasis="[\w-]+"', 'basis="sto-3g"'),
