@@ -42,19 +42,8 @@ _WALKERS, _MIXTURE, _AVERAGED = range(3)
 
 
 class Observed(eqx.Module):
-    """An array of means and one of their standard errors.
-
-    - `mean`: of the shape of the observable.
-    - `error`: of the same shape. If the mean is complex, so is its error, with the
-        errors of real and imaginary part, so that the modulus is the error in the
-        complex plane. Errors of different elements are correlated.
-    - `samples`: number of configurations.
-    - `invalid_samples`: configurations left out because an amplitude was not finite;
-        more than a few spoil the estimates: the mean is then one over the places with a
-        finite amplitude, and no error bar shows the difference.
-    - `mixing`: whether the chains have mixed, as in [`eqsym.Evaluation`][], by the
-        potential energy; `None` for numbers from elsewhere.
-    """
+    """An array of means and one of their errors; [`eqsym.observe`][] describes the
+    fields."""
 
     mean: Inexact[np.ndarray, "..."]
     error: Inexact[np.ndarray, "..."]
@@ -64,17 +53,8 @@ class Observed(eqx.Module):
 
 
 class PostHocObserved(eqx.Module):
-    """Observables of a wave function f before and after averaging over a group, by
-    name, from the same walkers.
-
-    - `plain`: of f as trained ("OG").
-    - `symmetrized`: of f, then averaged over the group: of the mixture of all $U_g f$.
-    - `averaged`: of P f ("PA"); `None` if `weight` is not positive by three standard
-        errors: then P f is zero as far as these samples can tell.
-    - `difference`: `averaged` minus `symmetrized`, with the error of the paired
-        difference; `None` if there is no `averaged`.
-    - `weight`: $|Pf|^2 / |f|^2$, the share of f that is symmetric.
-    """
+    """Observables before and after averaging over a group;
+    [`eqsym.observe_post_hoc`][] describes the fields."""
 
     plain: dict[str, Observed]
     symmetrized: dict[str, Observed]
@@ -115,8 +95,18 @@ def observe(
 
     **Returns:**
 
-    For every name the means and their errors, [`eqsym.Observed`][]. If the chains have
-    not mixed, a warning says so.
+    For every name an array of means, with the fields
+
+    - `mean`: of the shape of the observable.
+    - `error`: the standard errors, of the same shape. If the mean is complex, so is its
+        error, with the errors of real and imaginary part, so that the modulus is the
+        error in the complex plane. Errors of different elements are correlated.
+    - `samples`: number of configurations.
+    - `invalid_samples`: configurations left out because an amplitude was not finite;
+        more than a few spoil the estimates: the mean is then one over the places with a
+        finite amplitude, and no error bar shows the difference.
+    - `mixing`: whether the chains have mixed, as in [`eqsym.Evaluation`][], by the
+        potential energy. If they have not, a warning says so.
 
     **Raises:** `ValueError` for walkers of the wrong shape, no observables, observables
     or a group of another crystal, and a `path` with something else in it; `OSError` for
@@ -162,8 +152,17 @@ def observe_post_hoc(
 
     **Returns:**
 
-    Observables of f, of the mixture of its images, and of P f if it is not zero,
-    [`eqsym.PostHocObserved`][].
+    With fields that are each, by name, as [`eqsym.observe`][] returns them:
+
+    - `plain`: of f as trained ("OG").
+    - `symmetrized`: of f, then averaged over the group: of the mixture of all $U_g f$.
+    - `averaged`: of P f ("PA"); `None` if `weight` is not positive by three standard
+        errors: then P f is zero as far as these samples can tell.
+    - `difference`: `averaged` minus `symmetrized`, with the error of the paired
+        difference; `None` if there is no `averaged`.
+
+    And `weight`, an [`eqsym.Estimate`][]: $|Pf|^2 / |f|^2$, the share of f that is
+    symmetric.
 
     **Raises:** as [`eqsym.observe`][] does, and `ValueError` if the average is not a
     projection of f, see [`eqsym.Symmetrized`][].

@@ -22,7 +22,8 @@ from .estimate import Estimate
 
 
 class Scatter(eqx.Module):
-    """Of a vector of all parameters; [`eqsym.GradientNoise`][] describes the fields."""
+    """Of a vector of all parameters; [`eqsym.gradient_noise`][] describes the
+    fields."""
 
     norm: float
     deviation: Estimate
@@ -30,21 +31,7 @@ class Scatter(eqx.Module):
 
 class GradientNoise(eqx.Module):
     r"""Sizes and deviations of two vectors of all parameters, over repeated draws of a
-    batch: see [`eqsym.gradient_noise`][].
-
-    - `gradient`: derivative of the energy of the supercell by the parameters, in
-        Hartree over the units of the parameters.
-    - `update`: the change of the parameters by the optimizer.
-    - `walkers`: configurations that a step samples.
-    - `repeats`: batches that were drawn.
-    - `rejected`: batches left out because gradient or update was not finite.
-
-    For each of the two vectors v, there are
-
-    - `norm`: $|E[v]|$, without the part that comes from the scatter; known to within
-        `deviation` over the square root of the number of draws.
-    - `deviation`: $(\sum_i \mathrm{Var}[v_i])^{1/2}$, the standard deviation of v.
-    """
+    batch; [`eqsym.gradient_noise`][] describes the fields."""
 
     gradient: Scatter
     update: Scatter
@@ -105,7 +92,20 @@ def gradient_noise(
 
     **Returns:**
 
-    Sizes and deviations, [`eqsym.GradientNoise`][].
+    Sizes and deviations of two vectors of all parameters, with the fields
+
+    - `gradient`: derivative of the energy of the supercell by the parameters, in
+        Hartree over the units of the parameters.
+    - `update`: the change of the parameters by the optimizer.
+    - `walkers`: configurations that a step samples.
+    - `repeats`: batches that were drawn.
+    - `rejected`: batches left out because gradient or update was not finite.
+
+    For each of the two vectors v, there are
+
+    - `norm`: $|E[v]|$, without the part that comes from the scatter; known to within
+        `deviation` over the square root of the number of draws.
+    - `deviation`: $(\sum_i \mathrm{Var}[v_i])^{1/2}$, the standard deviation of v.
 
     **Raises:** `ValueError` for fewer than 3 repeats or negative numbers of steps, and
     as `vmc.init` does; `FloatingPointError` if fewer than 3 batches had a finite

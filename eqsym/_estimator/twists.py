@@ -109,13 +109,8 @@ def irreducible_twists(
 
 
 class TwistAverage(eqx.Module):
-    """The mean of evaluations at several twists; see [`eqsym.twist_average`][].
-
-    - `mean`: of all quantities. `samples` and `invalid_samples` are sums; `mixing` is
-        taken from the evaluation whose chains have mixed least.
-    - `evaluations`: at the twists.
-    - `weights`: of the twists.
-    """
+    """The mean of evaluations at several twists; [`eqsym.twist_average`][] describes
+    the fields."""
 
     mean: Evaluation
     evaluations: tuple[Evaluation, ...]
@@ -160,8 +155,13 @@ def twist_average(
 
     **Returns:**
 
-    The mean, which prints as a table together with the evaluations. Its variance and
-    symmetry measure are means over the twists too, `None` if one of them is.
+    The mean, which prints as a table together with the evaluations, with the fields
+
+    - `mean`: an [`eqsym.Evaluation`][] of all quantities. Its variance and symmetry
+        measure are means over the twists too, `None` if one of them is. `samples` and
+        `invalid_samples` are sums; `mixing` is taken from the evaluation whose chains
+        have mixed least.
+    - `evaluations`, `weights`: as they were given.
 
     **Raises:** `ValueError` if the weights do not fit the evaluations, are negative, or
     do not sum to 1.

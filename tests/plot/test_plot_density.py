@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import eqsym as eqs
+from eqsym._estimator import Observed
 
 
 def _salt():
@@ -11,7 +12,7 @@ def _salt():
 
 
 def _found(mean):
-    return eqs.Observed(mean, 0.1 * np.abs(mean), 10, 0)
+    return Observed(mean, 0.1 * np.abs(mean), 10, 0)
 
 
 def _drawn(figure, panel=0):

@@ -13,6 +13,7 @@ import pytest
 import eqsym as eqs
 from eqsym._run import loop as run_module, phases as phases_module
 from eqsym._run.phases import Checkpoints
+from eqsym._symmetrizer import SubsetAverage
 from toys import Counting, hydrogen, Lattice, small_network, walkers, waves
 
 
@@ -117,7 +118,7 @@ def test_stages(tmp_path, whole):
     assert not np.any(energies[3:] == plain[3:])
     assert int(expected.state.optimizer.count) == 8
     symmetrizer = expected.state.strategy.symmetrizer
-    assert isinstance(symmetrizer, eqs.SubsetAverage)
+    assert isinstance(symmetrizer, SubsetAverage)
 
 
 def test_stages_draw_with_keys_of_their_own():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import eqsym as eqs
-from eqsym._symmetrizer import check_projector
+from eqsym._symmetrizer import check_projector, SubsetAverage
 from toys import hydrogen, walkers, waves
 
 
@@ -50,7 +50,7 @@ def test_a_sum_of_irreps_is_a_projection():
 def test_others_are_refused():
     with pytest.raises(ValueError, match="must be a projector, equal to its square"):
         eqs.ProjectedTraining(Sum(_GROUP, 0.5))
-    some = eqs.SubsetAverage(_GROUP, jnp.arange(2))
+    some = SubsetAverage(_GROUP, jnp.arange(2))
     # Without the check of types, which users do not have.
     with pytest.raises(ValueError, match="got `SubsetAverage`"):
         check_projector.__wrapped__("projection", some)

@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 import eqsym as eqs
 import flags
+from eqsym._symmetrizer import SubsetAverage
 from eqsym._training.strategy import NoState
 from toys import Cut, grid, hydrogen, Lattice, walkers, waves
 
@@ -143,7 +144,7 @@ def test_subsets_average_to_the_group():
     @jax.jit
     @jax.vmap
     def of_one(i):
-        return eqs.Symmetrized(_SKEW, eqs.SubsetAverage(_GROUP, i[None]))(x).log
+        return eqs.Symmetrized(_SKEW, SubsetAverage(_GROUP, i[None]))(x).log
 
     values = np.exp(of_one(jnp.arange(_GROUP.order)))
     whole = eqx.filter_jit(eqs.Symmetrized(_SKEW, eqs.GroupAverage(_GROUP)))(x)
