@@ -1,8 +1,8 @@
 """Formulas of the pages as MathML, which browsers draw without a script or a network.
 
-MkDocs calls the functions `on_...`. `pymdownx.arithmatex` has marked the TeX when a page
-has become HTML, docstrings included; latex2mathml translates it. A font for formulas,
-which not every system has, is copied from ziamath.
+MkDocs calls the functions `on_...`. When a page has become HTML, docstrings included,
+`pymdownx.arithmatex` has marked the TeX, and latex2mathml translates it. A font for
+formulas, which not every system has, is copied from ziamath.
 """
 
 import html
@@ -17,9 +17,14 @@ _FONT = "STIXTwoMath-Regular.ttf"
 _MARKED = re.compile(
     r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL
 )
-# A function without parentheses needs a space before its argument, a bar around none.
+# A function without parentheses needs a space before its argument.
 _FUNCTION = re.compile(r"\\(arg|cos|det|log|sin)(?!\w|\s*(\(|\\left|\|))")
-_BAR = '<mo stretchy="false">&#x0007C;</mo>'
+# Bars around a number have no spaces, the bar over one stretches, `min` is a name.
+_IMPROVED = {
+    '<mo stretchy="false">&#x0007C;': '<mo stretchy="false" lspace="0" rspace="0">|',
+    '<mo accent="true">&#x02015;': '<mo accent="true" stretchy="true">&#x0203E;',
+    "<mo>min</mo>": "<mi>min</mi>",
+}
 # Commands that latex2mathml 3.81 leaves as they are.
 _REPLACED = {
     r"\arg": r"\operatorname{arg}",
@@ -34,9 +39,12 @@ def _mathml(tag: str, tex: str) -> str:
     for command, replacement in _REPLACED.items():
         tex = tex.replace(command, replacement)
     formula = convert(tex, display="block" if tag == "div" else "inline")
-    formula = formula.replace(_BAR, _BAR.replace("<mo", '<mo lspace="0" rspace="0"'))
+    for element, replacement in _IMPROVED.items():
+        formula = formula.replace(element, replacement)
     if "\\" in formula:
-        raise ValueError(f"latex2mathml does not know a command of the formula {tex!r}.")
+        raise ValueError(
+            f"latex2mathml does not know a command of the formula {tex!r}."
+        )
     return f'<{tag} class="formula">{formula}</{tag}>'
 
 
