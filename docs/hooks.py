@@ -25,9 +25,11 @@ _IMPROVED = {
     '<mo accent="true">&#x02015;': '<mo accent="true" stretchy="true">&#x0203E;',
     "<mo>min</mo>": "<mi>min</mi>",
 }
-# Commands that latex2mathml 3.81 leaves as they are.
+# Commands that latex2mathml 3.81 leaves as they are, or spaces badly.
 _REPLACED = {
     r"\arg": r"\operatorname{arg}",
+    r"\lvert": "|",
+    r"\rvert": "|",
     r"\Big\langle": r"\Big⟨",
     r"\Big\rangle": r"\Big⟩",
 }
