@@ -93,17 +93,18 @@ def _is_fixed(node) -> bool:
 
 
 def _is_parameter(leaf) -> bool:
-    return not _is_fixed(leaf) and eqx.is_inexact_array(leaf)
+    is_data = _is_fixed(leaf) or not eqx.is_inexact_array(leaf)
+    return not (is_data or jnp.iscomplexobj(leaf))
 
 
 def partition(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Splits a module into its trainable parameters and everything else.
 
-    Parameters are the floating-point arrays outside of crystals, mean fields, groups
-    and other modules derived from [`eqsym.AbstractFixed`][]. Those of numpy too: JAX
-    makes arrays of its own of them when it compiles. As few of them are meant to be
-    trained, [`eqsym.check_wavefunction`][] refuses them. The inverse is
-    [`eqsym.combine`][].
+    Parameters are the real floating-point arrays outside of crystals, mean fields,
+    groups and other modules derived from [`eqsym.AbstractFixed`][]. Those of numpy too:
+    JAX makes arrays of its own of them when it compiles. As few of them are meant to be
+    trained, [`eqsym.check_wavefunction`][] refuses them. It refuses complex arrays too,
+    which are not trained. The inverse is [`eqsym.combine`][].
 
     **Arguments:**
 
