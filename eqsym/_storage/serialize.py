@@ -203,15 +203,9 @@ def _encode_object(value: Any, within: tuple[int, ...], held: bool) -> Json:
             "keywords": _encode(dict(value.keywords), within, held),
         }
     if callable(value):
-        holds, function = {}, value
-        if isinstance(value, MethodType):
-            holds, function = {"self": value.__self__}, value.__func__
-        function = inspect.unwrap(function)
+        held, function = _unwrapped(value)
         if isinstance(function, FunctionType):
-            if not (function is value or in_library(type(value))):
-                # An object that decorates it.
-                holds = _attributes(value)
-            return _encode_function(function, holds, within)
+            return _encode_function(function, held, within)
     return _encode_other(value, within)
 
 
@@ -224,7 +218,7 @@ def _encode_other(value: Any, within: tuple[int, ...]) -> Json:
         # Without the module: `__main__` is another name of a file.
         found = {"object": name_of(cls) if known else cls.__qualname__}
     held = _attributes(value) if opaque or not known else {}
-    if (opaque and known and not held) or "..." in text:
+    if known and (opaque and not held or "..." in text):
         found["contents"] = _NOT_COMPARED
     if not known:
         found["code"] = _NOT_COMPARED
@@ -236,7 +230,7 @@ def _encode_function(
 ) -> Json:
     within = (*within, id(function))
     if not is_constant(function):
-        held = held | _attributes(function) | _closure(function) | _defaults(function)
+        held = held | _held(function)
     elif not held:
         return {"name": name_of(function)}
     holds = _encode_all(held, within)
@@ -245,6 +239,27 @@ def _encode_function(
     # Without the module, as for objects.
     name = function.__qualname__
     return {"function": name, "code": _NOT_COMPARED, "holds": holds}
+
+
+def _unwrapped(value: Any) -> tuple[dict[str, Any], Any]:
+    """What a callable calls in the end, and what the user's own methods and decorators
+    around it hold."""
+    held = {}
+    while True:
+        if isinstance(value, MethodType):
+            held["self"], value = value.__self__, value.__func__
+        elif not hasattr(value, "__wrapped__"):
+            return held, value
+        else:
+            function = isinstance(value, FunctionType)
+            if not in_library(value if function else type(value)):
+                inner = _held(value) if function else _attributes(value)
+                held[f"wrapper{len(held)}"] = inner
+            value = value.__wrapped__
+
+
+def _held(function: FunctionType) -> dict[str, Any]:
+    return _attributes(function) | _closure(function) | _defaults(function)
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -281,7 +296,9 @@ def _closure(function: FunctionType) -> dict[str, Any]:
 def _defaults(function: FunctionType) -> dict[str, Any]:
     return {
         name: parameter.default
-        for name, parameter in inspect.signature(function).parameters.items()
+        for name, parameter in inspect.signature(
+            function, follow_wrapped=False
+        ).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
 

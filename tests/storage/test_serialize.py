@@ -315,6 +315,14 @@ def _wrapped(depth):
     return functools.update_wrapper(_Rates(depth=depth), _bounded)
 
 
+def _wrapped_function(depth, inside=_bounded):
+    @functools.wraps(inside)
+    def wrapper(step):
+        return depth * inside(step)
+
+    return wrapper
+
+
 def _with_attribute(depth):
     function = _copied(_bounded)
     function.depth = depth
@@ -342,6 +350,9 @@ class _Called(_Rates):
         # Of a library.
         lambda depth: CubicSpline(np.arange(4), depth * np.arange(4) ** 3),
         _wrapped,
+        _wrapped_function,
+        lambda depth: jax.jit(_wrapped_function(1.0, _wrapped_function(depth))),
+        lambda depth: _Rates(depth=depth).rate,
         _with_attribute,
     ],
 )
