@@ -17,6 +17,9 @@ Key: TypeAlias = KeyArray[Array, ""]
 # What arguments that are counts may be; kept as `int`.
 Integer: TypeAlias = int | np.integer
 
+# Of a value in a message.
+_SHOWN = 60
+
 
 def whole_number(
     name: str,
@@ -48,11 +51,36 @@ def whole_number(
             raise TypeError
         number = operator.index(given)
     except TypeError:
-        raise ValueError(f"`{name}` must be an integer, got {value!r}.") from None
+        raise ValueError(f"`{name}` must be an integer, got {_short(value)}.") from None
     if least is not None and number < least:
         at_least = f"be at least {least} {of}".strip() if least else "not be negative"
         raise ValueError(f"`{name}` must {at_least}, got {number}.")
     return number
+
+
+def random_key(key: Any) -> Key:
+    """An argument that must be a random key, one of `jax.random.PRNGKey` included.
+
+    **Raises:** `ValueError` that says how to make one for anything else.
+    """
+    if isinstance(key, jax.Array):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape:
+            return key
+        if key.dtype == jnp.uint32 and key.shape == (2,):
+            return jax.random.wrap_key_data(key)
+    seed = key if type(key) is int else 0
+    raise ValueError(
+        f"`key` must be a random key, such as `jax.random.key({seed})`, got "
+        f"{_short(key)}."
+    )
+
+
+def _short(value: Any) -> str:
+    """In a message: of arrays the shape, of others the beginning."""
+    if getattr(value, "shape", ()):
+        return f"an array of shape {tuple(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 class LogPsi(eqx.Module):

@@ -216,9 +216,9 @@ def restore_checkpoint(
 
     The state that was saved, bit for bit; static data as in `like`.
 
-    **Raises:** `ValueError` with the name of the folder if the checkpoint is missing,
-    truncated or damaged in another way; and if it is of another model or was saved with
-    other settings, with the fields that differ.
+    **Raises:** `ValueError` with the name of the folder if there is no such checkpoint,
+    with the numbers of those there are; if it is truncated or damaged; and if it is of
+    another model or was saved with other settings, with the fields that differ.
     """
     step = whole_number("step", step, 0)
     description = read_description(folder, step)
@@ -285,9 +285,15 @@ def _other(place: Path, description: Json, part: str, found: list[Difference]) -
 def read_description(folder: str | os.PathLike, step: int) -> Json:
     """The description in a checkpoint, if its checksums agree.
 
-    **Raises:** `ValueError` if it is damaged.
+    **Raises:** `ValueError` if it is damaged, or there is none.
     """
     place = Path(folder) / str(step)
+    if not place.is_dir():
+        numbers = ", ".join(map(str, _steps(Path(folder)))) or "none"
+        raise ValueError(
+            f"`step` must be the number of a checkpoint in {folder}, got {step}. There "
+            f"are: {numbers}."
+        )
     damage = _damage(place)
     if damage is not None:
         raise ValueError(_unreadable(place, damage))

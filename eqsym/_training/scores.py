@@ -65,6 +65,20 @@ class _TappedLinear(eqx.Module):
     linear: Linear
     tap: _Tap
 
+    @property
+    def weight(self) -> Float[Array, "out in"]:
+        """To look at. Derivatives by another use of it are missed, which
+        `check_factors` tells."""
+        return self.linear.weight
+
+    @property
+    def bias(self) -> Float[Array, " out"] | None:
+        return self.linear.bias
+
+    @property
+    def rows(self) -> int:
+        return self.linear.rows
+
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "rows out"]:
         expected = self.tap.rows.shape
         if x.shape != expected:
@@ -369,7 +383,8 @@ def check_factors(wavefunction: AbstractWavefunction, walkers: Walkers) -> None:
     if difference > 1e3 * float(jnp.finfo(walkers.dtype).eps) * size:
         raise ValueError(
             f"`wavefunction` ({type(wavefunction).__name__}) must apply its linear "
-            "layers once to each configuration: derivatives by their weights that are "
+            "layers once to each configuration, and use their weights for nothing "
+            "else: derivatives by these that are "
             f"put together from factors differ by {difference:.3g} from plain ones, of "
             f"size {size:.3g}. {_USE_ANOTHER}"
         )

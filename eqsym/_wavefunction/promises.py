@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from .._core import AbstractFixed, full_precision, Key, LogPsi, on_host, Walkers
+from .._core import (
+    AbstractFixed,
+    full_precision,
+    Key,
+    LogPsi,
+    on_host,
+    random_key,
+    Walkers,
+)
 from .._crystal import Crystal
 from .base import AbstractWavefunction, amplitude
 from .walkers import check_walkers, initial_walkers
@@ -56,7 +64,7 @@ def check_wavefunction(
     """
     _check_arrays(wavefunction)
     crystal = wavefunction.crystal
-    place, move = jax.random.split(key)
+    place, move = jax.random.split(random_key(key))
     if walkers is None:
         walkers = initial_walkers(crystal, _CONFIGURATIONS, key=place)
     check_walkers(crystal, walkers)
