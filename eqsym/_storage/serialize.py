@@ -203,9 +203,9 @@ def _encode_object(value: Any, within: tuple[int, ...], held: bool) -> Json:
             "keywords": _encode(dict(value.keywords), within, held),
         }
     if callable(value):
-        held, function = _unwrapped(value)
+        around, function = _unwrapped(value)
         if isinstance(function, FunctionType):
-            return _encode_function(function, held, within)
+            return _encode_function(function, around, within)
     return _encode_other(value, within)
 
 

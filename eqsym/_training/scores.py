@@ -67,7 +67,7 @@ class _TappedLinear(eqx.Module):
 
     @property
     def weight(self) -> Float[Array, "out in"]:
-        """To look at. Derivatives by another use of it are missed, which
+        """To look at: derivatives by another use of it, or of `bias`, are missed, which
         `check_factors` tells."""
         return self.linear.weight
 
@@ -383,8 +383,8 @@ def check_factors(wavefunction: AbstractWavefunction, walkers: Walkers) -> None:
     if difference > 1e3 * float(jnp.finfo(walkers.dtype).eps) * size:
         raise ValueError(
             f"`wavefunction` ({type(wavefunction).__name__}) must apply its linear "
-            "layers once to each configuration, and use their weights for nothing "
-            "else: derivatives by these that are "
+            "layers once to each configuration, and use their weights and biases for "
+            "nothing else: derivatives by these that are "
             f"put together from factors differ by {difference:.3g} from plain ones, of "
             f"size {size:.3g}. {_USE_ANOTHER}"
         )
@@ -414,6 +414,10 @@ def _factor_errors(
         found = jnp.einsum("wro,wri->woi", tap.cotangents, tap.rows)
         errors.append(jnp.max(jnp.abs(found - linear.weight)))
         sizes.append(jnp.max(jnp.abs(linear.weight)))
+        if linear.bias is not None:
+            found = jnp.sum(tap.cotangents, axis=1)
+            errors.append(jnp.max(jnp.abs(found - linear.bias)))
+            sizes.append(jnp.max(jnp.abs(linear.bias)))
     return jnp.max(jnp.stack(errors)), jnp.max(jnp.stack(sizes))
 
 

@@ -67,7 +67,7 @@ def _case(name):
         about = 2 * crystal.lattice.to_fractional(crystal.positions[0])
         group = eqs.SpaceGroup(crystal, turns, np.stack([0 * about, about]))
         view = functools.partial(
-            eqs.Symmetrized, symmetrizer=eqs.GroupAverage(group), chunk=1
+            eqs.Symmetrized, symmetrizer=eqs.GroupAverage(group), operation_chunk=1
         )
         wavefunction = _network(crystal)
         if name == "symmetrized":
@@ -231,6 +231,8 @@ class Applied(eqs.AbstractWavefunction):
             h = jax.vmap(self.layer)(h)
         elif self.way == "penalty":
             h = self.layer(h) + jnp.sum(self.layer.weight**2)
+        elif self.way == "penalty of the bias":
+            h = self.layer(h) + jnp.sum(jnp.sin(self.layer.bias))
         else:
             # What is known of a layer can be looked at.
             scale = len(self.layer.bias) / self.layer.weight.shape[0]
@@ -239,7 +241,9 @@ class Applied(eqs.AbstractWavefunction):
         return eqs.LogPsi(psi.sign, psi.log + jnp.sum(jnp.tanh(h) ** 2))
 
 
-@pytest.mark.parametrize("way", ["once", "twice", "vmap", "row by row", "penalty"])
+@pytest.mark.parametrize(
+    "way", ["once", "twice", "vmap", "row by row", "penalty", "penalty of the bias"]
+)
 def test_layers_of_the_library_are_applied_once(way):
     """Otherwise products by factors are wrong by their own size, and nothing else
     shows it."""
