@@ -28,6 +28,8 @@ from .serialize import arrays_of, dumps, encode, is_key, Json, typed, uncompared
 _logger = logging.getLogger("eqsym")
 
 _KEPT = 2
+# In a warning.
+_NAMED = 12
 _ARRAYS, _DESCRIPTION, _SUMS = "arrays.npz", "description.json", "SHA256SUMS"
 
 
@@ -249,13 +251,14 @@ def warn_of_uncompared(place: Path, **described: PyTree) -> None:
         for path, tree in described.items()
         for name in uncompared(encode(tree), path)
     ]
+    more = len(names) - _NAMED
     if names:
         _logger.warning(
             "Going on from %s. Functions and objects are compared by their names and "
             "the values that they hold, and not by their code. Check that it is the "
             "same, for: %s.",
             place,
-            ", ".join(names),
+            ", ".join(names[:_NAMED]) + (f", and {more} more" if more > 0 else ""),
         )
 
 

@@ -248,14 +248,14 @@ def _unwrapped(value: Any) -> tuple[dict[str, Any], Any]:
     while True:
         if isinstance(value, MethodType):
             held["self"], value = value.__self__, value.__func__
-        elif not hasattr(value, "__wrapped__"):
+        elif (inner := getattr(value, "__wrapped__", None)) is None:
             return held, value
         else:
             function = isinstance(value, FunctionType)
             if not in_library(value if function else type(value)):
-                inner = _held(value) if function else _attributes(value)
-                held[f"wrapper{len(held)}"] = inner
-            value = value.__wrapped__
+                own = _held(value) if function else _attributes(value)
+                held[f"wrapper{len(held)}"] = own
+            value = inner
 
 
 def _held(function: FunctionType) -> dict[str, Any]:
