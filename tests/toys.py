@@ -74,6 +74,24 @@ class Lattice(eqs.AbstractHamiltonian):
         return eqs.LocalEnergy(self.kinetic(wavefunction, electrons), potential)
 
 
+class Settings:
+    """An object of a plain class, as users have them."""
+
+    def __init__(self, depth):
+        self.depth = depth
+
+
+class Configured(eqs.AbstractHamiltonian):
+    """The same Hamiltonian, with an object for its settings."""
+
+    crystal: eqs.Crystal
+    settings: Settings = eqx.field(static=True)
+
+    def local_energy(self, wavefunction, electrons):
+        hamiltonian = Lattice(self.crystal, self.settings.depth)
+        return hamiltonian.local_energy(wavefunction, electrons)
+
+
 class Cut(eqs.AbstractWavefunction):
     """No amplitude in a part of the cell."""
 

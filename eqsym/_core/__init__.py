@@ -50,6 +50,7 @@ from .types import (
     Key as Key,
     LogPsi as LogPsi,
     partition as partition,
+    random_key as random_key,
     Walkers as Walkers,
     whole_number as whole_number,
 )

@@ -17,6 +17,9 @@ Key: TypeAlias = KeyArray[Array, ""]
 # What arguments that are counts may be; kept as `int`.
 Integer: TypeAlias = int | np.integer
 
+# Of a value in a message.
+_SHOWN = 60
+
 
 def whole_number(
     name: str,
@@ -48,11 +51,36 @@ def whole_number(
             raise TypeError
         number = operator.index(given)
     except TypeError:
-        raise ValueError(f"`{name}` must be an integer, got {value!r}.") from None
+        raise ValueError(f"`{name}` must be an integer, got {_short(value)}.") from None
     if least is not None and number < least:
         at_least = f"be at least {least} {of}".strip() if least else "not be negative"
         raise ValueError(f"`{name}` must {at_least}, got {number}.")
     return number
+
+
+def random_key(key: Any) -> Key:
+    """An argument that must be a random key, one of `jax.random.PRNGKey` included.
+
+    **Raises:** `ValueError` that says how to make one for anything else.
+    """
+    if isinstance(key, jax.Array):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape:
+            return key
+        if key.dtype == jnp.uint32 and key.shape == (2,):
+            return jax.random.wrap_key_data(key)
+    seed = key if type(key) is int else 0
+    raise ValueError(
+        f"`key` must be a random key, such as `jax.random.key({seed})`, got "
+        f"{_short(key)}."
+    )
+
+
+def _short(value: Any) -> str:
+    """In a message: of arrays the shape, of others the beginning."""
+    if getattr(value, "shape", ()):
+        return f"an array of shape {tuple(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 class LogPsi(eqx.Module):
@@ -93,17 +121,18 @@ def _is_fixed(node) -> bool:
 
 
 def _is_parameter(leaf) -> bool:
-    return not _is_fixed(leaf) and eqx.is_inexact_array(leaf)
+    is_data = _is_fixed(leaf) or not eqx.is_inexact_array(leaf)
+    return not (is_data or jnp.iscomplexobj(leaf))
 
 
 def partition(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Splits a module into its trainable parameters and everything else.
 
-    Parameters are the floating-point arrays outside of crystals, mean fields, groups
-    and other modules derived from [`eqsym.AbstractFixed`][]. Those of numpy too: JAX
-    makes arrays of its own of them when it compiles. As few of them are meant to be
-    trained, [`eqsym.check_wavefunction`][] refuses them. The inverse is
-    [`eqsym.combine`][].
+    Parameters are the real floating-point arrays outside of crystals, mean fields,
+    groups and other modules derived from [`eqsym.AbstractFixed`][]. Those of numpy too:
+    JAX makes arrays of its own of them when it compiles. As few of them are meant to be
+    trained, [`eqsym.check_wavefunction`][] refuses them. It refuses complex arrays too,
+    which are not trained. The inverse is [`eqsym.combine`][].
 
     **Arguments:**
 

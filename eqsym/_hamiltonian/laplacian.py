@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from folx.api import FwdJacobian, FwdLaplArray
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.extend.core.primitives import custom_vjp_call_p, jit_p, remat_p, scan_p
 from jax.extend.source_info_util import summarize
 from jaxtyping import Array, Float
@@ -106,12 +106,14 @@ class _Walk(NamedTuple):
 
         for equation in traced.jaxpr.eqns:
             outputs = self._outputs(equation, [read(v) for v in equation.invars])
+            # folx takes the largest of the indices, of which these have none.
+            outputs = [v if jnp.size(_plain(v)) else _plain(v) for v in outputs]
             known.update(zip(equation.outvars, outputs, strict=True))
         return [read(atom) for atom in traced.jaxpr.outvars]
 
     def _outputs(self, equation: JaxprEqn, inputs: _Values) -> _Values:
         if not any(isinstance(value, FwdLaplArray) for value in inputs):
-            return self._plain(equation, inputs)
+            return self._bound(equation, inputs)
         primitive, params = equation.primitive, equation.params
         if primitive is scan_p:
             return self._loop(equation, inputs)
@@ -142,14 +144,20 @@ class _Walk(NamedTuple):
         """By the rule of folx for the operation."""
         types: list[Any] = [variable.aval for variable in equation.outvars]
         inexact = [jnp.issubdtype(t.dtype, jnp.inexact) for t in types]
+        # folx differentiates by sparse arguments one after the other, and the rule of a
+        # user may ask which of them vary (`symbolic_zeros`).
+        depend = sum(isinstance(v, FwdLaplArray) for v in inputs)
+        if not all(inexact) or (depend > 1 and _calls(equation)):
+            inputs = [
+                self.dense(v) if isinstance(v, FwdLaplArray) else v for v in inputs
+            ]
         if all(inexact):
             return folx.forward_laplacian(
-                lambda *values: self._plain(equation, values),
+                lambda *values: self._bound(equation, values),
                 self.sparsity_threshold,
                 disable_jit=True,
             )(*inputs)
-        values = [v.x if isinstance(v, FwdLaplArray) else v for v in inputs]
-        outputs = self._plain(equation, values)
+        outputs = self._bound(equation, [_plain(v) for v in inputs])
         if not any(inexact):
             return outputs
         # folx adds up derivatives of all outputs, so give it those that have one.
@@ -160,7 +168,7 @@ class _Walk(NamedTuple):
         )
 
         def some(*values):
-            outputs = self._plain(equation, values)
+            outputs = self._bound(equation, values)
             return [v for v, has in zip(outputs, inexact, strict=True) if has]
 
         rule = folx.wrap_forward_laplacian(some)
@@ -170,7 +178,7 @@ class _Walk(NamedTuple):
             for value, has in zip(outputs, inexact, strict=True)
         ]
 
-    def _plain(self, equation: JaxprEqn, values: Sequence[Any]) -> _Values:
+    def _bound(self, equation: JaxprEqn, values: Sequence[Any]) -> _Values:
         """Without derivatives."""
         primitive = equation.primitive
         # folx follows sparse derivatives through indices that it can read.
@@ -229,6 +237,17 @@ class _Walk(NamedTuple):
             *last,
             *(_swap(v) if isinstance(v, FwdLaplArray) else v for v in stacked),
         ]
+
+
+def _plain(value: Any) -> Any:
+    """Without its derivatives."""
+    return value.x if isinstance(value, FwdLaplArray) else value
+
+
+def _calls(equation: JaxprEqn) -> bool:
+    """Whether an operation consists of others, such as those of a user's function."""
+    parts = jax.tree.leaves(list(equation.params.values()))
+    return any(isinstance(part, (Jaxpr, ClosedJaxpr)) for part in parts)
 
 
 def _swap(value: FwdLaplArray) -> FwdLaplArray:

@@ -358,6 +358,9 @@ def _summary(node: Json) -> Json:
         case {"function": name, "holds": holds}:
             inner = {key: _summary(value) for key, value in holds.items()}
             return {"function": name, **inner} if inner else name
+        case {"object": name, "holds": holds}:
+            inner = {key: _summary(value) for key, value in holds.items()}
+            return {"object": name, **inner}
         case {"dict": items}:
             return {str(key): _summary(value) for key, value in items}
         case {"list": items}:

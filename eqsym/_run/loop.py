@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -22,6 +22,7 @@ from .._core import (
     on_first,
     on_mesh,
     progress_bar,
+    random_key,
     replicate,
     shard_walkers,
     Walkers,
@@ -40,6 +41,7 @@ from .._training import (
 )
 from .._wavefunction import (
     AbstractWavefunction,
+    check_walkers,
     initial_walkers,
     orbital_network,
 )
@@ -107,7 +109,7 @@ def run(
     wavefunction: AbstractWavefunction,
     *,
     steps: Integer,
-    walkers: Integer | Walkers,
+    walkers: Integer | Walkers | np.ndarray | Sequence,
     key: Key,
     pretraining: Pretraining | None = None,
     burn_in: Integer = 5,
@@ -197,6 +199,7 @@ def run(
     checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
     burn_in = whole_number("burn_in", burn_in, 0)
     stages = check_stages(stages)
+    key = random_key(key)
     place, pretrain, chain = jax.random.split(key, 3)
     first = _first_walkers(walkers, wavefunction, place)
     folder = None if path is None else writable(Path(path))
@@ -295,12 +298,28 @@ def run(
 
 
 def _first_walkers(
-    walkers: Integer | Walkers, wavefunction: AbstractWavefunction, key: Key
+    walkers: Any, wavefunction: AbstractWavefunction, key: Key
 ) -> Walkers:
-    if isinstance(walkers, jax.Array) and walkers.ndim:
-        return walkers
-    count = whole_number("walkers", walkers, 1, of="walker")
-    return initial_walkers(wavefunction.crystal, count, key=key)
+    """Positions that are given, as an array of any kind or in lists, or their number
+    in normal clouds around the nuclei."""
+    crystal = wavefunction.crystal
+    if not (isinstance(walkers, (list, tuple)) or np.ndim(walkers)):
+        count = whole_number("walkers", walkers, 1, of="walker")
+        return initial_walkers(crystal, count, key=key)
+    if not (
+        isinstance(walkers, jax.Array) and jnp.issubdtype(walkers.dtype, jnp.floating)
+    ):
+        try:
+            given = np.asarray(walkers)
+            kind = given.dtype if given.dtype.kind == "f" else np.dtype(float)
+            walkers = jnp.asarray(given.astype(kind, casting="safe"))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "`walkers` must be a number of walkers, or positions in Bohr in an "
+                f"array of shape (walkers, {sum(crystal.electrons)}, 3): {error}"
+            ) from error
+    check_walkers(crystal, walkers)
+    return walkers
 
 
 def _place(state: State, mesh: jax.sharding.Mesh | None) -> State:

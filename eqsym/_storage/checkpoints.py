@@ -28,6 +28,8 @@ from .serialize import arrays_of, dumps, encode, is_key, Json, typed, uncompared
 _logger = logging.getLogger("eqsym")
 
 _KEPT = 2
+# In a warning.
+_NAMED = 12
 _ARRAYS, _DESCRIPTION, _SUMS = "arrays.npz", "description.json", "SHA256SUMS"
 
 
@@ -216,9 +218,9 @@ def restore_checkpoint(
 
     The state that was saved, bit for bit; static data as in `like`.
 
-    **Raises:** `ValueError` with the name of the folder if the checkpoint is missing,
-    truncated or damaged in another way; and if it is of another model or was saved with
-    other settings, with the fields that differ.
+    **Raises:** `ValueError` with the name of the folder if there is no such checkpoint,
+    with the numbers of those there are; if it is truncated or damaged; and if it is of
+    another model or was saved with other settings, with the fields that differ.
     """
     step = whole_number("step", step, 0)
     description = read_description(folder, step)
@@ -249,13 +251,14 @@ def warn_of_uncompared(place: Path, **described: PyTree) -> None:
         for path, tree in described.items()
         for name in uncompared(encode(tree), path)
     ]
+    more = len(names) - _NAMED
     if names:
         _logger.warning(
             "Going on from %s. Functions and objects are compared by their names and "
             "the values that they hold, and not by their code. Check that it is the "
             "same, for: %s.",
             place,
-            ", ".join(names),
+            ", ".join(names[:_NAMED]) + (f", and {more} more" if more > 0 else ""),
         )
 
 
@@ -285,9 +288,15 @@ def _other(place: Path, description: Json, part: str, found: list[Difference]) -
 def read_description(folder: str | os.PathLike, step: int) -> Json:
     """The description in a checkpoint, if its checksums agree.
 
-    **Raises:** `ValueError` if it is damaged.
+    **Raises:** `ValueError` if it is damaged, or there is none.
     """
     place = Path(folder) / str(step)
+    if not place.is_dir():
+        numbers = ", ".join(map(str, _steps(Path(folder)))) or "none"
+        raise ValueError(
+            f"`step` must be the number of a checkpoint in {folder}, got {step}. There "
+            f"are: {numbers}."
+        )
     damage = _damage(place)
     if damage is not None:
         raise ValueError(_unreadable(place, damage))

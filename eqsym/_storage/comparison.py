@@ -113,7 +113,7 @@ def _flat_object(node: dict, path: str) -> Iterator[tuple[str, Value]]:
             yield path, name
             for field, value in fields.items():
                 yield from _flat(value, f"{path}.{field}")
-        case {"function": name, "holds": holds}:
+        case {"function": name, "holds": holds} | {"object": name, "holds": holds}:
             yield path, name
             for held, value in holds.items():
                 yield from _flat(value, f"{path}.{held}")
@@ -122,7 +122,7 @@ def _flat_object(node: dict, path: str) -> Iterator[tuple[str, Value]]:
             yield from _flat(function, f"{path}.func")
             yield from _flat(args, f"{path}.args")
             yield from _flat(keywords, f"{path}.keywords")
-        case {"array": kind, "values": values}:
+        case {"array": kind, "values": values} | {"key": kind, "values": values}:
             yield path, kind
             yield from _flat(values, path)
         case _:

@@ -62,12 +62,20 @@ def is_constant(function: FunctionType) -> bool:
     return in_library(function) and "<" not in function.__qualname__
 
 
-def in_library(function: FunctionType) -> bool:
-    """Whether a function belongs to eqsym, an installed library or Python's own."""
-    parents = Path(function.__code__.co_filename).resolve().parents
-    return _package(function) == _LIBRARY or any(
-        folder in parents for folder in _library_folders()
-    )
+def in_library(value: FunctionType | type) -> bool:
+    """Whether a function or class belongs to eqsym, an installed library or Python's
+    own."""
+    if _package(value) == _LIBRARY:
+        return True
+    if isinstance(value, FunctionType):
+        file = value.__code__.co_filename
+    else:
+        file = getattr(sys.modules.get(value.__module__), "__file__", None)
+        if file is None:
+            # Of Python itself, or typed at a prompt.
+            return value.__module__ != "__main__"
+    parents = Path(file).resolve().parents
+    return any(folder in parents for folder in _library_folders())
 
 
 def _package(value: Any) -> str:

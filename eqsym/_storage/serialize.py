@@ -7,7 +7,7 @@ import inspect
 import json
 import math
 from collections.abc import Mapping
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -35,11 +35,11 @@ def encode(tree: Any) -> Json:
     """A description of a tree in JSON, to compare the tree or to build it again.
 
     Modules, named tuples and plain data are described in full, arrays by type and
-    shape. A function is described by its name and the data in its closure and defaults,
-    with the values of small arrays, but not by its code: that changes with every
-    correction of a docstring and every version of Python. Other objects are described
-    by their text or, if that is a place in memory, by their class."""
-    return _encode(tree, ())
+    shape. A function is described by its name and the data in its closure, defaults and
+    attributes, an object of any other class by its attributes and its text, unless that
+    is a place in memory: with the values of small arrays, but not by their code, which
+    changes with every correction of a docstring and every version of Python."""
+    return _encode(tree, (), False)
 
 
 def decode(node: Json, arrays: Mapping[str, np.ndarray], path: str = "") -> Any:
@@ -85,8 +85,9 @@ def decode(node: Json, arrays: Mapping[str, np.ndarray], path: str = "") -> Any:
 
 
 def uncompared(node: Json, path: str) -> list[str]:
-    """Paths in a description of the user's functions, with their names, and of objects
-    of which only the class is known. They may differ although they compare equal."""
+    """Paths in a description of the user's functions and objects, with their names, of
+    objects of which only the class is known, and of large arrays that these hold. They
+    may differ although they compare equal."""
     found, inside = [], {}
     if isinstance(node, list):
         inside = {f"{path}[{i}]": value for i, value in enumerate(node)}
@@ -94,7 +95,8 @@ def uncompared(node: Json, path: str) -> list[str]:
         if node.get("contents") == _NOT_COMPARED:
             found.append(path)
         if node.get("code") == _NOT_COMPARED:
-            found.append(f"{path} (the code of {node['function']})")
+            name = node.get("function") or node["object"]
+            found.append(f"{path} (the code of {name})")
         for key, value in node.items():
             if key in ("fields", "holds"):
                 inside |= {f"{path}.{name}": inner for name, inner in value.items()}
@@ -127,7 +129,9 @@ def pretty(value: Json, indent: str = "") -> str:
     return f"{first}\n{inner}{body}\n{indent}{last}"
 
 
-def _encode(value: Any, within: tuple[int, ...]) -> Json:
+def _encode(value: Any, within: tuple[int, ...], held: bool) -> Json:
+    """The description of a value; `held` by a function or an object, in which the
+    numbers in an array of moderate size are settings."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, (np.bool_, int, np.integer)):
@@ -136,54 +140,89 @@ def _encode(value: Any, within: tuple[int, ...]) -> Json:
         number = float(value)
         return number if math.isfinite(number) else {"float": str(number)}
     if isinstance(value, (complex, np.complexfloating)):
-        return {"complex": [_encode(value.real, ()), _encode(value.imag, ())]}
-    if is_key(value):
-        return {"key": f"{jax.random.key_impl(value)}{list(value.shape)}"}
+        return {"complex": [_encode(x, (), False) for x in (value.real, value.imag)]}
     if eqx.is_array(value):
-        kind = {"numpy": True} if isinstance(value, np.ndarray) else {}
-        return {"array": f"{value.dtype}{list(value.shape)}", **kind}
+        return _encode_array(value, held)
     if id(value) in within:
         return {"object": "itself"}
     within = (*within, id(value))
     if isinstance(value, tuple) and type(value) is tuple:
-        return [_encode(item, within) for item in value]
+        return [_encode(item, within, held) for item in value]
     if isinstance(value, list):
-        return {"list": [_encode(item, within) for item in value]}
+        return {"list": [_encode(item, within, held) for item in value]}
     if isinstance(value, dict):
-        items = [[key, _encode(item, within)] for key, item in value.items()]
-        if all(isinstance(key, (str, int)) for key, _ in items):
-            return {"dict": items}
-    return _encode_object(value, within)
+        if not all(isinstance(key, (str, int)) for key in value):
+            # As JSON has no other keys.
+            value = {repr(key): item for key, item in value.items()}
+            return {"object": "dict", "holds": _encode_all(value, within)}
+        return {"dict": [[k, _encode(item, within, held)] for k, item in value.items()]}
+    if isinstance(value, (set, frozenset)):
+        # Their order is another one in every process.
+        items = {str(i): x for i, x in enumerate(sorted(value, key=repr))}
+        return {"object": type(value).__name__, "holds": _encode_all(items, within)}
+    return _encode_object(value, within, held)
 
 
-def _encode_object(value: Any, within: tuple[int, ...]) -> Json:
+def _encode_array(value: Any, held: bool) -> Json:
+    if is_key(value):
+        found = {"key": f"{jax.random.key_impl(value)}{list(value.shape)}"}
+    else:
+        kind = {"numpy": True} if isinstance(value, np.ndarray) else {}
+        found = {"array": f"{value.dtype}{list(value.shape)}", **kind}
+    if not held:
+        return found
+    local = isinstance(value, np.ndarray) or value.is_fully_addressable
+    if value.size > _FEW or not local:
+        return found | {"contents": _NOT_COMPARED}
+    numbers = jax.random.key_data(value) if is_key(value) else value
+    values = np.ravel(numbers).tolist()
+    return found | {"values": [_encode(x, (), False) for x in values]}
+
+
+def _encode_all(values: dict[str, Any], within: tuple[int, ...]) -> dict[str, Json]:
+    return {name: _encode(value, within, True) for name, value in values.items()}
+
+
+def _encode_object(value: Any, within: tuple[int, ...], held: bool) -> Json:
     if isinstance(value, type):
         return {"name": name_of(value)}
+    if isinstance(value, ModuleType):
+        return {"object": value.__name__}
     fields = None
     if is_named_tuple(type(value)):
         fields = value._fields
     elif dataclasses.is_dataclass(value):
         fields = [field.name for field in dataclasses.fields(value)]
     if fields is not None:
-        inner = {name: _encode(getattr(value, name), within) for name in fields}
+        inner = {name: _encode(getattr(value, name), within, held) for name in fields}
         return {"class": name_of(type(value)), "fields": inner}
     if isinstance(value, functools.partial):
         return {
-            "partial": _encode(value.func, within),
-            "args": [_encode(item, within) for item in value.args],
-            "keywords": _encode(dict(value.keywords), within),
+            "partial": _encode(value.func, within, held),
+            "args": [_encode(item, within, held) for item in value.args],
+            "keywords": _encode(dict(value.keywords), within, held),
         }
     if callable(value):
-        held, function = {}, value
-        if isinstance(value, MethodType):
-            held, function = {"self": value.__self__}, value.__func__
-        function = inspect.unwrap(function)
+        around, function = _unwrapped(value)
         if isinstance(function, FunctionType):
-            return _encode_function(function, held, within)
-    text = repr(value)
-    if " at 0x" in text:
-        return {"object": name_of(type(value)), "contents": _NOT_COMPARED}
-    return {"object": text}
+            return _encode_function(function, around, within)
+    return _encode_other(value, within)
+
+
+def _encode_other(value: Any, within: tuple[int, ...]) -> Json:
+    """An object about which nothing is known but that it is one of Python."""
+    cls, text = type(value), repr(value)
+    known, opaque = in_library(cls), " at 0x" in text
+    found = {"object": text}
+    if opaque:
+        # Without the module: `__main__` is another name of a file.
+        found = {"object": name_of(cls) if known else cls.__qualname__}
+    held = _attributes(value) if opaque or not known else {}
+    if known and (opaque and not held or "..." in text):
+        found["contents"] = _NOT_COMPARED
+    if not known:
+        found["code"] = _NOT_COMPARED
+    return found | ({"holds": _encode_all(held, within)} if held else {})
 
 
 def _encode_function(
@@ -191,26 +230,57 @@ def _encode_function(
 ) -> Json:
     within = (*within, id(function))
     if not is_constant(function):
-        held = held | _closure(function) | _defaults(function)
+        held = held | _held(function)
     elif not held:
         return {"name": name_of(function)}
-    holds = {name: _encode_held(value, within) for name, value in held.items()}
+    holds = _encode_all(held, within)
     if in_library(function):
         return {"function": name_of(function), "holds": holds}
-    # Without the module: `__main__` is another name of a file.
+    # Without the module, as for objects.
     name = function.__qualname__
     return {"function": name, "code": _NOT_COMPARED, "holds": holds}
 
 
-def _encode_held(value: Any, within: tuple[int, ...]) -> Json:
-    """A value in a closure or a default: a setting, so that the numbers in an array of
-    moderate size count too."""
-    found = _encode(value, within)
-    if not (isinstance(found, dict) and "array" in found) or value.size > _FEW:
-        return found
-    if isinstance(value, jax.Array) and not value.is_fully_addressable:
-        return found
-    return found | {"values": [_encode(x, ()) for x in np.ravel(value).tolist()]}
+def _unwrapped(value: Any) -> tuple[dict[str, Any], Any]:
+    """What a callable calls in the end, and what the user's own methods and decorators
+    around it hold."""
+    held = {}
+    while True:
+        if isinstance(value, MethodType):
+            held["self"], value = value.__self__, value.__func__
+        elif (inner := getattr(value, "__wrapped__", None)) is None:
+            return held, value
+        else:
+            function = isinstance(value, FunctionType)
+            if not in_library(value if function else type(value)):
+                own = _held(value) if function else _attributes(value)
+                held[f"wrapper{len(held)}"] = own
+            value = inner
+
+
+def _held(function: FunctionType) -> dict[str, Any]:
+    return _attributes(function) | _closure(function) | _defaults(function)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """What an object holds by name, without what it computes when it is asked."""
+    names = list(getattr(value, "__dict__", ()))
+    for cls in type(value).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        slots = [slots] if isinstance(slots, str) else slots
+        # As Python changes the names of what is private to a class.
+        private = f"_{cls.__name__.lstrip('_')}"
+        names += [private + n if n.startswith("__") else n for n in slots]
+    names = [name for name in names if not name.startswith("__")]
+    found = {}
+    for name in names:
+        cached = inspect.getattr_static(type(value), name, None)
+        if isinstance(cached, functools.cached_property):
+            continue
+        # Raised by a slot that is not filled.
+        with contextlib.suppress(AttributeError):
+            found[name] = getattr(value, name)
+    return found
 
 
 def _closure(function: FunctionType) -> dict[str, Any]:
@@ -226,7 +296,9 @@ def _closure(function: FunctionType) -> dict[str, Any]:
 def _defaults(function: FunctionType) -> dict[str, Any]:
     return {
         name: parameter.default
-        for name, parameter in inspect.signature(function).parameters.items()
+        for name, parameter in inspect.signature(
+            function, follow_wrapped=False
+        ).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
 

@@ -65,6 +65,20 @@ class _TappedLinear(eqx.Module):
     linear: Linear
     tap: _Tap
 
+    @property
+    def weight(self) -> Float[Array, "out in"]:
+        """To look at: derivatives by another use of it, or of `bias`, are missed, which
+        `check_factors` tells."""
+        return self.linear.weight
+
+    @property
+    def bias(self) -> Float[Array, " out"] | None:
+        return self.linear.bias
+
+    @property
+    def rows(self) -> int:
+        return self.linear.rows
+
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "rows out"]:
         expected = self.tap.rows.shape
         if x.shape != expected:
@@ -373,7 +387,8 @@ def check_factors(wavefunction: AbstractWavefunction, walkers: Walkers) -> None:
     if difference > 1e3 * float(jnp.finfo(walkers.dtype).eps) * size:
         raise ValueError(
             f"`wavefunction` ({type(wavefunction).__name__}) must apply its linear "
-            "layers once to each configuration: derivatives by their weights that are "
+            "layers once to each configuration, and use their weights and biases for "
+            "nothing else: derivatives by these that are "
             f"put together from factors differ by {difference:.3g} from plain ones, of "
             f"size {size:.3g}. {_USE_ANOTHER}"
         )
@@ -403,6 +418,10 @@ def _factor_errors(
         found = jnp.einsum("wro,wri->woi", tap.cotangents, tap.rows)
         errors.append(jnp.max(jnp.abs(found - linear.weight)))
         sizes.append(jnp.max(jnp.abs(linear.weight)))
+        if linear.bias is not None:
+            found = jnp.sum(tap.cotangents, axis=1)
+            errors.append(jnp.max(jnp.abs(found - linear.bias)))
+            sizes.append(jnp.max(jnp.abs(linear.bias)))
     return jnp.max(jnp.stack(errors)), jnp.max(jnp.stack(sizes))
 
 

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from .._core import AbstractFixed, full_precision, Key, LogPsi, on_host, Walkers
+from .._core import (
+    AbstractFixed,
+    full_precision,
+    Key,
+    LogPsi,
+    on_host,
+    random_key,
+    Walkers,
+)
 from .._crystal import Crystal
 from .base import AbstractWavefunction, amplitude
 from .walkers import check_walkers, initial_walkers
@@ -56,17 +64,18 @@ def check_wavefunction(
     """
     _check_arrays(wavefunction)
     crystal = wavefunction.crystal
-    place, move = jax.random.split(key)
+    place, move = jax.random.split(random_key(key))
     if walkers is None:
         walkers = initial_walkers(crystal, _CONFIGURATIONS, key=place)
     check_walkers(crystal, walkers)
     electrons = on_host(walkers[:_CONFIGURATIONS])
-    _check_types(wavefunction, electrons[0])
+    psi = _check_types(wavefunction, electrons[0])
+    eps = max(float(jnp.finfo(kind).eps) for kind in (electrons.dtype, psi.log.dtype))
 
     noise = np.asarray(jax.random.normal(move, (3, *electrons.shape), electrons.dtype))
     size = np.max(np.abs(electrons)) + np.max(np.abs(crystal.supercell.vectors))
     places = electrons + _JITTER * noise[0]
-    last = 4 * np.finfo(electrons.dtype).eps * size
+    last = 4 * eps * size
     images = [places, places + last * noise[1], places + last * noise[2]]
     tries = [list(_tries(crystal, wavefunction, i)) for i in range(len(places))]
     images += [
@@ -76,9 +85,18 @@ def check_wavefunction(
         for rows in zip(*tries, strict=True)
     ]
     # As numpy: of several processes each has all of it.
-    psi = _amplitudes(wavefunction, np.stack(images).astype(electrons.dtype))
+    batch = np.stack(images).astype(electrons.dtype)
+    try:
+        psi = _amplitudes(wavefunction, batch)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        # It could be traced for one configuration.
+        raise ValueError(
+            f"`wavefunction` ({type(wavefunction).__name__}) must be a function that "
+            "`jax.vmap` can evaluate for many configurations; `jax.pure_callback` "
+            f'needs `vmap_method="sequential"`, for example. JAX says: {error}'
+        ) from error
     sign, log = np.asarray(on_host(psi.sign)), np.asarray(on_host(psi.log), np.float64)
-    failures = [*_wrong_signs(sign, log), *_broken(tries, sign, log, electrons.dtype)]
+    failures = [*_wrong_signs(sign, log), *_broken(tries, sign, log, eps)]
     if failures:
         raise ValueError(
             f"`wavefunction` ({type(wavefunction).__name__}) does not keep what wave "
@@ -147,11 +165,19 @@ def _check_arrays(wavefunction: AbstractWavefunction) -> None:
         return isinstance(node, AbstractFixed)
 
     leaves = jax.tree_util.tree_leaves_with_path(wavefunction, is_leaf=is_fixed)
-    names = [
-        f"`wavefunction{jax.tree_util.keystr(path)}`"
+    arrays = {
+        f"`wavefunction{jax.tree_util.keystr(path)}`": leaf
         for path, leaf in leaves
-        if isinstance(leaf, (np.ndarray, np.generic)) and eqx.is_inexact_array(leaf)
-    ]
+        if eqx.is_inexact_array(leaf)
+    }
+    names = [name for name, leaf in arrays.items() if jnp.iscomplexobj(leaf)]
+    if names:
+        raise ValueError(
+            f"{', '.join(names)} must be real, got complex arrays. If they are to be "
+            "trained, make them two real arrays, of real and imaginary parts; if not, "
+            "hold them in a module derived from `AbstractFixed`."
+        )
+    names = [name for name, leaf in arrays.items() if not isinstance(leaf, jax.Array)]
     if names:
         raise ValueError(
             f"{', '.join(names)} must be parameters or data, got arrays of numpy, "
@@ -162,7 +188,8 @@ def _check_arrays(wavefunction: AbstractWavefunction) -> None:
 
 def _check_types(
     wavefunction: AbstractWavefunction, electrons: Float[np.ndarray, "electrons 3"]
-) -> None:
+) -> Any:
+    """Shapes and types of the amplitude."""
     with full_precision():
         psi = eqx.filter_eval_shape(
             lambda f, x: f(x), wavefunction, jnp.asarray(electrons)
@@ -176,6 +203,14 @@ def _check_types(
             "`wavefunction` must return a `LogPsi` with a sign and a real logarithm, "
             f"one floating-point number each for one configuration, got {psi}."
         )
+    if jnp.finfo(psi.log.dtype).bits < 32:
+        raise ValueError(
+            "`wavefunction` must return the logarithm in single or double precision, "
+            f"got {psi.log.dtype}, in which samples and local energies would be too "
+            "coarse. Convert at its end: `log.astype(electrons.dtype)` after the last "
+            "sum, and networks in lower precision only before."
+        )
+    return psi
 
 
 def _wrong_signs(
@@ -197,7 +232,7 @@ def _broken(
     tries: list[list[_Try]],
     sign: np.ndarray,
     log: Float[np.ndarray, "images configurations"],
-    dtype: np.dtype,
+    eps: float,
 ) -> Iterator[str]:
     with np.errstate(invalid="ignore", over="ignore"):
         ratios: Complex[np.ndarray, "images configurations"] = (
@@ -206,7 +241,7 @@ def _broken(
     present = np.isfinite(log) & (np.abs(sign) > 0)
     present &= present[0]
     noise = np.max(np.where(present, np.abs(ratios - 1), 0)[1:3], axis=0)
-    least = max(_AT_LEAST, _LAST_BITS * float(np.finfo(dtype).eps))
+    least = max(_AT_LEAST, _LAST_BITS * eps)
     bounds = least + _NOISE * noise
     for row, (ratio, there) in enumerate(zip(ratios[3:], present[3:], strict=True)):
         if not np.any(there):

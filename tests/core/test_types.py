@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import eqsym as eqs
-from eqsym._core.types import whole_number
+from eqsym._core.types import random_key, whole_number
 from toys import hydrogen, Lattice, walkers, waves
 
 
@@ -26,6 +26,30 @@ def test_integers_of_all_kinds_are_stored_as_int(value):
 def test_nothing_else_is_an_integer(value):
     with pytest.raises(ValueError, match="`n` must be an integer, got"):
         whole_number("n", value)
+
+
+def test_messages_show_no_whole_arrays():
+    for value in (np.zeros((3, 2)), jnp.zeros((3, 2))):
+        with pytest.raises(ValueError, match=r"got an array of shape \(3, 2\)\.$"):
+            whole_number("n", value)
+    with pytest.raises(ValueError, match=r"got \[0, 0, 0, .*\.\.\.\.$"):
+        whole_number("n", [0] * 99)
+
+
+def test_random_keys(unchecked):
+    key = jax.random.key(3)
+    for given in (key, jax.random.PRNGKey(3)):
+        assert random_key(given) == key
+    for wrong in (0, None, jax.random.split(key), jnp.zeros(2)):
+        with pytest.raises(ValueError, match=r"such as `jax.random.key\(0\)`, got "):
+            random_key(wrong)
+    # Before any work.
+    for call in (
+        lambda: eqs.run(vmc(), waves(), steps=1, walkers=2, key=7),
+        lambda: eqs.check_wavefunction(waves(), key=7),
+    ):
+        with pytest.raises(ValueError, match=r"`jax.random.key\(7\)`, got 7"):
+            call()
 
 
 def test_whole_numbers_have_a_least_one():

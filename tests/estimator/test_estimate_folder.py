@@ -20,7 +20,7 @@ import pytest
 import eqsym as eqs
 from eqsym._core import progress as progress_module
 from eqsym._estimator import folder as folder_module
-from toys import hydrogen, Lattice, walkers, waves
+from toys import Configured, hydrogen, Lattice, Settings, walkers, waves
 
 
 _WAVES = dict(a=(0.6, 0.2, -0.3), c=(0.2, 0.0, 0.4))
@@ -167,6 +167,21 @@ def test_other_arguments_are_refused(tmp_path):
         eqs.evaluate(other, hamiltonian, _chains(steps=2), **arguments)
     # Chunks, and whether to show a bar, are free.
     eqs.evaluate(wavefunction, hamiltonian, _chains(steps=2, chunk=4), **arguments)
+
+
+def test_objects_in_settings_are_compared(tmp_path, caplog):
+    """Otherwise numbers of another Hamiltonian would be returned."""
+
+    def energy(depth):
+        wavefunction, _, _ = _parts()
+        hamiltonian = Configured(wavefunction.crystal, Settings(depth))
+        return eqs.evaluate(wavefunction, hamiltonian, _chains(steps=2), path=tmp_path)
+
+    found = energy(0.5)
+    assert energy(0.5).energy.mean == found.energy.mean
+    assert "hamiltonian.settings (the code of Settings)" in caplog.text
+    with pytest.raises(ValueError, match=r"settings.depth: saved 0.5, here 5.0"):
+        energy(5.0)
 
 
 def test_folders_of_anything_else_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 
+import equinox as eqx
 import folx
 import jax
 import jax.numpy as jnp
@@ -160,6 +161,59 @@ def test_sparse_derivatives_go_through_loops():
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11), sparse, dense
     )
+
+
+@jax.custom_jvp
+def _where_both_vary(x, y):
+    return x * y
+
+
+@functools.partial(_where_both_vary.defjvp, symbolic_zeros=True)
+def _both(values, tangents):
+    """As loops of Equinox do: nothing, unless all that may vary does."""
+    (x, y), (dx, dy) = values, tangents
+    if any(isinstance(t, jax.custom_derivatives.SymbolicZero) for t in tangents):
+        return x * y, jnp.zeros_like(x)
+    return x * y, dx * y + x * dy
+
+
+def _checkpointed(x):
+    return jnp.sum(
+        eqx.internal.while_loop(
+            lambda state: state[0] < 3,
+            lambda state: (state[0] + 1, jnp.sin(state[1]) * x),
+            (0, x),
+            max_steps=4,
+            kind="checkpointed",
+        )[1]
+    )
+
+
+def _empty(x):
+    step = lambda carry, row: (carry * jnp.sin(row[0]), row)
+    return jax.lax.scan(step, x[0, 0] ** 2, x[:0])[0] + jnp.sum(x[3:] ** 2)
+
+
+def test_sparse_derivatives_are_the_dense_ones():
+    functions = [
+        _checkpointed,
+        _empty,
+        # One of them is sparse: of one coordinate, or of a row.
+        lambda x: _where_both_vary(jnp.sin(x[0, 0]), jnp.sum(x**3)),
+        lambda x: jnp.sum(_where_both_vary(jnp.sin(x), x * x[:, :1])),
+        lambda x: jax.lax.cond(
+            x[0, 0] > 9, lambda x, y: y, _where_both_vary, x[0], x[1] * x[0]
+        )[1],
+    ]
+    found = [
+        forward_laplacian(lambda x: [f(x) for f in functions], jnp.asarray(_X), t)
+        for t in (0.0, 0.5, 9.0)
+    ]
+    assert np.all(np.asarray([value.laplacian for value in found[0]]) != 0)
+    for sparse in found[1:]:
+        for one, other in zip(sparse, found[0], strict=True):
+            np.testing.assert_allclose(one.laplacian, other.laplacian, rtol=1e-11)
+            np.testing.assert_allclose(one.gradient, other.gradient, rtol=1e-11)
 
 
 def test_what_cannot_be_differentiated_is_named():

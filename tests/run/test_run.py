@@ -287,6 +287,14 @@ def test_walkers_and_key_decide(whole):
     assert not np.any(first.history["energy"] == whole[0].history["energy"][:2])
 
 
+def test_first_configurations_of_any_kind():
+    places = walkers(_CRYSTAL, 2)
+    expected = _run(None, 1, walkers=places)
+    for given in (np.asarray(places), places.tolist()):
+        _same(_run(None, 1, walkers=given), expected)
+    _run(None, 1, walkers=[[[0, 1, 2]], [[2, 1, 0]]])
+
+
 def test_shows_progress(capsys):
     """Where asked to, and else on terminals only."""
     for progress in (False, None):
@@ -325,6 +333,9 @@ def test_checkpoint_of_another_model(tmp_path, whole):
             dict(walkers=walkers(_OTHER, 3)),
             "`walkers` must have",
         ),
+        (dict(walkers=np.zeros((2, 3, 3))), r"`walkers` must have .*\(2, 3, 3\)"),
+        (dict(walkers=[[[0.0, 0.0]], [[0.0]]]), "`walkers` must be a number of"),
+        (dict(walkers=np.zeros((2, 1, 3), complex)), "`walkers` must be a number of"),
         (dict(wavefunction=waves(hydrogen(spin=-1))), "must have the same crystal"),
         (dict(stages=[(0, eqs.PlainTraining())]), "`stages` must start after step 0"),
         (dict(stages=[(5, eqs.PlainTraining())] * 2), r"got starts \[5, 5\]"),

@@ -214,8 +214,10 @@ def test_full_disk(tmp_path, full_disk, size, length):
 
 def test_missing_checkpoint(tmp_path):
     eqs.checkpoint.save(tmp_path, 5, _state(1))
-    with pytest.raises(ValueError, match="4 is truncated or damaged"):
+    with pytest.raises(ValueError, match=r"got 4\. There are: 5\.$"):
         eqs.checkpoint.restore(tmp_path, 4, _state(1))
+    with pytest.raises(ValueError, match=r"got 4\. There are: none\.$"):
+        eqs.checkpoint.restore(tmp_path / "nowhere", 4, _state(1))
 
 
 @pytest.mark.parametrize(

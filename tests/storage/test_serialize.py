@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.interpolate import CubicSpline
 
 import eqsym as eqs
 from eqsym._hamiltonian.laplacian import Derivatives
@@ -96,7 +97,8 @@ def test_groups_survive(hall):
 def test_functions_of_the_library_survive():
     form = functools.partial(eqs.Symmetrized, operation_chunk=4)
     found = _again(eqs.SymmetrizedTraining(eqs.GroupAverage(_lih_group()), form))
-    assert found.form.func is eqs.Symmetrized and found.form.keywords == {"chunk": 4}
+    assert found.form.func is eqs.Symmetrized
+    assert found.form.keywords == {"operation_chunk": 4}
 
 
 def test_named_tuples_of_the_library_survive():
@@ -181,7 +183,14 @@ def _bounded(step, bound=0.1):
 
 
 class _Rates:
-    """A plain object: its values cannot be seen."""
+    """A plain object."""
+
+    def __init__(self, **numbers):
+        vars(self).update(numbers)
+
+    @functools.cached_property
+    def asked(self):
+        return 1
 
     def rate(self, step):
         return 1 / (1 + step)
@@ -264,7 +273,7 @@ def test_bound_methods():
     }
     assert uncompared(encode(_Rates().rate), "x") == [
         "x (the code of _Rates.rate)",
-        "x.self",
+        "x.self (the code of _Rates)",
     ]
 
 
@@ -281,6 +290,82 @@ def test_optax_settings_differ():
     assert _differences(eqs.Spring(cosine), eqs.Spring(cosine)) == []
     longer = optax.cosine_decay_schedule(0.1, 200)
     assert _differences(eqs.Spring(cosine), eqs.Spring(longer))
+
+
+class _Slotted:
+    __slots__ = ("__secret", "depth", "missing")
+
+    def __init__(self, depth, secret=0):
+        self.depth, self.__secret = depth, secret
+
+
+class _Silent(_Rates):
+    def __repr__(self):
+        return "Silent"
+
+
+def _wrapped(depth):
+    """A decorator that holds something."""
+    return functools.update_wrapper(_Rates(depth=depth), _bounded)
+
+
+def _wrapped_function(depth, inside=_bounded):
+    @functools.wraps(inside)
+    def wrapper(step):
+        return depth * inside(step)
+
+    return wrapper
+
+
+def _with_attribute(depth):
+    function = _copied(_bounded)
+    function.depth = depth
+    return function
+
+
+class _Called(_Rates):
+    def __call__(self, step):
+        return step
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda depth: _Rates(depth=depth),
+        lambda depth: _Rates(inner={(0, 1): [_Rates(depth=depth)]}),
+        lambda depth: _Called(depth=jnp.asarray([depth, 1.0])),
+        lambda depth: _Silent(depth=frozenset({"a", depth})),
+        lambda depth: _Slotted(depth),
+        lambda depth: _Slotted(0.0, depth),
+        lambda depth: _tabulated([np.asarray([depth])]),
+        lambda depth: _tabulated(waves(a=(depth, 0, 0))),
+        lambda depth: _tabulated(jax.random.key(int(depth))),
+        lambda depth: _tabulated(dict.fromkeys([depth, (0, 1)])),
+        # Of a library.
+        lambda depth: CubicSpline(np.arange(4), depth * np.arange(4) ** 3),
+        _wrapped,
+        _wrapped_function,
+        lambda depth: jax.jit(_wrapped_function(1.0, _wrapped_function(depth))),
+        lambda depth: _Rates(depth=depth).rate,
+        _with_attribute,
+    ],
+)
+def test_objects_are_compared_by_what_they_hold(made):
+    one, same, other = ({"rate": made(depth)} for depth in (0.5, 0.5, 5.0))
+    assert _differences(one, same) == []
+    assert _differences(one, other)
+
+
+def test_what_is_asked_of_an_object_changes_nothing():
+    asked, other = _Called(), _Called()
+    assert asked.asked == 1 and "asked" in vars(asked)
+    assert encode(asked) == encode(other)
+    assert uncompared(encode(asked), "x") == ["x (the code of _Called)"]
+
+
+def test_large_arrays_of_functions_are_named():
+    held = uncompared(encode(_tabulated({"a": np.zeros(2000)})), "x")
+    assert held[1:] == ["x.rates['a']"]
 
 
 def test_what_cannot_be_compared_is_named():

@@ -1,13 +1,14 @@
 """What is tried of a wave function before it is trained."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float
 
 import eqsym as eqs
 from eqsym._core.math import sum_of_determinants
@@ -17,13 +18,17 @@ from toys import hydrogen, Lattice, walkers, waves
 _CRYSTAL = hydrogen(supercell=(3, 1, 1), twist=(0.2, 0.0, 0.5))
 
 
+class Constants(eqs.AbstractFixed):
+    values: Complex[Array, " numbers"]
+
+
 class Slater(eqs.AbstractWavefunction):
     """Plane waves of the twist for two electrons up and one down, each in a mean field
     of all, and what can be wrong with it."""
 
     crystal: eqs.Crystal
     waves: Float[Array, "orbitals 3"]
-    numbers: Float[np.ndarray, " numbers"] | None = None
+    numbers: Any = None
     wrong: str = eqx.field(default="", static=True)
 
     @property
@@ -34,6 +39,8 @@ class Slater(eqs.AbstractWavefunction):
     def __call__(self, electrons):
         if self.wrong == "twist":
             electrons = electrons * 1.01
+        if self.wrong == "float32":
+            electrons = electrons.astype(self.wrong)
         angles = electrons @ self.waves.astype(electrons.dtype).T
         b = jnp.asarray(self.crystal.supercell.reciprocal[1], electrons.dtype)
         cosines = jnp.cos(electrons @ b)
@@ -56,6 +63,11 @@ class Slater(eqs.AbstractWavefunction):
             sign, log = sign[None], log[None]
         if self.wrong == "kind":
             return jnp.exp(log)
+        if self.wrong == "not vectorized":
+            shape = jax.ShapeDtypeStruct((), log.dtype)
+            log = jax.pure_callback(lambda log: log, shape, log)
+        if "float" in self.wrong:
+            log = log.astype(self.wrong)
         return eqs.LogPsi(sign, log)
 
 
@@ -76,6 +88,8 @@ def test_accepts_what_keeps_its_promises():
     single = walkers(_CRYSTAL, 4).astype(jnp.float32)
     for walker in (single, single + 100.0):
         _check(_slater(), walkers=walker)
+    # Or inside, with electrons in double.
+    _check(_slater("float32"), walkers=walkers(_CRYSTAL, 4) + 100.0)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +103,9 @@ def test_accepts_what_keeps_its_promises():
         ("only in the cell", "its amplitude is not finite or 0, and was not before"),
         ("shape", "must return a `LogPsi`"),
         ("kind", "must return a `LogPsi`"),
+        ("float16", "in single or double precision, got float16, in which"),
+        ("bfloat16", "in single or double precision, got bfloat16, in which"),
+        ("not vectorized", "`jax.vmap` can evaluate .* needs `vmap_method="),
     ],
 )
 def test_says_what_fails(wrong, message):
@@ -100,6 +117,17 @@ def test_says_what_fails(wrong, message):
 def test_arrays_of_numpy_are_neither_parameters_nor_data():
     with pytest.raises(ValueError, match=r"`wavefunction.numbers` must be .* numpy"):
         _check(_slater(numbers=np.ones(2)))
+
+
+def test_parameters_are_real():
+    """The gradient of JAX by a complex number leads uphill in its imaginary part."""
+    wavefunction = _slater(numbers=jnp.asarray([1 + 1j, 2]))
+    for numbers in (jnp.asarray([1 + 1j, 2]), np.asarray([1 + 1j, 2])):
+        with pytest.raises(ValueError, match=r"`wavefunction.numbers` must be real"):
+            _check(_slater(numbers=numbers))
+    parameters, rest = eqs.partition(wavefunction)
+    assert parameters.numbers is None and rest.numbers is wavefunction.numbers
+    _check(_slater(numbers=Constants(wavefunction.numbers)))
 
 
 def _vmc(crystal, optimizer=None):
