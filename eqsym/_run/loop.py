@@ -62,6 +62,11 @@ _logger = logging.getLogger("eqsym")
 
 # Of the updates, after a run has gone back.
 _HALF = 0.5
+_KICK = (
+    "Step %d: %s. Training recovers from such a kick, or does not, as its history will "
+    "show. If it does not, start again, with a smaller learning rate or norm bound, "
+    "more damping, or longer pretraining."
+)
 _COLUMNS = ("step", *(f.name for f in dataclasses.fields(Statistics)), "seconds")
 
 
@@ -130,12 +135,15 @@ def run(
     Ctrl-C raises, because what follows there relies on a finished run.
 
     A run that diverges goes back once to a state from before, and goes on with half of
-    each update, which is in [`eqsym.VMCState`][] as `scale`. It diverges when energy or
-    variance have left the range of the last hundred steps, for 20 steps in a row: a
-    variance above 10 times its median, or an energy above all others by more than the
-    spread of these and the standard deviation of the local energy. No state is saved
-    while a step is outside of that range. The history is then that of the steps that
-    were kept; `run.json` and the log tell about the others.
+    each update, which is in [`eqsym.VMCState`][] as `scale`. It diverges when for 20
+    steps in a row energies are not finite, updates are rejected, or energy or variance
+    have left the range of the last hundred steps: a variance above 10 times its median,
+    or an energy above all others by more than the spread of these and the standard
+    deviation of the local energy; or when they have crept far above those of the best
+    hundred steps. No state is saved while a step is outside of that range. The history
+    is then that of the steps that were kept; `run.json` and the log tell about the
+    others. In the first 20 steps there is no range yet: energies or variances far above
+    those of the first step get a warning.
 
     What is happening is logged by the standard logger `eqsym`: the start, compilation
     and the end as information; faults, and how often they came, as warnings.
@@ -151,8 +159,9 @@ def run(
     - `burn_in`: sampler steps before the first step.
     - `path`: the run folder.
     - `checkpoint_every`: steps between checkpoints, in all phases. None is written
-        while updates are being rejected, or training seems to diverge: the last one is
-        of a wave function that could still be trained.
+        while updates are being rejected, or training seems to diverge: they are of wave
+        functions whose energies the next step has found to be as before. The last state
+        of a run is saved without that.
     - `changed_settings`: whether a run in the folder goes on with settings that are not
         those that it had before, such as another learning rate. The fields that differ
         are logged, and noted in `run.json` with the step, before and after. A state of
@@ -179,8 +188,8 @@ def run(
     hold, not by their code, which a warning says), or whose history has other
     columns; `OSError` for a folder that cannot be written, or in which another run is
     going on. All before anything is computed. `FloatingPointError` if training
-    diverges: 20 updates in a row were rejected, or it diverged a second time, after it
-    had gone back. `OSError` if three checkpoints in a row could not be written.
+    diverges a second time, after it has gone back, or from the start, so that there is
+    nothing to go back to. `OSError` if three checkpoints in a row could not be written.
     """
     steps = whole_number("steps", steps, 1)
     checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
@@ -372,7 +381,7 @@ def _trained(
     faults = Faults()
     watch = Watch(vmc.schedule.starts, history.columns())
     watch.marks = checkpoints.restore_marks(watch.marks, state)
-    # The newest state that may be saved.
+    # The newest state known to be sound.
     sound = state
     try:
         with (
@@ -386,6 +395,7 @@ def _trained(
             ) as bar,
         ):
             while int(state.step) < steps and not checkpoints.stopped:
+                previous = state
                 state, statistics = step(state)
                 i = int(state.step)
                 row = {
@@ -398,16 +408,21 @@ def _trained(
                 watch.see(i, row)
                 if i == start + 1:
                     _logger.info("The first step is done.")
+                if watch.kick:
+                    _logger.warning(_KICK, i, watch.kick)
                 if watch.lost:
-                    state = _gone_back(watch, state, history, checkpoints, folder)
+                    state = _gone_back(
+                        watch, faults, state, history, checkpoints, folder
+                    )
                     watch = Watch(vmc.schedule.starts, history.columns())
                     watch.marks = sorted(checkpoints.marks)
                     sound = state
-                elif not row["rejected"] and not watch.outside:
-                    sound = state
-                    if watch.marks[-1] == i:
-                        checkpoints.mark(state, watch.marks)
-                checkpoints.keep(sound)
+                elif watch.sound == i - 1:
+                    sound = previous
+                    if watch.marks[-1] == i - 1:
+                        checkpoints.mark(sound, watch.marks)
+                # Before its energies are known, a state is saved only at the end.
+                checkpoints.keep(sound, sound if watch.outside else state)
                 figure.refresh(history)
                 bar.set_postfix_str(
                     f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
@@ -430,6 +445,7 @@ def _trained(
 
 def _gone_back(
     watch: Watch,
+    faults: Faults,
     state: VMCState,
     history: History,
     checkpoints: Checkpoints[VMCState],
@@ -441,28 +457,37 @@ def _gone_back(
     Nothing has to be on the disk at once: a run that is resumed from there comes here
     again, in the same way.
 
-    **Raises:** `FloatingPointError` the second time.
+    **Raises:** `FloatingPointError` the second time, and if the only state to go back
+    to is the one that cannot be trained.
     """
     i = int(state.step)
     good = checkpoints.go_back(watch.good)
-    before = "" if folder is None else f"Step {good.step}, before that, is saved. "
-    if state.scale < 1:
+    back = int(good.step)
+    what = f"{watch}.{faults.rejections(i)}"
+    again = state.scale < 1
+    if again or back >= watch.first - 1:
+        how = " again, with half of each update" if again else ""
+        saved = from_saved = ""
+        if folder is not None and back < watch.first - 1:
+            saved = f" Step {back}, before that, is saved."
+            if back:
+                from_saved = " or from `eqsym.load_run(path).wavefunction` of this one"
         raise FloatingPointError(
-            f"Training diverged again, with half of each update: {watch}. "
-            f"{before}Try a smaller learning rate or norm bound, more damping, more "
-            "walkers, or longer pretraining: in another run folder, from the start or "
-            "from `eqsym.load_run(path).wavefunction` of this one."
+            f"Training diverged{how}: {what}{saved} Try a smaller learning rate or "
+            "norm bound, more damping, more walkers, longer pretraining, or double "
+            f"precision: in another run folder, from the start{from_saved}."
         )
     _logger.warning(
-        "Step %d: training diverges: %s. It goes back to step %d and on with half of "
+        "Step %d: training diverges: %s It goes back to step %d and on with half of "
         "each update.",
         i,
-        watch,
-        int(good.step),
+        what,
+        back,
     )
-    history.cut(int(good.step))
+    faults.forget_rejections()
+    history.cut(back)
     if folder is not None:
-        note = {"at_step": i, "to_step": int(good.step), "scale": _HALF}
+        note = {"at_step": i, "to_step": back, "scale": _HALF}
         on_first(lambda: note_in_run_json(folder, "went_back", note))
     return eqx.tree_at(lambda s: s.scale, good, _HALF * good.scale)
 
