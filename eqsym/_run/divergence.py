@@ -106,9 +106,9 @@ class Watch:
         if step - 1 in self._starts:
             self._seen, self.outside = _Seen(), 0
         accepted, self._accepted = self._accepted, not row["rejected"]
+        self._seen.compare_with_start(energy, variance)
         why = self._seen.why_outside(energy, variance)
         if not why:
-            self._seen.compare_with_start(energy, variance)
             if accepted:
                 self.sound = step - 1
                 if self._seen.calm(energy, variance) and self._is_due(step - 1):
@@ -138,7 +138,7 @@ class Watch:
     @property
     def kick(self) -> str:
         """What to say of a kick, once: when it has lasted for 20 steps."""
-        return self._seen.kick if self.outside == 0 else ""
+        return self._seen.kick
 
     def _is_due(self, step: int) -> bool:
         last = self.marks[-1]
@@ -203,17 +203,19 @@ class _Seen:
         if len(self._begun) >= _FEWEST or self._medians:
             self._kicked = 0
             return
-        if self._begun:
-            highest = max(v for _, v in self._begun)
-            top = max(e for e, _ in self._begun)
-            highest = max(highest, _SMALL)
-            if variance > _VARIANCE * highest or energy > top + _KICK * math.sqrt(
-                highest
-            ):
-                self._kicked += 1
-                return
-        self._kicked = 0
-        self._begun.append((energy, variance))
+        if not (math.isfinite(energy) and math.isfinite(variance)):
+            self._kicked += self._kicked > 0
+        elif self._begun and self._is_kick(energy, variance):
+            self._kicked += 1
+        else:
+            self._kicked = 0
+            self._begun.append((energy, variance))
+
+    def _is_kick(self, energy: float, variance: float) -> bool:
+        top = max(e for e, _ in self._begun)
+        highest = max(_SMALL, *(v for _, v in self._begun))
+        far = _KICK * math.sqrt(highest)
+        return variance > _VARIANCE * highest or energy > top + far
 
     @property
     def kick(self) -> str:
@@ -228,9 +230,8 @@ class _Seen:
 
     def calm(self, energy: float, variance: float) -> bool:
         """Whether a step inside is one to go back to."""
-        return not self._kicked and not self._exceeds_lowest(
-            energy, variance, _VARIANCE
-        )
+        risen = self._exceeds_lowest(energy, variance, _VARIANCE)
+        return not self._kicked and not risen
 
     def _exceeds_lowest(self, energy: float, variance: float, factor: float) -> bool:
         """Whether the variance is above the lowest median by a factor, or the energy

@@ -107,8 +107,9 @@ def test_a_jump_to_what_is_no_number(name, begin):
     history = _history(*_calm(300))
     history[name][begin:] = 1 if name == "rejected" else np.inf
     assert _lost(history) == (begin + 20, 180 if begin > 100 else 0)
+    # Not if one of twenty is inside.
     history[name][begin + 19] = _history(*_calm(300))[name][0]
-    assert _lost(history) == (begin + 40, 180 if begin > 100 else 0)
+    assert _lost(history)[0] == begin + 40
 
 
 def test_a_state_is_sound_when_the_next_step_has_seen_it():
@@ -137,7 +138,7 @@ def test_no_range_yet():
     assert _lost(_history(energy, variance)) is None
     assert _lost(_history(energy[1:], variance[1:])) is None
     variance[250:] *= 1e3
-    assert _lost(_history(energy, variance)) == (270, 200)
+    assert _lost(_history(energy, variance)) == (270, 202)
     assert _lost(_history(energy, variance), (0, 250)) is None
 
 
@@ -222,28 +223,31 @@ def _kicks(history):
     return found
 
 
-@pytest.mark.parametrize("begin", [1, 3, 19, 250 + 5])
-def test_kick_at_the_start(begin):
-    """By a first update, or by one of the first: told once, when it has lasted for 20
-    steps, of which nothing is a mark."""
-    energy, variance = _calm(400)
-    assert not _kicks(_history(energy, variance))
-    variance[begin : begin + 19] *= 300
-    if begin < 250:
-        assert not _kicks(_history(energy, variance))
-    variance[begin : begin + 30] = 1000
-    if begin > 250:
-        variance[:250], energy[:250] = 2000, -20
-    ((step, told),) = _kicks(_history(energy, variance))
+@pytest.mark.parametrize("begin", [1, 3, 19])
+@pytest.mark.parametrize("name", ["energy", "variance"])
+def test_kick_at_the_start(begin, name):
+    """By the first update or a later one: told once, when it has lasted for 20 steps.
+    None of these is a mark."""
+    history = _history(*_calm(250))
+    history[name][begin : begin + 19] += 3000
+    assert not _kicks(history)
+    history[name][begin : begin + 30] += 3000
+    ((step, told),) = _kicks(history)
     assert step == begin + 20
     assert "for 20 steps, energy or variance have been far above what they were" in told
-    if begin < 19:
-        watch = Watch((0,), {n: c[:60] for n, c in _history(energy, variance).items()})
-        assert watch.marks == [0, 40]
+    watch = Watch((0,), {name: column[:60] for name, column in history.items()})
+    # The first states after it, as far from each other as marks are.
+    late = begin + 30
+    assert watch.marks == ([late, late + 20] if late < 40 else [0, late])
+
+
+def test_kick_of_a_later_strategy():
+    """By comparison with its own first steps."""
     energy, variance = _calm(400)
-    energy[begin:250] += 12
-    ((step, told),) = _kicks(_history(energy, variance)) if begin < 19 else [(0, "")]
-    assert step == (begin + 20 if begin < 19 else 0)
+    variance[:250], energy[:250] = 2000, -20
+    variance[255:285] = 1000
+    ((step, _),) = _kicks(_history(energy, variance))
+    assert step == 275
 
 
 def test_no_kick():
