@@ -11,23 +11,31 @@ from jaxtyping import Float
 
 # Steps that make up the range, and the fewest of them.
 _RANGE, _FEWEST = 100, 20
-# A variance is outside above so many medians.
-_VARIANCE = 10.0
+# A variance is outside above so many medians, or above so many of the lowest median.
+_VARIANCE, _LOST = 10.0, 100.0
+# Ranges of which the lowest medians are taken.
+_RANGES = 10
 # In Ha^2 per primitive cell. Ratios of smaller variances mean little.
 _SMALL = 1e-4
 # An energy is outside by so many interquartile ranges.
 _ENERGY = 5.0
+# Before there is a range, an energy is high by so many standard deviations of the local
+# energy.
+_KICK = 5.0
 # Steps outside in a row that are not an accident.
 _STAY = 20
-# Steps between two states to go back to, and the fewest from such a state to the first
-# step outside.
-_MARKS, _MARGIN = 100, 20
+# The fewest steps from a state to go back to to the first step outside, and between two
+# such states.
+_MARGIN = 20
+# From the first of these steps on, the steps between two states to go back to.
+_MARKS = ((500, 100), (200, 50), (0, _MARGIN))
 
 
 class Watch:
     r"""Tells a run that is being lost from one that fluctuates.
 
-    A step is outside the range of the last hundred steps that were inside, if
+    A step is outside if its energies are not finite, if its update was rejected, or if
+    it is outside the range of the last hundred steps that were inside:
 
     - its variance is above all of theirs and above 10 times their median; or
     - its energy is above all of theirs, by more than 5 times their interquartile range
@@ -36,22 +44,38 @@ class Watch:
     - its energy is as far below all of theirs, and its variance above all of theirs. A
         lower energy alone is the aim of training.
 
-    The median counts as at least 1e-4 Ha^2. 20 such steps in a row are a divergence.
+    Energies and variances that creep take that range along. So a step is also outside
+    if its variance is above 100 times the lowest median of the last ten hundreds of
+    steps inside, or its energy above their lowest median by 10 times the standard
+    deviation of the local energy there.
+
+    Medians count as at least 1e-4 Ha^2. 20 such steps in a row are a divergence.
     Fewer are not: the variance has heavy tails (Trail, Phys. Rev. E 77, 016703 (2008)),
     and one walker near a node can be most of it for several steps. Of 40 independent
     steps, the last 20 all exceed the first 20 with a probability of 1 / (40 over 20),
-    7e-12, whatever they are drawn from. Nothing is outside as long as fewer than 20
-    steps are inside: at the start, and after a strategy has begun, which changes the
-    energies. A rejected update counts only if it follows a step outside.
+    7e-12, whatever they are drawn from.
+
+    There is no range as long as fewer than 20 steps are inside: at the start, and after
+    a strategy has begun, which changes the energies. The first updates often raise
+    variances by orders of magnitude, for longer than 20 steps, and training recovers
+    or does not. Nothing in these steps tells which, so that the watch only tells of
+    them, as a kick: 20 steps in a row whose variance is above 10 times all of those
+    before, or whose energy is above these by 5 standard deviations of the local energy.
+
+    The energies of a step are those of the state before it. A state is known to be
+    sound when the step after it has shown its energies.
 
     - `outside`: steps outside in a row, up to the last one.
     - `first`: the first of these.
-    - `marks`: the last two steps to go back to. In every hundred, the first step inside
-        is one.
+    - `sound`: the newest step that led to a state known to be sound.
+    - `marks`: the last two steps to go back to, which led to states known to be sound.
+        At first there is one in every 20 steps, later in every 50 and 100, but none in
+        a kick, and none with a tenth of what is outside of the lowest medians.
     """
 
     outside: int
     first: int
+    sound: int
     marks: list[int]
 
     def __init__(
@@ -66,8 +90,10 @@ class Watch:
             run decides as if it had never stopped.
         """
         self._starts = frozenset(starts)
-        self._energies, self._variances = _Window(), _Window()
-        self.outside = self.first = 0
+        self._seen = _Seen()
+        self._accepted = True
+        self._why = ""
+        self.outside = self.first = self.sound = 0
         self.marks = [0]
         names = ("energy", "variance", "rejected_update")
         columns = (history[name].tolist() for name in names)
@@ -78,21 +104,24 @@ class Watch:
         """Takes note of a step."""
         energy, variance = row["energy"], row["variance"]
         if step - 1 in self._starts:
-            self._energies, self._variances, self.outside = _Window(), _Window(), 0
-        finite = math.isfinite(energy) and math.isfinite(variance)
-        if row["rejected_update"] or not finite:
-            self.outside += self.outside > 0
-            return
-        if self._is_outside(energy, variance):
+            self._seen, self.outside = _Seen(), 0
+        accepted, self._accepted = self._accepted, not row["rejected_update"]
+        self._seen.compare_with_start(energy, variance)
+        why = self._seen.why_outside(energy, variance)
+        if not why:
+            if accepted:
+                self.sound = step - 1
+                if self._seen.calm(energy, variance) and self._is_due(step - 1):
+                    self.marks = [self.marks[-1], step - 1]
+            if row["rejected_update"]:
+                why = "updates are rejected"
+        if why:
             self.outside += 1
             if self.outside == 1:
-                self.first = step
+                self.first, self._why = step, why
             return
         self.outside = 0
-        self._energies.add(energy)
-        self._variances.add(variance)
-        if step // _MARKS > self.marks[-1] // _MARKS:
-            self.marks = [self.marks[-1], step]
+        self._seen.add(energy, variance)
 
     @property
     def lost(self) -> bool:
@@ -106,28 +135,113 @@ class Watch:
         early = [mark for mark in self.marks if mark <= self.first - _MARGIN]
         return max(early, default=self.marks[0])
 
-    def _is_outside(self, energy: float, variance: float) -> bool:
+    @property
+    def kick(self) -> str:
+        """What to say of a kick, once: when it has lasted for 20 steps."""
+        return self._seen.kick
+
+    def _is_due(self, step: int) -> bool:
+        last = self.marks[-1]
+        every = next(every for start, every in _MARKS if step >= start)
+        return step - last >= _MARGIN and step // every > last // every
+
+    def __str__(self) -> str:
+        return f"since step {self.first}, {self._why}"
+
+
+class _Seen:
+    """Energies and variances inside, since a strategy began."""
+
+    def __init__(self):
+        self._energies, self._variances = _Window(), _Window()
+        self._added = 0
+        # Medians of energy and variance of whole ranges.
+        self._medians: deque[tuple[float, float]] = deque(maxlen=_RANGES)
+        # The first steps without those of a kick, and the steps of a kick so far.
+        self._begun: list[tuple[float, float]] = []
+        self._kicked = 0
+
+    def add(self, energy: float, variance: float) -> None:
+        self._energies.add(energy)
+        self._variances.add(variance)
+        self._added += 1
+        if self._added % _RANGE == 0:
+            medians = self._energies.quantile(0.5), self._variances.quantile(0.5)
+            self._medians.append(medians)
+
+    def why_outside(self, energy: float, variance: float) -> str:
+        """Why a step is outside, nothing if it is inside."""
+        if not (math.isfinite(energy) and math.isfinite(variance)):
+            return "energies are not finite"
         energies, variances = self._energies, self._variances
         if len(variances) < _FEWEST:
-            return False
+            return ""
         typical = max(variances.quantile(0.5), _SMALL)
         raised = variance > variances.quantile(1.0)
-        if raised and variance > _VARIANCE * typical:
-            return True
         width = energies.quantile(0.75) - energies.quantile(0.25)
         far = max(_ENERGY * width, math.sqrt(typical))
         above = energy > energies.quantile(1.0) + far
         below = energy < energies.quantile(0.0) - far
-        return above or (below and raised)
+        if (raised and (variance > _VARIANCE * typical or below)) or above:
+            return (
+                f"energy or variance have left the range of the {len(energies)} steps "
+                f"before (energy {energies.quantile(0.0):.4g} to "
+                f"{energies.quantile(1.0):.4g} Ha, variance up to "
+                f"{variances.quantile(1.0):.3g} Ha^2)"
+            )
+        if self._exceeds_lowest(energy, variance, _LOST):
+            return (
+                "energy or variance are far above their lowest medians in a hundred "
+                f"steps ({min(self._medians)[0]:.4g} Ha and "
+                f"{min(v for _, v in self._medians):.3g} Ha^2)"
+            )
+        return ""
 
-    def __str__(self) -> str:
-        energies, variances = self._energies, self._variances
+    def compare_with_start(self, energy: float, variance: float) -> None:
+        """Takes note of a kick, in the first hundred steps and until 20 of them were
+        not in one."""
+        if len(self._begun) >= _FEWEST or self._medians:
+            self._kicked = 0
+            return
+        if not (math.isfinite(energy) and math.isfinite(variance)):
+            self._kicked += self._kicked > 0
+        elif self._begun and self._is_kick(energy, variance):
+            self._kicked += 1
+        else:
+            self._kicked = 0
+            self._begun.append((energy, variance))
+
+    def _is_kick(self, energy: float, variance: float) -> bool:
+        top = max(e for e, _ in self._begun)
+        highest = max(_SMALL, *(v for _, v in self._begun))
+        far = _KICK * math.sqrt(highest)
+        return variance > _VARIANCE * highest or energy > top + far
+
+    @property
+    def kick(self) -> str:
+        if self._kicked != _STAY:
+            return ""
+        energy = max(e for e, _ in self._begun)
+        variance = max(v for _, v in self._begun)
         return (
-            f"since step {self.first}, energy or variance have left the range of the "
-            f"{len(energies)} steps before (energy {energies.quantile(0.0):.4g} to "
-            f"{energies.quantile(1.0):.4g} Ha, variance up to "
-            f"{variances.quantile(1.0):.3g} Ha^2)"
+            f"for {_STAY} steps, energy or variance have been far above what they were "
+            f"before (energy up to {energy:.4g} Ha, variance up to {variance:.3g} Ha^2)"
         )
+
+    def calm(self, energy: float, variance: float) -> bool:
+        """Whether a step inside is one to go back to."""
+        risen = self._exceeds_lowest(energy, variance, _VARIANCE)
+        return not self._kicked and not risen
+
+    def _exceeds_lowest(self, energy: float, variance: float, factor: float) -> bool:
+        """Whether the variance is above the lowest median by a factor, or the energy
+        by its root times the standard deviation of the local energy."""
+        if not self._medians:
+            return False
+        lowest = max(min(v for _, v in self._medians), _SMALL)
+        bottom, there = min(self._medians)
+        far = math.sqrt(factor * max(there, _SMALL))
+        return variance > factor * lowest or energy > bottom + far
 
 
 class _Window:

@@ -1,4 +1,4 @@
-"""Faults of a run: counted, reported, and the end of a run that gets no further."""
+"""Faults of a run: counted and reported."""
 
 import logging
 import math
@@ -9,8 +9,6 @@ from .._training import REPLACED
 
 _logger = logging.getLogger("eqsym")
 
-# Steps in a row without a finite update, after which a run stops.
-_MOST_REJECTED = 20
 # Steps in a row with hardly any move accepted, or refused, before that is reported.
 _STUCK_STEPS = 20
 _LOW, _HIGH = 0.02, 0.98
@@ -27,10 +25,7 @@ class Faults:
         self._totals = dict.fromkeys(_MEANINGS, 0)
 
     def see(self, step: int, row: dict[str, float | int]) -> None:
-        """Takes note of a step.
-
-        **Raises:** `FloatingPointError` after 20 rejected updates in a row.
-        """
+        """Takes note of a step."""
         self._steps += 1
         for name in self._totals:
             if row[name] and not self._totals[name]:
@@ -55,18 +50,21 @@ class Faults:
             self._rejected.append(_reason(row))
         else:
             self._rejected = []
-        if len(self._rejected) >= _MOST_REJECTED:
-            self._stop(step)
 
-    def _stop(self, step: int) -> None:
+    def rejections(self, step: int) -> str:
+        """How many updates in a row were rejected, up to a step, and why: a sentence
+        after a space, or nothing."""
+        if not self._rejected:
+            return ""
         reason, times = Counter(self._rejected).most_common(1)[0]
-        raise FloatingPointError(
-            f"Training diverged: the last {len(self._rejected)} updates, up to step "
-            f"{step}, were rejected. In {times} of them {reason}. The parameters are "
-            "those before. Try a smaller learning rate or norm bound, more damping, "
-            "longer pretraining, or double precision: in another run folder, from the "
-            "start or from `eqsym.load_run(path).wavefunction` of this one."
+        return (
+            f" The last {len(self._rejected)} updates, up to step {step}, were "
+            f"rejected. In {times} of them {reason}."
         )
+
+    def forget_rejections(self) -> None:
+        """Counts them anew, for a run that has gone back."""
+        self._rejected = []
 
     def report(self) -> None:
         """Logs the totals, if there is anything to say."""

@@ -138,12 +138,15 @@ def run(
     Ctrl-C raises, because what follows there relies on a finished run.
 
     A run that diverges goes back once to a state from before, and goes on with half of
-    each update, which is in [`eqsym.VMCState`][] as `scale`. It diverges when energy or
-    variance have left the range of the last hundred steps, for 20 steps in a row: a
-    variance above 10 times its median, or an energy above all others by more than the
-    spread of these and the standard deviation of the local energy. No state is saved
-    while a step is outside of that range. The history is then that of the steps that
-    were kept; `run.json` and the log tell about the others.
+    each update, which is in [`eqsym.VMCState`][] as `scale`. It diverges when for 20
+    steps in a row energies are not finite, updates are rejected, or energy or variance
+    have left the range of the last hundred steps: a variance above 10 times its median,
+    or an energy above all others by more than the spread of these and the standard
+    deviation of the local energy; or when they have crept far above those of the best
+    hundred steps. No state is saved while a step is outside of that range. The history
+    is then that of the steps that were kept; `run.json` and the log tell about the
+    others. In the first 20 steps there is no range yet: energies or variances far above
+    those of the first step get a warning.
 
     The standard logger `eqsym` tells of the start, compilation and the end as
     information; of faults, and how often they came, as warnings.
@@ -163,8 +166,9 @@ def run(
         are carried over. For each stage a training step is compiled.
     - `path`: the run folder.
     - `checkpoint_every`: steps between checkpoints, in all phases. None is written
-        while updates are being rejected, or training seems to diverge: the last one is
-        of a wave function that could still be trained.
+        while updates are being rejected, or training seems to diverge: they are of wave
+        functions whose energies the next step has found to be as before. The last state
+        of a run is saved without that.
     - `changed_settings`: whether a run in the folder goes on with settings that are not
         those that it had before, such as another learning rate. The fields that differ
         are logged, and noted in `run.json` with the step, before and after. A state of
@@ -192,8 +196,8 @@ def run(
     hold, not by their code, which a warning says), or whose history has other
     columns; `OSError` for a folder that cannot be written, or in which another run is
     going on. All before anything is computed. `FloatingPointError` if training
-    diverges: 20 updates in a row were rejected, or it diverged a second time, after it
-    had gone back. `OSError` if three checkpoints in a row could not be written.
+    diverges a second time, after it has gone back, or from the start, so that there is
+    nothing to go back to. `OSError` if three checkpoints in a row could not be written.
     """
     steps = whole_number("steps", steps, 1)
     checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)

@@ -133,7 +133,7 @@ class Checkpoints(Generic[State]):
     @contextlib.contextmanager
     def during(self, state: State) -> Iterator[None]:
         """Around the loop of a phase, which calls `keep` after every step. However the
-        loop ends, the last state that was kept is saved.
+        loop ends, the newest state that was kept is saved.
 
         **Arguments:**
 
@@ -155,10 +155,16 @@ class Checkpoints(Generic[State]):
             if together:
                 self._save_last(self._newest)
 
-    def keep(self, state: State) -> None:
-        """Takes the newest state that may be saved, and saves it if a checkpoint is
-        due. Ends the phase if it was interrupted."""
-        self._newest = state
+    def keep(self, state: State, newest: State | None = None) -> None:
+        """Takes the newest state known to be sound, and saves it if a checkpoint is
+        due. Ends the phase if it was interrupted.
+
+        **Arguments:**
+
+        - `state`: the newest one known to be sound.
+        - `newest`: the one to save when the phase ends, the same by default.
+        """
+        self._newest = state if newest is None else newest
         self._save_if_due(state)
         self.interrupts.check()
 

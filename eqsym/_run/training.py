@@ -24,6 +24,11 @@ _logger = logging.getLogger("eqsym")
 
 # Factor of the updates after a run has gone back.
 _HALF = 0.5
+_KICK = (
+    "Step %d: %s. Training recovers from such a kick, or does not, as its history will "
+    "show. If it does not, start again, with a smaller learning rate or norm bound, "
+    "more damping, or longer pretraining."
+)
 
 
 def train(
@@ -51,7 +56,7 @@ def train(
         watch.marks, state, lambda step: stages.like(state, step)
     )
     watch.marks = marks
-    # The newest state that may be saved.
+    # The newest state known to be sound.
     sound = state
     try:
         with (
@@ -65,6 +70,7 @@ def train(
             ) as bar,
         ):
             while int(state.step) < steps and not checkpoints.stopped:
+                previous = state
                 stage, state = stages.before_step(state)
                 state, statistics = take_step[stage](state)
                 i = int(state.step)
@@ -78,16 +84,21 @@ def train(
                 watch.see(i, row)
                 if i == start + 1:
                     _logger.info("The first step is done.")
+                if watch.kick:
+                    _logger.warning(_KICK, i, watch.kick)
                 if watch.lost:
-                    state = _gone_back(watch, state, history, checkpoints, folder)
+                    state = _gone_back(
+                        watch, faults, state, history, checkpoints, folder
+                    )
                     watch = Watch(stages.starts, history.columns())
                     watch.marks = sorted(checkpoints.marks)
                     sound = state
-                elif not row["rejected_update"] and not watch.outside:
-                    sound = state
-                    if watch.marks[-1] == i:
-                        checkpoints.mark(state, watch.marks)
-                checkpoints.keep(sound)
+                elif watch.sound == i - 1:
+                    sound = previous
+                    if watch.marks[-1] == i - 1:
+                        checkpoints.mark(sound, watch.marks)
+                # Before its energies are known, a state is saved only at the end.
+                checkpoints.keep(sound, sound if watch.outside else state)
                 figure.refresh(history)
                 bar.set_postfix_str(
                     f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
@@ -110,39 +121,49 @@ def train(
 
 def _gone_back(
     watch: Watch,
+    faults: Faults,
     state: VMCState,
     history: History,
     checkpoints: Checkpoints[VMCState],
     folder: Path | None,
 ) -> VMCState:
-    """A state from before, for a run that diverges to go on from with half of each
+    """What a run that diverges goes on with: a state from before, and half of each
     update.
 
     Nothing has to be on the disk at once: a run that is resumed from there comes here
     again, in the same way.
 
-    **Raises:** `FloatingPointError` the second time.
+    **Raises:** `FloatingPointError` the second time, and if the only state to go back
+    to is the one that cannot be trained.
     """
     i = int(state.step)
     good = checkpoints.go_back(watch.good)
-    before = "" if folder is None else f"Step {good.step}, before that, is saved. "
-    if state.scale < 1:
+    back = int(good.step)
+    what = f"{watch}.{faults.rejections(i)}"
+    again = state.scale < 1
+    if again or back >= watch.first - 1:
+        how = " again, with half of each update" if again else ""
+        saved = from_saved = ""
+        if folder is not None and back < watch.first - 1:
+            saved = f" Step {back}, before that, is saved."
+            if back:
+                from_saved = " or from `eqsym.load_run(path).wavefunction` of this one"
         raise FloatingPointError(
-            f"Training diverged again, with half of each update: {watch}. "
-            f"{before}Try a smaller learning rate or norm bound, more damping, more "
-            "walkers, or longer pretraining: in another run folder, from the start or "
-            "from `eqsym.load_run(path).wavefunction` of this one."
+            f"Training diverged{how}: {what}{saved} Try a smaller learning rate or "
+            "norm bound, more damping, more walkers, longer pretraining, or double "
+            f"precision: in another run folder, from the start{from_saved}."
         )
     _logger.warning(
-        "Step %d: training diverges: %s. It goes back to step %d and on with half of "
+        "Step %d: training diverges: %s It goes back to step %d and on with half of "
         "each update.",
         i,
-        watch,
-        int(good.step),
+        what,
+        back,
     )
-    history.cut(int(good.step))
+    faults.forget_rejections()
+    history.cut(back)
     if folder is not None:
-        note = {"at_step": i, "to_step": int(good.step), "scale": _HALF}
+        note = {"at_step": i, "to_step": back, "scale": _HALF}
         on_first(lambda: note_in_run_json(folder, "went_back", note))
     return eqx.tree_at(lambda s: s.scale, good, _HALF * good.scale)
 
