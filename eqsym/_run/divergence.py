@@ -90,7 +90,7 @@ class Watch:
             run decides as if it had never stopped.
         """
         self._starts = frozenset(starts)
-        self._seen = _Seen()
+        self._seen = _SeenSteps()
         self._accepted = True
         self._why = ""
         self.outside = self.first = self.sound = 0
@@ -104,7 +104,7 @@ class Watch:
         """Takes note of a step."""
         energy, variance = row["energy"], row["variance"]
         if step - 1 in self._starts:
-            self._seen, self.outside = _Seen(), 0
+            self._seen, self.outside = _SeenSteps(), 0
         accepted, self._accepted = self._accepted, not row["rejected_update"]
         self._seen.compare_with_start(energy, variance)
         why = self._seen.why_outside(energy, variance)
@@ -149,7 +149,7 @@ class Watch:
         return f"since step {self.first}, {self._why}"
 
 
-class _Seen:
+class _SeenSteps:
     """Energies and variances inside, since a strategy began."""
 
     def __init__(self):

@@ -101,11 +101,11 @@ def test_short_excursions_are_none():
 
 
 @pytest.mark.parametrize("begin", [5, 200])
-@pytest.mark.parametrize("name", ["energy", "variance", "rejected"])
+@pytest.mark.parametrize("name", ["energy", "variance", "rejected_update"])
 def test_a_jump_to_what_is_no_number(name, begin):
     """No step is needed that is outside and finite, and no range either."""
     history = _history(*_calm(300))
-    history[name][begin:] = 1 if name == "rejected" else np.inf
+    history[name][begin:] = 1 if name == "rejected_update" else np.inf
     assert _lost(history) == (begin + 20, 180 if begin > 100 else 0)
     # Not if one of twenty is inside.
     history[name][begin + 19] = _history(*_calm(300))[name][0]
