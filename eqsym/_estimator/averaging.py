@@ -193,13 +193,15 @@ def post_hoc(
         plain = per_cell(
             means.kinetic, means.potential, means.square, weight * (1 - weight), **rest
         )
-        averaged = per_cell(
-            means.projected_kinetic / weight,
-            means.projected_potential / weight,
-            None if square is None else square / weight,
-            np.zeros_like(weight),
-            **rest,
-        )
+        # Of an average that is zero nothing is reported.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            averaged = per_cell(
+                means.projected_kinetic / weight,
+                means.projected_potential / weight,
+                None if square is None else square / weight,
+                np.zeros_like(weight),
+                **rest,
+            )
         return _PostHocNumbers(plain, averaged, averaged.energy - plain.energy, weight)
 
     found: _PostHocNumbers = jackknife(samples.means, results)

@@ -138,7 +138,7 @@ def sampled(
 ) -> Samples:
     """Means of a sample over chains of |psi|^2.
 
-    Walkers that never had a finite local energy are left out, with a warning.
+    Walkers and samples without a finite local energy are left out, with a warning.
 
     **Raises:** as `accumulate` does, and `FloatingPointError` if more than half of the
     walkers have no finite local energy in the first 10 steps, or in all.
@@ -160,6 +160,16 @@ def sampled(
             chains.steps,
         )
     valid = int(counts.sum())
+    missing = chains.steps * int(np.sum(kept)) - valid
+    if missing:
+        _logger.warning(
+            "Evaluating: %d of %d samples (%.2g %%) had no finite local energy and are "
+            "left out. The estimates are biased, which their error bars do not show, "
+            "unless energies fail at random places.",
+            missing,
+            missing + valid,
+            100 * missing / (missing + valid),
+        )
     return Samples(
         jax.tree.map(
             lambda x: x[kept] / _along(counts[kept], x), found.sums["moments"]

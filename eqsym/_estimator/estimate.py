@@ -96,8 +96,9 @@ QUANTITIES = {
 
 
 def table(rows: dict[str, Evaluation | None]) -> str:
-    """A text table of evaluations, one row each. The last column is split R-hat of
-    the energy, with what is beyond its bound; see [`eqsym.Evaluation`][].
+    """A text table of evaluations, one row each. The column `R-hat` is split R-hat of
+    the energy, and what is beyond its bound; see [`eqsym.Evaluation`][]. If samples
+    were left out, a last column has their number.
 
     **Arguments:**
 
@@ -109,6 +110,10 @@ def table(rows: dict[str, Evaluation | None]) -> str:
         columns = (*QUANTITIES, "mixing")
         values = [getattr(row, column, None) for column in columns]
         lines.append([name, *("-" if v is None else str(v) for v in values)])
+    invalid = [row.invalid_samples if row is not None else 0 for row in rows.values()]
+    if any(invalid):
+        column = ["left out", *map(str, invalid)]
+        lines = [[*line, cell] for line, cell in zip(lines, column, strict=True)]
     return aligned(lines)
 
 

@@ -208,9 +208,17 @@ def _holed(end, value):
     )
 
 
-def test_samples_without_energy_are_counted():
+def test_samples_without_energy_are_counted(caplog):
+    """A warning says how many, and so does the table."""
     found = _holed(1.0, np.nan)
-    assert found.invalid_samples > 0
+    count = found.invalid_samples
+    assert count > 0
+    assert f"{count} of 800 samples ({count / 8:.2g} %) had no finite" in caplog.text
+    head, row = eqs.table({"f": found}).splitlines()
+    assert head.endswith("left out") and row.endswith(f" {count}")
+    assert "left out" not in eqs.table(
+        {"f": dataclasses.replace(found, invalid_samples=0)}
+    )
     assert found.samples + found.invalid_samples == 800
     assert np.isfinite(found.energy.mean)
 
