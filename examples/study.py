@@ -480,7 +480,7 @@ def report(study: Study, measured: dict[str, Any]) -> None:
         domain = eqs.FundamentalDomain.of(in_plane(study.group))
         figures["scan"] = eqs.plot.scans(scans, domain=domain, difference=True)
     for name, figure in figures.items():
-        # In few colours: small files.
+        # In few colors: small files.
         file = path / f"{name}.png"
         figure.savefig(file, dpi=64 if name == "scan" else 80)
         Image.open(file).convert("RGB").quantize(128).save(file, optimize=True)

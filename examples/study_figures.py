@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 import eqsym as eqs
 
 
-COLOURS = {"OG": "C0", "DA": "C1", "GA, subset": "C2", "GA": "C3", "SC": "C4"}
+COLORS = {"OG": "C0", "DA": "C1", "GA, subset": "C2", "GA": "C3", "SC": "C4"}
 # After training: averaged, canonicalized.
 STYLES = {"PA": (":", "s"), "PC": ("none", "^")}
 # So far off at times that they do not set the scale.
@@ -68,7 +68,7 @@ def training(measured: dict[str, Any], histories: dict[str, Any]) -> Figure:
         for ax, column in zip(axes, ("energy", "variance"), strict=True):
             mean = np.lib.stride_tricks.sliding_window_view(history[column], window)
             mean = np.mean(mean, axis=1)
-            ax.plot(seconds[window - 1 :], mean, color=COLOURS[name], label=name)
+            ax.plot(seconds[window - 1 :], mean, color=COLORS[name], label=name)
             if column == "energy":
                 shown[name] = mean[len(mean) // 8 :]
     axes[0].set(ylabel="energy [Ha per cell]", ylim=_limits(shown))
@@ -93,10 +93,10 @@ def cost(measured: dict[str, Any]) -> Figure:
             ]
             line, marker = STYLES.get(label[:2], ("-", "o"))
             style = {
-                "color": COLOURS[name],
+                "color": COLORS[name],
                 "ls": line,
                 "marker": marker,
-                "mfc": COLOURS[name] if line == "-" else "white",
+                "mfc": COLORS[name] if line == "-" else "white",
                 "capsize": 3,
                 "label": label,
             }
@@ -138,7 +138,7 @@ def noise(measured: dict[str, Any]) -> Figure:
             mean, error = np.array(
                 [(s["deviation"]["mean"], s["deviation"]["error"]) for s in seen]
             ).T
-            style = {"color": COLOURS[name], "marker": "o"}
+            style = {"color": COLORS[name], "marker": "o"}
             ax.errorbar(time, mean, error, capsize=3, label=name, **style)
             norms = np.array([s["norm"] for s in seen])
             ax.plot(time, np.where(norms > 0, norms, np.nan), ls=":", **style, mfc="w")

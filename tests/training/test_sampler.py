@@ -97,7 +97,7 @@ class Islands(eqs.AbstractWavefunction):
 
 def _accepted(density, moves):
     """The accepted share of moves between assignments, in equilibrium: every one of
-    `moves`, a table of neighbours, is as likely."""
+    `moves`, a table of neighbors, is as likely."""
     p, q = density[:, None], density[moves]
     return np.sum(p * np.minimum(1, q / p)) / moves.shape[1]
 
