@@ -173,7 +173,7 @@ def run(
         those that it had before, such as another learning rate. The fields that differ
         are logged, and noted in `run.json` with the step, before and after. A state of
         another model, optimizer or number of walkers is refused in any case.
-    - `mesh`: devices to spread walkers and images over, [`eqsym.device_mesh`][]. One
+    - `mesh`: devices to spread walkers and operations over, [`eqsym.device_mesh`][]. One
         device by default. With devices of several processes all of them have to call
         this, with the same arguments and a folder that all can read; the first one
         writes. SIGTERM or Ctrl-C to one of them ends all at the same step, and saves.
@@ -188,8 +188,8 @@ def run(
 
     **Raises:** `ValueError` for less than one step or walker, numbers that are not
     integers, stages that do not start one after the other, walkers of the wrong shape
-    or number, a wave function that a strategy does not fit, pretraining of anything but
-    a [`eqsym.SolidNet`][], and a folder whose checkpoints are all damaged, or are of
+    or number, a wave function that a strategy does not fit, pretraining of a
+    wave function without orbitals of its own, and a folder whose checkpoints are all damaged, or are of
     another model or of other settings (with the fields that differ; `steps`,
     `checkpoint_every`, `mesh` and every `chunk` may, and all settings with
     `changed_settings`; functions are compared by their names and the values that they
