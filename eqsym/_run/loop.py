@@ -173,9 +173,9 @@ def run(
         those that it had before, such as another learning rate. The fields that differ
         are logged, and noted in `run.json` with the step, before and after. A state of
         another model, optimizer or number of walkers is refused in any case.
-    - `mesh`: devices to spread walkers and operations over, [`eqsym.device_mesh`][]. One
-        device by default. With devices of several processes all of them have to call
-        this, with the same arguments and a folder that all can read; the first one
+    - `mesh`: devices to spread walkers and operations over, of [`eqsym.device_mesh`][];
+        one device by default. With devices of several processes all of them have to
+        call this, with the same arguments and a folder that all can read; the first one
         writes. SIGTERM or Ctrl-C to one of them ends all at the same step, and saves.
     - `figure`: draws `training.png` in the run folder from the history, every 30
         seconds or more while the run goes on: [`eqsym.plot.training`][], which needs
@@ -188,16 +188,16 @@ def run(
 
     **Raises:** `ValueError` for less than one step or walker, numbers that are not
     integers, stages that do not start one after the other, walkers of the wrong shape
-    or number, a wave function that a strategy does not fit, pretraining of a
-    wave function without orbitals of its own, and a folder whose checkpoints are all damaged, or are of
-    another model or of other settings (with the fields that differ; `steps`,
-    `checkpoint_every`, `mesh` and every `chunk` may, and all settings with
+    or number, a wave function that a strategy does not fit, pretraining of a wave
+    function without orbitals of its own, and a folder whose checkpoints are all
+    damaged, or are of another model or of other settings (with the fields that differ;
+    `steps`, `checkpoint_every`, `mesh` and every `chunk` may, and all settings with
     `changed_settings`; functions are compared by their names and the values that they
-    hold, not by their code, which a warning says), or whose history has other
-    columns; `OSError` for a folder that cannot be written, or in which another run is
-    going on. All before anything is computed. `FloatingPointError` if training
-    diverges a second time, after it has gone back, or from the start, so that there is
-    nothing to go back to. `OSError` if three checkpoints in a row could not be written.
+    hold, not by their code, which a warning says), or whose history has other columns;
+    `OSError` for a folder that cannot be written, or in which another run is going on.
+    All before anything is computed. `FloatingPointError` if training diverges a second
+    time, after it has gone back, or from the start, so that there is nothing to go back
+    to. `OSError` if three checkpoints in a row could not be written.
     """
     steps = whole_number("steps", steps, 1)
     checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
