@@ -23,7 +23,7 @@ def table(measured: dict[str, Any], steps: int) -> str:
         (
             "function",
             "walkers",
-            "images in training",
+            "local energies per walker",
             "operations",
             "energy [Ha]",
             "variance [Ha²]",
@@ -40,7 +40,7 @@ def table(measured: dict[str, Any], steps: int) -> str:
                 (
                     label,
                     str(found["walkers"]),
-                    str(found["images"]),
+                    str(found["local_energies"]),
                     str(row["operations"]),
                     str(eqs.Estimate(**row["energy"])),
                     str(eqs.Estimate(**row["variance"])),

@@ -143,7 +143,7 @@ def test_study_goes_on_where_it_was_interrupted(tmp_path):
     results = json.loads((folder / "results.json").read_text())
     assert list(results["strategies"]) == ["OG"]
     found = results["strategies"]["OG"]
-    assert (found["walkers"], found["images"]) == (48, 1)
+    assert (found["walkers"], found["local_energies"]) == (48, 1)
     assert [(k, v["repeats"]) for k, v in found["noise"].items()] == [
         ("0", 3),
         ("4", 3),
