@@ -160,7 +160,7 @@ def run(
     - `key`: seeds everything.
     - `pretraining`: done before the first step, if given.
     - `burn_in`: sampler steps before the first step.
-    - `stages`: `(start, strategy)` for other strategies than that of `vmc`, each in use
+    - `stages`: `(start, strategy)` for strategies other than `vmc.strategy`, each in use
         after `start` training steps until the next one starts: for example
         `[(1000, eqs.SymmetrizedTraining(average))]`. Walkers, optimizer and parameters
         are carried over. For each stage a training step is compiled.
@@ -372,22 +372,23 @@ def _burned_in(
     progress: bool | None,
 ) -> _BurnIn:
     """The state after burn-in."""
-
-    @eqx.filter_jit
-    def moved(vmc: VMC, state: _BurnIn) -> _BurnIn:
-        moved = vmc.equilibrate(state.state)
-        replaced = state.replaced + moved.sampler.replaced_walkers
-        return _BurnIn(moved, state.step + 1, replaced)
-
     return _advanced(
         "Burn-in",
         "moves",
         state,
         steps,
-        lambda state: (moved(vmc, state), ""),
+        lambda state: (_moved(vmc, state), ""),
         checkpoints,
         progress,
     )
+
+
+# Compiled once for all runs of one kind.
+@eqx.filter_jit
+def _moved(vmc: VMC, state: _BurnIn) -> _BurnIn:
+    moved = vmc.equilibrate(state.state)
+    replaced = state.replaced + moved.sampler.replaced_walkers
+    return _BurnIn(moved, state.step + 1, replaced)
 
 
 def _advanced(

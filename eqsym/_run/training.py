@@ -52,10 +52,9 @@ def train(
     before = _last(history.columns()["seconds"]) - time.monotonic()
     faults = Faults()
     watch = Watch(stages.starts, history.columns())
-    marks = checkpoints.restore_marks(
+    watch.marks = checkpoints.restore_marks(
         watch.marks, state, lambda step: stages.like(state, step)
     )
-    watch.marks = marks
     # The newest state known to be sound.
     sound = state
     try:
@@ -127,7 +126,7 @@ def _gone_back(
     checkpoints: Checkpoints[VMCState],
     folder: Path | None,
 ) -> VMCState:
-    """What a run that diverges goes on with: a state from before, and half of each
+    """A state from before, for a run that diverges to go on from with half of each
     update.
 
     Nothing has to be on the disk at once: a run that is resumed from there comes here
