@@ -160,7 +160,7 @@ def run(
     - `key`: seeds everything.
     - `pretraining`: done before the first step, if given.
     - `burn_in`: sampler steps before the first step.
-    - `stages`: `(start, strategy)` for strategies other than `vmc.strategy`, each in use
+    - `stages`: `(start, strategy)` for other strategies than `vmc.strategy`, each used
         after `start` training steps until the next one starts: for example
         `[(1000, eqs.SymmetrizedTraining(average))]`. Walkers, optimizer and parameters
         are carried over. For each stage a training step is compiled.
