@@ -129,7 +129,9 @@ def test_orbitals_lih(lih):
     "crystal",
     [
         _hydrogen(supercell=_CHECKERBOARD),
-        _hydrogen(supercell=_CHECKERBOARD, spin=-2),
+        pytest.param(
+            _hydrogen(supercell=_CHECKERBOARD, spin=-2), marks=pytest.mark.slow
+        ),
         _hydrogen(supercell=_TRIANGULAR, charge=1),
     ],
     ids=["closed", "one spin only", "charged"],

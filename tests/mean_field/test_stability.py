@@ -41,6 +41,7 @@ def _matrices(determinant, integrals, image):
     ]
 
 
+@pytest.mark.slow
 def test_second_variation_of_the_energy(monkeypatch):
     """Three k-points, complex orbitals, more spin-up than spin-down electrons."""
     crystal = eqs.Crystal(
