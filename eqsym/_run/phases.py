@@ -17,13 +17,13 @@ from jaxtyping import Array, Int
 
 from .._core import Interrupts, on_first
 from .._storage import (
-    changed_settings,
     common_checkpoint,
     Difference,
     forget_after,
     is_whole,
     listed,
     restore_checkpoint,
+    restore_with_changes,
     resumable_checkpoint,
     save_checkpoint,
     warn_of_uncompared,
@@ -112,8 +112,9 @@ class Checkpoints(Generic[State]):
             return None
         place = self._place / str(found)
         expected = like(found)
-        state = restore_checkpoint(self._place, found, expected)
-        self._changes = changed_settings(self._place, found, self._settings)
+        state, self._changes = restore_with_changes(
+            self._place, found, expected, self._settings
+        )
         if self._changes and not self._may_change:
             raise ValueError(
                 f"The checkpoint {place} is of a run with other settings. Use what it "
@@ -190,6 +191,8 @@ class Checkpoints(Generic[State]):
         self, numbers: Collection[int], state: State, like: Callable[[int], State]
     ) -> list[int]:
         """Reads the states to go back to that are on the disk, and returns their steps.
+        If other strategies are planned now for steps that were taken, their states may
+        be of another structure: nothing can go back to them.
 
         **Arguments:**
 
@@ -206,8 +209,13 @@ class Checkpoints(Generic[State]):
             )
             for number in map(int, whole.split()):
                 self._on_disk.add(number)
-                if number != step:
+                if number == step:
+                    continue
+                try:
                     found = restore_checkpoint(place, number, like(number))
+                except ValueError as error:
+                    _logger.warning("Nothing can go back to step %d: %s", number, error)
+                else:
                     self.marks[number] = found
         if step in numbers or not self.marks:
             self.marks[step] = state

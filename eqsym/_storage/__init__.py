@@ -1,7 +1,6 @@
 """Files: checkpoints, histories, descriptions of objects, locked folders."""
 
 from .checkpoints import (
-    changed_settings as changed_settings,
     common_checkpoint as common_checkpoint,
     filled as filled,
     forget_after as forget_after,
@@ -10,6 +9,7 @@ from .checkpoints import (
     read_arrays as read_arrays,
     read_description as read_description,
     restore_checkpoint as restore_checkpoint,
+    restore_with_changes as restore_with_changes,
     resumable_checkpoint as resumable_checkpoint,
     save_checkpoint as save_checkpoint,
     warn_of_uncompared as warn_of_uncompared,

@@ -223,23 +223,36 @@ def restore_checkpoint(
     another model or was saved with other settings, with the fields that differ.
     """
     step = whole_number("step", step, 0)
+    state, description = _read(folder, step, like)
+    found = _changes(description, settings)
+    if found:
+        place = Path(folder) / str(step)
+        raise ValueError(_other(place, description, "settings", found))
+    return state
+
+
+def restore_with_changes(
+    folder: str | os.PathLike, step: int, like: PyTree, settings: Any
+) -> tuple[PyTree, list[Difference]]:
+    """As `restore_checkpoint`, with the settings that are not the ones it was saved
+    with, in place of an error."""
+    state, description = _read(folder, step, like)
+    return state, _changes(description, settings)
+
+
+def _read(folder: str | os.PathLike, step: int, like: PyTree) -> tuple[PyTree, Json]:
+    """The state in a checkpoint, and its description."""
     description = read_description(folder, step)
-    place = Path(folder) / str(step)
     found = compare(description["state"], like, "state")
     if found:
+        place = Path(folder) / str(step)
         raise ValueError(_other(place, description, "model", found))
-    if settings is not None:
-        found = compare(description["settings"], settings, "settings")
-        if found:
-            raise ValueError(_other(place, description, "settings", found))
-    return filled(like, read_arrays(folder, step))
+    return filled(like, read_arrays(folder, step)), description
 
 
-def changed_settings(
-    folder: str | os.PathLike, step: int, settings: Any
-) -> list[Difference]:
-    """The settings that are not those of a checkpoint."""
-    description = read_description(folder, step)
+def _changes(description: Json, settings: Any) -> list[Difference]:
+    if settings is None:
+        return []
     return compare(description["settings"], settings, "settings")
 
 

@@ -1,7 +1,9 @@
 """Differences between a stored description and a tree, field by field."""
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -50,14 +52,40 @@ def flatten(node: Json, path: str) -> Flat:
 
 
 def differences(saved: Flat, here: Flat) -> list[Difference]:
-    """The fields in which two descriptions differ. Real numbers are the same up to
-    rounding, which differs between machines, and every `chunk` is free."""
-    found = []
-    for name in sorted(saved.keys() | here.keys()):
-        one, other = saved.get(name, _NOTHING), here.get(name, _NOTHING)
-        if not (name.endswith(_FREE) or _same(one, other)):
-            found.append(Difference(name, one, other))
-    return found
+    """The fields in which two descriptions differ; one for a part that only one of
+    them has. Real numbers are the same up to rounding, which differs between machines,
+    and every `chunk` is free."""
+    found = [
+        Difference(name, saved[name], here[name])
+        for name in saved.keys() & here.keys()
+        if not (name.endswith(_FREE) or _same(saved[name], here[name]))
+    ]
+    found += [Difference(n, value, _NOTHING) for n, value in _parts(saved, here)]
+    found += [Difference(n, _NOTHING, value) for n, value in _parts(here, saved)]
+    return sorted(found)
+
+
+def _parts(of: Flat, without: Flat) -> Iterator[tuple[str, Value]]:
+    """The parts of a description that another does not have, each in a word."""
+    known = {prefix for name in without for prefix in _prefixes(name)}
+    parts: dict[str, list[str]] = {}
+    for name in of.keys() - without.keys():
+        if not name.endswith(_FREE):
+            first = next(p for p in _prefixes(name) if p not in known)
+            parts.setdefault(first, []).append(name)
+    for part, names in parts.items():
+        value = of.get(part, "")
+        if len(names) > 1:
+            fields = dumps({name: of[name] for name in sorted(names)})
+            digest = hashlib.sha256(fields.encode()).hexdigest()[:8]
+            value = f"{value} ({len(names)} values, {digest})".strip()
+        yield part, value
+
+
+def _prefixes(name: str) -> list[str]:
+    """The paths of all that a field is in, from the outside, and its own."""
+    ends = [match.start() for match in re.finditer(r"(?<=.)[.\[]", name)]
+    return [name[:end] for end in ends] + [name]
 
 
 def _same(one: Value, other: Value) -> bool:
@@ -88,10 +116,8 @@ def _matched(saved: Json, here: Json) -> Json:
 
 def _flat(node: Json, path: str) -> Iterator[tuple[str, Value]]:
     if isinstance(node, list):
-        if not node:
-            yield path, "()"
-        for i, value in enumerate(node):
-            yield from _flat(value, f"{path}[{i}]")
+        yield path, f"tuple of {len(node)}"
+        yield from _flat_items(node, path)
     elif isinstance(node, dict):
         yield from _flat_object(node, path)
     elif isinstance(node, (int, float)) and not isinstance(node, bool):
@@ -100,11 +126,16 @@ def _flat(node: Json, path: str) -> Iterator[tuple[str, Value]]:
         yield path, repr(node)
 
 
+def _flat_items(items: list, path: str) -> Iterator[tuple[str, Value]]:
+    for i, value in enumerate(items):
+        yield from _flat(value, f"{path}[{i}]")
+
+
 def _flat_object(node: dict, path: str) -> Iterator[tuple[str, Value]]:
     match node:
         case {"list": items}:
             yield path, f"list of {len(items)}"
-            yield from _flat(items, path)
+            yield from _flat_items(items, path)
         case {"dict": items}:
             yield path, f"dict of {len(items)}"
             for key, value in items:
@@ -124,6 +155,6 @@ def _flat_object(node: dict, path: str) -> Iterator[tuple[str, Value]]:
             yield from _flat(keywords, f"{path}.keywords")
         case {"array": kind, "values": values} | {"key": kind, "values": values}:
             yield path, kind
-            yield from _flat(values, path)
+            yield from _flat_items(values, path)
         case _:
             yield path, str(next(iter(node.values())))

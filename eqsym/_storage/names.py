@@ -17,7 +17,12 @@ _LIBRARY = "eqsym"
 def name_of(value: Any) -> str:
     """The package of a class or function and its name, as in `eqsym.Crystal`, without
     the modules between, so that old files can be read after code was moved. No two
-    classes of eqsym have the same name."""
+    classes of eqsym have the same name.
+
+    What a user writes has only its name: its module may be moved too, and is called
+    `__main__` in a script that is run, and otherwise if it is imported."""
+    if not in_library(value):
+        return value.__qualname__
     return f"{_package(value)}.{value.__qualname__}"
 
 
@@ -65,6 +70,9 @@ def is_constant(function: FunctionType) -> bool:
 def in_library(value: FunctionType | type) -> bool:
     """Whether a function or class belongs to eqsym, an installed library or Python's
     own."""
+    if value.__module__ == "__main__":
+        # The script that runs, or a prompt.
+        return False
     if _package(value) == _LIBRARY:
         return True
     if isinstance(value, FunctionType):
@@ -72,8 +80,8 @@ def in_library(value: FunctionType | type) -> bool:
     else:
         file = getattr(sys.modules.get(value.__module__), "__file__", None)
         if file is None:
-            # Of Python itself, or typed at a prompt.
-            return value.__module__ != "__main__"
+            # Of Python itself.
+            return True
     parents = Path(file).resolve().parents
     return any(folder in parents for folder in _library_folders())
 

@@ -215,8 +215,7 @@ def _encode_other(value: Any, within: tuple[int, ...]) -> Json:
     known, opaque = in_library(cls), " at 0x" in text
     found = {"object": text}
     if opaque:
-        # Without the module: `__main__` is another name of a file.
-        found = {"object": name_of(cls) if known else cls.__qualname__}
+        found = {"object": name_of(cls)}
     held = _attributes(value) if opaque or not known else {}
     if known and (opaque and not held or "..." in text):
         found["contents"] = _NOT_COMPARED
@@ -233,12 +232,8 @@ def _encode_function(
         held = held | _held(function)
     elif not held:
         return {"name": name_of(function)}
-    holds = _encode_all(held, within)
-    if in_library(function):
-        return {"function": name_of(function), "holds": holds}
-    # Without the module, as for objects.
-    name = function.__qualname__
-    return {"function": name, "code": _NOT_COMPARED, "holds": holds}
+    found = {"function": name_of(function), "holds": _encode_all(held, within)}
+    return found if in_library(function) else found | {"code": _NOT_COMPARED}
 
 
 def _unwrapped(value: Any) -> tuple[dict[str, Any], Any]:

@@ -388,6 +388,17 @@ def test_goes_back_before_settings_changed(tmp_path, back, monkeypatch):
     assert eqx.tree_equal(_run(tmp_path, 3.0, burn_in=2).state, back[0].state)
 
 
+def test_nothing_goes_back_to_states_of_other_stages(tmp_path, monkeypatch, caplog):
+    """They have another structure, and the run goes on without them."""
+    strategy = eqs.AugmentedTraining(eqs.SpaceGroup.of(hydrogen()), 1, weighted=False)
+    _interrupted(monkeypatch, tmp_path, 117, stages=[(110, strategy)])
+    changed = dict(stages=[(50, strategy)], changed_settings=True)
+    assert _interrupted(monkeypatch, tmp_path, 3, **changed) == 118
+    *_, message = (m for m in caplog.messages if "Nothing can go back" in m)
+    assert message.startswith("Nothing can go back to step 100: The checkpoint")
+    assert "state.strategy: saved eqsym.NoState, here eqsym.DrawnKey" in message
+
+
 def test_stops_the_second_time(tmp_path, caplog):
     """With advice, a good state in the folder, and a history of all steps."""
     with pytest.raises(FloatingPointError) as caught:

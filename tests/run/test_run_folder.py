@@ -336,7 +336,7 @@ def test_second_run_in_a_folder(tmp_path, plain):
 
 def test_wave_function_of_the_users_own(plain):
     result, path = plain
-    with pytest.raises(ValueError, match="`toys.Waves`, which is not of eqsym") as one:
+    with pytest.raises(ValueError, match="`Waves`, which is not of eqsym") as one:
         eqs.load_run(path)
     assert "give `load_run` a `wavefunction`" in str(one.value)
     assert f"written by eqsym {eqs.__version__}" in str(one.value)
@@ -442,7 +442,7 @@ def test_stage_of_a_checkpoint(tmp_path):
         {"from_step": 2, "strategy": "SymmetrizedTraining"},
     ]
     more = dict(wavefunction=waves(), stages=[*stages, (4, eqs.PlainTraining())])
-    with pytest.raises(ValueError, match=r"settings.stages\[1\]\[0\]: saved nothing"):
+    with pytest.raises(ValueError, match=r"settings.stages\[1\]: saved nothing"):
         _run(tmp_path, 5, **more)
     _run(tmp_path, 5, changed_settings=True, **more)
     assert type(eqs.load_run(tmp_path, waves()).trained) is type(waves())

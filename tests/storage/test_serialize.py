@@ -15,7 +15,7 @@ from scipy.interpolate import CubicSpline
 
 import eqsym as eqs
 from eqsym._hamiltonian.laplacian import Derivatives
-from eqsym._storage.comparison import differences, flatten
+from eqsym._storage.comparison import compare, differences, flatten
 from eqsym._storage.serialize import (
     arrays_of,
     decode,
@@ -25,7 +25,7 @@ from eqsym._storage.serialize import (
     uncompared,
 )
 from group_toys import crystal_for, database
-from toys import hydrogen, waves
+from toys import hydrogen, Waves, waves
 
 
 def _again(tree):
@@ -126,7 +126,7 @@ def test_moves_inside_the_package_change_nothing(move):
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        (waves(), r"`` is a `toys.Waves`, which is not of eqsym"),
+        (waves(), r"`` is a `Waves`, which is not of eqsym"),
         (eqs.Optax(optax.sgd(0.1)), "`.transformation` is a `optax.*not of eqsym"),
         (eqs.Spring(lambda step: 0.1), "`.learning_rate` is a .*cannot be made"),
         ({"x": np.linalg.norm}, r"`\['x'\]` is a `numpy.norm`, which is not of"),
@@ -214,6 +214,34 @@ def test_differences():
 
 def _tabulated(rates):
     return lambda step: rates[step]
+
+
+def test_a_part_that_only_one_has_is_one_difference():
+    group = eqs.SpaceGroup.of(hydrogen())
+    stage = (50, eqs.AugmentedTraining(group, 1))
+    (length, added) = compare(encode(()), (stage,), "stages")
+    assert str(length) == "stages: saved tuple of 0, here tuple of 1"
+    assert added.field == "stages[0]" and added.saved == "nothing"
+    assert re.fullmatch(r"tuple of 2 \(\d+ values, [0-9a-f]{8}\)", added.here)
+    (_, removed) = compare(encode((stage,)), (), "stages")
+    assert removed == added._replace(saved=added.here, here="nothing")
+    (_, other) = compare(encode(()), ((51, stage[1]),), "stages")
+    assert other.here != added.here
+    # A field of a class of another version.
+    saved = encode(eqs.Metropolis(3))
+    saved["fields"]["mass"] = 1.0
+    (lost,) = compare(saved, eqs.Metropolis(3), "sampler")
+    assert lost == ("sampler.mass", 1.0, "nothing")
+
+
+def test_what_users_write_is_the_same_in_a_script_and_imported(monkeypatch):
+    """Where their classes, functions and objects are, `__main__` or a file, is not part
+    of their names."""
+    values = waves(), Waves, _bounded, _decaying(2.0), _Rates(a=1).rate
+    before = encode(values)
+    for value in (Waves, _bounded, _decaying, _Rates):
+        monkeypatch.setattr(value, "__module__", "__main__")
+    assert encode(values) == before
 
 
 def test_functions_differ_by_name_and_by_what_they_hold():
