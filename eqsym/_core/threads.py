@@ -8,13 +8,13 @@ _THREADS = 6
 
 
 def enlarge_pool() -> None:
-    """Sees to it that a CPU of few cores does not wait forever.
+    """Keeps a CPU of few cores from waiting forever.
 
     A call of LAPACK for a batch of matrices runs on one thread of a pool, hands parts
     of the batch to others of the same pool, and blocks until these are done. XLA makes
-    the pool as large as there are cores, and runs independent calls at a time: with two
-    cores, two of them wait for threads that there are not (jaxlib 0.10). On a single
-    core nothing is handed on. Of use before JAX starts its devices only.
+    the pool as large as there are cores, and runs several independent calls at a time:
+    with two cores, two of them wait for each other's thread (jaxlib 0.10). On a single
+    core nothing is handed on. Has an effect only before JAX starts its devices.
     """
     try:
         cores = len(os.sched_getaffinity(0))

@@ -1,6 +1,7 @@
 """Folders of runs and of estimates: written by one program at a time."""
 
 import contextlib
+import fcntl
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -28,10 +29,6 @@ def locked(folder: Path | None) -> Iterator[None]:
 
 
 def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
-    try:
-        import fcntl
-    except ImportError:  # on Windows
-        return
     file = stack.enter_context(open(folder / _LOCK, "a"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
