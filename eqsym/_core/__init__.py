@@ -28,7 +28,7 @@ from .processes import (
     on_host as on_host,
     put as put,
 )
-from .progress import progress_bar as progress_bar
+from .progress import duration as duration, progress_bar as progress_bar
 from .sharding import (
     device_mesh as device_mesh,
     devices_in_use as devices_in_use,

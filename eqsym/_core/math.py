@@ -1,6 +1,7 @@
 """Signed log-sum-exp, determinants and norms that stay finite; chunks of walkers."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -132,15 +133,20 @@ def _det(m: Inexact[Array, "determinants n n"]) -> Inexact[Array, " determinants
             - m[:, 0, 1] * _minor(m, 1, 0, 2)
             + m[:, 0, 2] * _minor(m, 1, 0, 1)
         )
-    # Laplace expansion along the first two rows.
-    return (
-        _minor(m, 0, 0, 1) * _minor(m, 2, 2, 3)
-        - _minor(m, 0, 0, 2) * _minor(m, 2, 1, 3)
-        + _minor(m, 0, 0, 3) * _minor(m, 2, 1, 2)
-        + _minor(m, 0, 1, 2) * _minor(m, 2, 0, 3)
-        - _minor(m, 0, 1, 3) * _minor(m, 2, 0, 2)
-        + _minor(m, 0, 2, 3) * _minor(m, 2, 0, 1)
+    # Laplace expansion along the first two rows, all twelve minors in one product: as
+    # many expressions would be compiled one by one, and so would their derivatives.
+    upper_rows = np.zeros((4, 4, 6))
+    for k, (i, j) in enumerate(itertools.combinations(range(4), 2)):
+        upper_rows[i, j, k], upper_rows[j, i, k] = 1, -1
+    # Of the lower rows the other columns, with the sign of the permutation.
+    lower_rows = upper_rows[..., ::-1] * [1, -1, 1, 1, -1, 1]
+    columns = np.stack([upper_rows, lower_rows]).reshape(2, 16, 6)
+    halves = m.reshape(-1, 2, 2, 4)
+    products = halves[:, :, 0, :, None] * halves[:, :, 1, None, :]
+    minors = precise_einsum(
+        "dhp,hpk->dhk", products.reshape(-1, 2, 16), jnp.asarray(columns, m.dtype)
     )
+    return jnp.sum(minors[:, 0] * minors[:, 1], axis=-1)
 
 
 def _minor(

@@ -66,8 +66,21 @@ class _Energies(AbstractEstimator):
     def names(self) -> tuple[str, ...]:
         return self.sampled.names
 
-    def reference(self, walkers: Walkers) -> LocalEnergy:
-        return _typical(self.wavefunction, self.hamiltonian, walkers, self.chunk)
+    def zero(self, walkers: Walkers) -> LocalEnergy:
+        return LocalEnergy(*jnp.zeros((2,), walkers.dtype))
+
+    def reference(self, found: Any) -> LocalEnergy:
+        """The mean energies of the first samples."""
+        valid = _finite(found)
+        moments = jax.tree.map(lambda values: _kept(values, valid), found)
+        columns = dict(zip(self.names, self.sampled.compared(moments), strict=True))
+        # Energies of walkers that are not valid are zero.
+        count = max(int(np.sum(valid)), 1)
+        energy, potential = (
+            np.sum(np.real(columns.get(name, 0.0))) / count
+            for name in ("energy", "potential")
+        )
+        return LocalEnergy(*jnp.asarray([energy - potential, potential]))
 
     def measure(self, walkers: Walkers, step: int, reference: LocalEnergy) -> Any:
         key = jax.random.fold_in(self.draws, step)
@@ -92,27 +105,6 @@ class _Energies(AbstractEstimator):
         if count - without >= max(2, count / 2):
             return None
         return f"The local energy of {without} of {count} walkers was not finite"
-
-
-@eqx.filter_jit
-def _typical(
-    wavefunction: AbstractWavefunction,
-    hamiltonian: AbstractHamiltonian,
-    walkers: Walkers,
-    chunk: int | None,
-) -> LocalEnergy:
-    found = chunked_vmap(
-        lambda electrons: hamiltonian.local_energy(wavefunction, electrons),
-        walkers,
-        chunk,
-    )
-    finite = jnp.isfinite(found.kinetic) & jnp.isfinite(found.potential)
-    count = jnp.maximum(jnp.sum(finite), 1)
-
-    def mean(values: Float[Array, " walkers"]) -> Float[Array, ""]:
-        return jnp.sum(jnp.where(finite, values, 0)) / count.astype(values.dtype)
-
-    return LocalEnergy(mean(found.kinetic.real), mean(found.potential))
 
 
 @eqx.filter_jit
@@ -207,7 +199,7 @@ def excess(energy: LocalEnergy, reference: LocalEnergy) -> LocalEnergy:
     """Energies in excess of a fixed reference, so that sums keep their precision."""
     return LocalEnergy(
         energy.kinetic - reference.kinetic.astype(energy.kinetic.dtype),
-        energy.potential - reference.potential,
+        energy.potential - reference.potential.astype(energy.potential.dtype),
     )
 
 

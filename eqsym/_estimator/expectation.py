@@ -298,8 +298,12 @@ class _Observables(AbstractEstimator):
     def names(self) -> tuple[str, ...]:
         return self.kinds.names
 
-    def reference(self, walkers: Walkers) -> tuple[()]:
+    def zero(self, walkers: Walkers) -> tuple[()]:
         del walkers
+        return ()
+
+    def reference(self, found: PyTree[np.ndarray]) -> tuple[()]:
+        del found
         return ()
 
     def measure(self, walkers: Walkers, step: int, reference: tuple[()]) -> PyTree:

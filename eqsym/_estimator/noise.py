@@ -141,7 +141,7 @@ def gradient_noise(
             # A step that is not finite leaves the probe's state, and so the count.
             if int(seen.count) > int(before.count):
                 squares.append((float(seen.gradient.square), float(seen.update.square)))
-            bar.set_postfix_str("", refresh=False)
+            bar.say("")
             bar.update()
     if len(squares) < 3:
         raise FloatingPointError(

@@ -58,8 +58,13 @@ class AbstractEstimator(eqx.Module):
         "symmetry", if it is evaluated."""
 
     @abc.abstractmethod
-    def reference(self, walkers: Walkers) -> PyTree[Array]:
-        """Numbers that the first samples fix."""
+    def zero(self, walkers: Walkers) -> PyTree[Array]:
+        """Zeros in place of the reference: of numbers that the first samples fix."""
+
+    @abc.abstractmethod
+    def reference(self, found: PyTree[np.ndarray]) -> PyTree[Array]:
+        """The reference, a tree like `zero`, from what `measure` found with zeros. So nothing
+        else has to be compiled for it."""
 
     @abc.abstractmethod
     def measure(
@@ -79,7 +84,8 @@ class AbstractEstimator(eqx.Module):
 class _Bound(NamedTuple):
     """Methods of an estimator."""
 
-    reference: Callable[[Walkers], PyTree]
+    zero: Callable[[Walkers], PyTree]
+    reference: Callable[[PyTree], PyTree]
     measure: Callable[[Walkers, int, PyTree], PyTree]
     sample: Callable[[PyTree, PyTree], Sample]
 
@@ -193,8 +199,7 @@ def _restored(
     if folder.samples > 0:
         # Only their shapes matter.
         walkers = state.sampler.walkers
-        reference = _zeros(eqx.filter_eval_shape(estimator.reference, walkers))
-        reference = jax.tree.map(jnp.asarray, reference)
+        reference = estimator.zero(walkers)
         found = eqx.filter_eval_shape(estimator.measure, walkers, 0, reference)
         sums = estimator.sample(_zeros(found), reference).sums
         state = state._replace(reference=reference, sums=sums)
@@ -223,9 +228,12 @@ def _sampled(
 ) -> _State:
     if state.taken >= chains.steps:
         return state
-    count, compiled = int(state.due) + chains.steps, "moves and estimators"
+    count, burning = int(state.due) + chains.steps, bool(state.burned < state.due)
+    compiled = "moves" if burning else "moves and estimators"
     # Bound once: Equinox looks through the whole module whenever a method is asked for.
-    bound = _Bound(estimator.reference, estimator.measure, estimator.sample)
+    bound = _Bound(
+        estimator.zero, estimator.reference, estimator.measure, estimator.sample
+    )
     missing = estimator.missing
     sound = True
     try:
@@ -235,13 +243,16 @@ def _sampled(
             while state.taken < chains.steps:
                 if state.burned < state.due:
                     state = _burned(name, wavefunction, state, chains)
-                    bar.total = int(state.due) + chains.steps
+                    bar.extend(int(state.due) + chains.steps)
                 else:
+                    if burning:
+                        bar.compiling("the estimators")
+                        burning = False
                     state = _measured(
                         bound, wavefunction, chains.sampler, state, folder
                     )
                     _check(missing, state, last=int(state.taken) == chains.steps)
-                    bar.set_postfix_str("", refresh=False)
+                    bar.say("")
                 folder.save_if_due(state)
                 bar.update()
                 interrupts.check()
@@ -324,13 +335,18 @@ def _measured(
     """One step more, and its samples."""
     moved = _advanced(sampler, wavefunction, state.sampler)
     reference = state.reference
+    taken = int(state.taken)
     if reference is None:
-        reference = _uncommitted(estimator.reference(moved.walkers))
-    found = estimator.measure(moved.walkers, int(state.taken), reference)
+        reference = zero = estimator.zero(moved.walkers)
+        if jax.tree.leaves(zero):
+            found = estimator.measure(moved.walkers, taken, zero)
+            found = estimator.reference(jax.tree.map(on_host, found))
+            reference = jax.tree.map(lambda x, y: x.astype(y.dtype), found, zero)
+    found = estimator.measure(moved.walkers, taken, reference)
     found = jax.tree.map(on_host, found)
     sample = estimator.sample(found, reference)
     replaced = int(moved.replaced_walkers)
-    taken = int(state.taken) + 1
+    taken = taken + 1
     folder.append(taken, sample.values, float(moved.acceptance), replaced)
     sums = sample.sums
     if state.sums is not None:

@@ -97,7 +97,7 @@ def translation_scan(
         for shifts in start + grid:
             shifts = jnp.asarray(shifts, electrons.dtype)
             rows.append(jax.device_get(line(wavefunction, hamiltonian, shifts)))
-            bar.set_postfix_str("", refresh=False)
+            bar.say("")
             bar.update()
     density = np.array([row[0] for row in rows], dtype=np.float64)
     energy = None

@@ -230,10 +230,10 @@ def _solve(
     scf.max_cycle = max_cycles
     _logger.info("Solving the mean field; the integrals can take minutes.")
     bar = progress_bar("Mean field", None, progress)
-    bar.set_postfix_str("integrals")
+    bar.say("integrals", now=True)
 
     def cycle(values: dict[str, Any]) -> None:
-        bar.set_postfix_str(f"E {values['e_tot']:.6f} Ha", refresh=False)
+        bar.say(f"E {values['e_tot']:.6f} Ha")
         bar.update()
 
     scf.callback = cycle

@@ -148,8 +148,9 @@ def run(
     others. In the first 20 steps there is no range yet: energies or variances far above
     those of the first step get a warning.
 
-    The standard logger `eqsym` tells of the start, compilation and the end as
-    information; of faults, and how often they came, as warnings.
+    The standard logger `eqsym` tells of the start, of compilation and how long it took,
+    and of the end as information; of faults and how often they came, and after Ctrl-C
+    of the step that was saved, as warnings.
 
     **Arguments:**
 
@@ -411,7 +412,7 @@ def _advanced(
         while int(state.step) < steps and not checkpoints.stopped:
             state, text = advance(state)
             checkpoints.keep(state)
-            bar.set_postfix_str(text, refresh=False)
+            bar.say(text)
             bar.update()
     report_replaced(name, state.replaced)
     return state

@@ -143,10 +143,11 @@ class Checkpoints(Generic[State]):
         self._note_changes(int(state.step))
         self._newest, self._saved = state, int(state.step)
         self.interrupts.new_phase()
-        together = True
+        together, ended = True, False
         try:
             yield
         except BaseException as error:
+            ended = isinstance(error, (KeyboardInterrupt, SystemExit))
             # One of several processes that ends for another reason than these is alone,
             # and cannot save alone.
             shared = isinstance(error, (FloatingPointError, OSError))
@@ -154,7 +155,7 @@ class Checkpoints(Generic[State]):
             raise
         finally:
             if together:
-                self._save_last(self._newest)
+                self._save_last(self._newest, ended)
 
     def keep(self, state: State, newest: State | None = None) -> None:
         """Takes the newest state known to be sound, and saves it if a checkpoint is
@@ -293,11 +294,13 @@ class Checkpoints(Generic[State]):
         else:
             self._failed_in_row = 0
 
-    def _save_last(self, state: State) -> None:
-        """Writes the state that a phase ends with, unless it is there already."""
+    def _save_last(self, state: State, ended: bool) -> None:
+        """Writes the state that a phase ends with, unless it is there already. `ended`
+        if the user wanted it to end: also by a second Ctrl-C, in the middle of a step.
+        """
         step = int(state.step)
         if self._place is None:
-            if self.interrupts.ending:
+            if ended:
                 _logger.warning(
                     "The %s was interrupted at step %d. Nothing is saved without a "
                     "`path`.",
@@ -312,7 +315,7 @@ class Checkpoints(Generic[State]):
             except OSError as error:
                 _logger.error("The last state could not be saved: %s", error)
                 return
-        if self.interrupts.ending:
+        if ended:
             _logger.warning(
                 "The %s was interrupted. Saved step %d in %s; run again to go on.",
                 self._phase,

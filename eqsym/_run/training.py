@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from .._core import on_first, progress_bar
+from .._core import duration, on_first, progress_bar
 from .._storage import History
 from .._training import VMCState
 from .divergence import Watch
@@ -24,6 +24,8 @@ _logger = logging.getLogger("eqsym")
 
 # Factor of the updates after a run has gone back.
 _HALF = 0.5
+# Steps whose mean energy the log tells at the end.
+_LAST = 100
 _KICK = (
     "Step %d: %s. Training recovers from such a kick, or does not, as its history will "
     "show. If it does not, start again, with a smaller learning rate or norm bound, "
@@ -47,6 +49,7 @@ def train(
     """
     start = int(state.step)
     if start >= steps:
+        _logger.info("Step %d of %d is done already.", start, steps)
         return state
     take_step = [eqx.filter_jit(vmc.step) for vmc in stages.trainers]
     before = _last(history.columns()["seconds"]) - time.monotonic()
@@ -81,8 +84,6 @@ def train(
                 history.append({"step": i, **row, "seconds": round(seconds, 3)})
                 faults.see(i, row)
                 watch.see(i, row)
-                if i == start + 1:
-                    _logger.info("The first step is done.")
                 if watch.kick:
                     _logger.warning(_KICK, i, watch.kick)
                 if watch.lost:
@@ -99,13 +100,14 @@ def train(
                 # Before its energies are known, a state is saved only at the end.
                 checkpoints.keep(sound, sound if watch.outside else state)
                 figure.refresh(history)
-                bar.set_postfix_str(
+                bar.say(
                     f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
-                    f"acceptance {row['acceptance']:.2f}",
-                    refresh=False,
+                    f"acceptance {row['acceptance']:.2f}"
                 )
-                bar.update(int(state.step) - bar.n)
+                bar.update(int(state.step) - bar.done)
         figure.refresh(history, last=True)
+        if int(state.step) == steps:
+            _report_end(history)
         if watch.outside > 1:
             _logger.warning(
                 "Training ends while it may diverge: %s. The newest checkpoint is of "
@@ -165,6 +167,18 @@ def _gone_back(
         note = {"at_step": i, "to_step": back, "scale": _HALF}
         on_first(lambda: note_in_run_json(folder, "went_back", note))
     return eqx.tree_at(lambda s: s.scale, good, _HALF * good.scale)
+
+
+def _report_end(history: History) -> None:
+    columns = history.columns()
+    last = columns["energy"][-_LAST:]
+    _logger.info(
+        "Finished: step %d, energy %.4f Ha per cell over the last %d, in %s.",
+        int(_last(columns["step"])),
+        float(np.mean(last)),
+        len(last),
+        duration(_last(columns["seconds"])),
+    )
 
 
 def _last(values: Float[np.ndarray, " steps"]) -> float:

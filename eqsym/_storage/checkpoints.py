@@ -378,9 +378,12 @@ def _placed(value: np.ndarray, leaf: Any) -> Any:
         return value
     if is_key(leaf):
         data = jax.numpy.asarray(value)
-        key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        return put(key, leaf.sharding)
-    return put(typed(value, leaf.dtype), leaf.sharding)
+        found = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    else:
+        found = typed(value, leaf.dtype)
+    # Bound to devices only if the other one is: for arrays that are, another program is
+    # compiled, and none of those that a run left in JAX's cache is found.
+    return put(found, leaf.sharding) if leaf.committed else jax.device_put(found)
 
 
 def _unreadable(place: Path, reason: str) -> str:

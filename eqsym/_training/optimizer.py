@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from .._core import check_chunk, Integer
@@ -157,19 +158,25 @@ class Spring(AbstractOptimizer[SpringState]):
     def step(
         self, scores: Scores, residual: Inexact[Array, " walkers"], state: SpringState
     ) -> tuple[PyTree[Float[Array, "..."]], SpringState]:
-        decayed = _scale(self.momentum, state.direction)
         factored = scores.factored(self.chunk)
-        zeta = residual - factored.apply(decayed)
+        zeta = residual - _scale(self.momentum, factored.apply(state.direction))
         solution, retries = _solve(factored.gram(), self.damping, zeta)
-        direction = optax.tree.add(decayed, factored.transpose(solution))
+        # All parameters in one vector: operations on each array are compiled one by
+        # one, and there are dozens of arrays.
+        with jax.numpy_dtype_promotion("standard"):
+            last, _ = ravel_pytree(state.direction)
+            found, separated = ravel_pytree(factored.transpose(solution))
+            direction = _scale(self.momentum, last) + found
 
         rate = _scheduled(self.learning_rate, state.count)
         largest = jnp.sqrt(_scheduled(self.norm_bound, state.count))
-        norm = optax.tree.norm(direction)
+        norm = jnp.sqrt(jnp.sum(direction**2))
         bound = largest.astype(norm.dtype) / jnp.maximum(norm, 1e-30)
-        update = _scale(-jnp.minimum(rate, bound), direction)
+        update = separated(_scale(-jnp.minimum(rate, bound), direction))
         following = SpringState(
-            direction=direction, count=state.count + 1, solver_retries=retries
+            direction=separated(direction),
+            count=state.count + 1,
+            solver_retries=retries,
         )
         return update, following
 

@@ -210,30 +210,34 @@ class Metropolis(AbstractSampler[MetropolisState]):
         amplitudes = jax.vmap(lambda electrons: wavefunction(electrons).log)
         key, subkey = jax.random.split(state.key)
 
-        def move(carry, key):
+        def move(carry, each):
             walkers, log, counts = carry
-            draw, uniform = jax.random.split(key)
-            proposal, kind, possible = self._proposed(
-                crystal, walkers, state.width, draw
+            first, key = each
+            proposal, kind, possible, uniform = self._proposed(
+                crystal, walkers, state.width, key
             )
+            proposal = jnp.where(first, walkers, proposal)
             new = amplitudes(proposal)
             ratio = 2 * (new - log)
-            threshold = jnp.log(jax.random.uniform(uniform, ratio.shape, dtype))
             # NaN and infinite amplitudes are never moved to, always moved away from.
-            accept = ((ratio > threshold) | ~(log < jnp.inf)) & (new < jnp.inf)
-            accept &= possible
+            accept = (ratio > jnp.log(uniform)) | ~(log < jnp.inf)
+            accept &= (new < jnp.inf) & possible
             walkers = jnp.where(accept[:, None, None], proposal, walkers)
-            log = jnp.where(accept, new, log)
-            made = kind[:, None] == jnp.arange(len(_KINDS))[None]
+            log = jnp.where(first | accept, new, log)
+            made = (kind[:, None] == jnp.arange(len(_KINDS))[None]) & ~first
             counted = jnp.stack([made, made & accept[:, None]], axis=1)
             return (walkers, log, counts + counted.astype(int)), None
 
-        log = amplitudes(state.walkers)
+        # Before the moves one that stays, for the amplitudes at the start: the wave
+        # function is compiled once.
+        log = jax.eval_shape(amplitudes, state.walkers)
+        log = jnp.full(log.shape, jnp.inf, log.dtype)
         # Counted walker by walker and summed at the end: walkers on different devices
         # need not meet before that.
         none = jnp.zeros((len(log), 2, len(_KINDS)), int)
         keys = jax.random.split(subkey, self.moves)
-        (walkers, log, counts), _ = jax.lax.scan(move, (state.walkers, log, none), keys)
+        each = jnp.arange(self.moves + 1) == 0, jnp.concatenate([keys[:1], keys])
+        (walkers, log, counts), _ = jax.lax.scan(move, (state.walkers, log, none), each)
         walkers, replaced = _replaced(walkers, log)
         made, accepted = jnp.sum(counts, axis=0)
         shares = accepted.astype(dtype) / jnp.maximum(made, 1).astype(dtype)
@@ -254,52 +258,66 @@ class Metropolis(AbstractSampler[MetropolisState]):
 
     def _proposed(
         self, crystal: Crystal, walkers: Walkers, width: Float[Array, ""], key: Key
-    ) -> tuple[Walkers, Int[Array, " walkers"], Bool[Array, " walkers"]]:
+    ) -> tuple[
+        Walkers,
+        Int[Array, " walkers"],
+        Bool[Array, " walkers"],
+        Float[Array, " walkers"],
+    ]:
         """Where walkers would move, the kinds of these moves, and which of them can be
-        accepted at all."""
+        accepted at all; and numbers between 0 and 1 that decide about the others."""
         dtype, shape = walkers.dtype, walkers.shape[:1]
-        normal, choice, swap, jump = jax.random.split(key, 4)
+        draw, decide = jax.random.split(key)
+        normal, choice, swap, jump = jax.random.split(draw, 4)
         proposal = walkers + width * jax.random.normal(normal, walkers.shape, dtype)
-        uniform = jax.random.uniform(choice, shape, dtype)
+        # Draws of one kind together: the generator is compiled once for all of them.
+        uniform, decision = jax.vmap(lambda key: jax.random.uniform(key, shape, dtype))(
+            jnp.stack([choice, decide])
+        )
+        (n_up, n_down), nuclei = crystal.electrons, len(crystal.supercell_positions)
+        keys = jax.vmap(jax.random.split)(jnp.stack([swap, jump])).reshape(-1)
+        least = jnp.array([0, 0, 0, 1])
+        beyond = jnp.array([max(n_up, 1), max(n_down, 1), n_up + n_down, nuclei])
+        up, down, electron, turn = jax.vmap(
+            lambda key, least, beyond: jax.random.randint(key, shape, least, beyond)
+        )(keys, least, jnp.maximum(beyond, least + 1))
         kind, possible = jnp.full(shape, _NORMAL), jnp.ones(shape, bool)
-        if all(crystal.electrons):
+        if n_up and n_down:
             chosen = uniform < self.exchange
-            exchanged = _exchanged(crystal, walkers, swap)
+            exchanged = _exchanged(walkers, up, n_up + down)
             proposal = jnp.where(chosen[:, None, None], exchanged, proposal)
             kind = jnp.where(chosen, _EXCHANGE, kind)
-        if len(crystal.supercell_positions) > 1:
+        if nuclei > 1:
             chosen = uniform >= 1 - self.hop
-            hopped, arrived = _hopped(crystal, walkers, jump)
+            hopped, arrived = _hopped(crystal, walkers, electron, turn)
             proposal = jnp.where(chosen[:, None, None], hopped, proposal)
             kind = jnp.where(chosen, _HOP, kind)
             possible = ~chosen | arrived
-        return proposal, kind, possible
+        return proposal, kind, possible, decision
 
 
-def _exchanged(crystal: Crystal, walkers: Walkers, key: Key) -> Walkers:
+def _exchanged(
+    walkers: Walkers, up: Int[Array, " walkers"], down: Int[Array, " walkers"]
+) -> Walkers:
     """With the positions of a spin-up and a spin-down electron swapped."""
-    up, down = jax.random.split(key)
-    n_up, n_down = crystal.electrons
-    first, one = _chosen(walkers, jax.random.randint(up, walkers.shape[:1], 0, n_up))
-    second, other = _chosen(
-        walkers, n_up + jax.random.randint(down, walkers.shape[:1], 0, n_down)
-    )
+    first, one = _chosen(walkers, up)
+    second, other = _chosen(walkers, down)
     swapped = jnp.where(first, other[:, None], walkers)
     return jnp.where(second, one[:, None], swapped)
 
 
 def _hopped(
-    crystal: Crystal, walkers: Walkers, key: Key
+    crystal: Crystal,
+    walkers: Walkers,
+    electron: Int[Array, " walkers"],
+    turn: Int[Array, " walkers"],
 ) -> tuple[Walkers, Bool[Array, " walkers"]]:
-    """With one electron moved from its nucleus to another one, and whether the other
-    one is then the nearest."""
-    electron, nucleus = jax.random.split(key)
-    shape, n = walkers.shape[:1], walkers.shape[1]
+    """With one electron moved from its nucleus to the one that comes so many places
+    later, and whether that one is then the nearest."""
     positions = jnp.asarray(crystal.supercell_positions, walkers.dtype)
-    mask, place = _chosen(walkers, jax.random.randint(electron, shape, 0, n))
+    mask, place = _chosen(walkers, electron)
     origin = _nearest_nucleus(crystal, place)
-    step = jax.random.randint(nucleus, shape, 1, len(positions))
-    target = (origin + step) % len(positions)
+    target = (origin + turn) % len(positions)
     landed = place + positions[target] - positions[origin]
     arrived = _nearest_nucleus(crystal, landed) == target
     return jnp.where(mask, landed[:, None], walkers), arrived

@@ -204,7 +204,11 @@ class Scores(eqx.Module):
         taps, gradients = chunked_vmap(derivatives, self.walkers, chunk)
         # `jacrev` repeats the rows for every component of the amplitude.
         taps = [_Tap(tap.rows[:, 0], tap.cotangents) for tap in taps]
-        return FactoredScores(self.parameters, taps, gradients, self._shares())
+        shares = self._shares()
+        # One matrix for all parameters: what has a loop for each of dozens of arrays
+        # is compiled for as long as the network itself.
+        matrix = _concatenated(gradients, 2, (size, components, 0), shares.dtype)
+        return FactoredScores(self.parameters, taps, matrix, shares)
 
     def _viewed(self, wavefunction: AbstractWavefunction) -> AbstractWavefunction:
         return wavefunction if self.view is None else self.view(wavefunction)
@@ -229,7 +233,7 @@ class FactoredScores(eqx.Module):
 
     parameters: PyTree[Float[Array, "..."]]
     taps: list[_Tap]
-    gradients: PyTree[Float[Array, "walkers components ..."]]
+    matrix: Float[Array, "walkers components narrow"]
     shares: Float[Array, " walkers"]
 
     @full_precision()
@@ -245,11 +249,7 @@ class FactoredScores(eqx.Module):
         One number per walker, complex for a complex wave function.
         """
         wide, narrow, _ = self._split(direction)
-        rows = jnp.zeros((len(self.shares), self._components), self.shares.dtype)
-        for gradient, leaf in zip(
-            jax.tree.leaves(self.gradients), jax.tree.leaves(narrow), strict=True
-        ):
-            rows += jnp.tensordot(gradient, leaf, leaf.ndim)
+        rows = self.matrix @ _concatenated(narrow, 0, (0,), self.matrix.dtype)
         for tap, linear in zip(self.taps, wide, strict=True):
             rows += jnp.einsum("wcro,wro->wc", tap.cotangents, linear(tap.rows))
         return _from_rows(_centered(rows, self.shares))
@@ -267,11 +267,9 @@ class FactoredScores(eqx.Module):
         A tree like `parameters`.
         """
         rows = _uncentered(_to_rows(residual, self._components), self.shares)
-        narrow = jax.tree.map(
-            lambda gradient: jnp.tensordot(rows.astype(gradient.dtype), gradient, 2),
-            self.gradients,
-        )
-        wide, _, rest = self._split(self.parameters)
+        total = jnp.tensordot(rows.astype(self.matrix.dtype), self.matrix, 2)
+        wide, narrow, rest = self._split(self.parameters)
+        narrow = _separated(total, narrow)
         filled = []
         for tap, linear in zip(self.taps, wide, strict=True):
             out = jnp.einsum("wc,wcro->wro", rows, tap.cotangents)
@@ -301,11 +299,8 @@ class FactoredScores(eqx.Module):
         """
         size, components = len(self.shares), self._components
         total = jnp.zeros((components, size, components, size), self.shares.dtype)
-        leaves = jax.tree.leaves(self.gradients)
-        if leaves:
-            matrix = jnp.concatenate(
-                [leaf.reshape(size, components, -1) for leaf in leaves], axis=-1
-            )
+        matrix = self.matrix
+        if matrix.size:
             # Every device gets all walkers' derivatives by some of the parameters, as
             # many for each, so that none ever holds the whole matrix.
             empty = -matrix.shape[-1] % devices_in_use()
@@ -326,15 +321,35 @@ class FactoredScores(eqx.Module):
 
     @property
     def _components(self) -> int:
-        if self.taps:
-            return self.taps[0].cotangents.shape[1]
-        return jax.tree.leaves(self.gradients)[0].shape[1]
+        return self.matrix.shape[1]
 
     def _split(self, tree: PyTree) -> tuple[list[Linear], PyTree, PyTree]:
         """As `_split_linears` did, also for a tree like `parameters`."""
         if not self.taps:
             return [], *partition(tree)
         return _split_linears(tree, len(self.shares), self._components)
+
+
+def _concatenated(
+    tree: PyTree[Float[Array, "..."]], batch: int, empty: tuple[int, ...], dtype
+) -> Float[Array, "*batch parameters"]:
+    """All arrays of a tree in one, but for their leading `batch` axes; of the shape
+    `empty` if there are none."""
+    leaves = jax.tree.leaves(tree)
+    dtype = np.result_type(dtype, *(leaf.dtype for leaf in leaves))
+    flat = [leaf.reshape(*leaf.shape[:batch], -1).astype(dtype) for leaf in leaves]
+    return jnp.concatenate([jnp.zeros(empty, dtype), *flat], axis=-1)
+
+
+def _separated(flat: Float[Array, " parameters"], like: PyTree) -> PyTree:
+    """The tree of which `flat` is what `_concatenated` returns."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    parts = jnp.split(flat, ends[:-1]) if leaves else []
+    return structure.unflatten(
+        part.reshape(leaf.shape).astype(leaf.dtype)
+        for part, leaf in zip(parts, leaves, strict=True)
+    )
 
 
 def _centered(

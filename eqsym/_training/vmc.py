@@ -334,13 +334,21 @@ def _spread(state: VMCState) -> VMCState:
 
 def _all_finite(tree: Any) -> Bool[Array, ""]:
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+    # Together: one reduction is compiled, and not one for each of dozens of arrays.
+    together = [
+        jnp.concatenate([leaf.reshape(-1) for leaf in leaves if leaf.dtype == dtype])
+        for dtype in dict.fromkeys(leaf.dtype for leaf in leaves)
+    ]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(flat)) for flat in together]))
 
 
 def _select(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
-    return jax.tree.map(
-        lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, new, old
-    )
+    # Not by `jnp.where`: XLA would compile all that leads to the condition again for
+    # each array.
+    new, rest = eqx.partition(new, eqx.is_array)
+    old = eqx.filter(old, eqx.is_array)
+    found = jax.lax.cond(condition, lambda a, b: a, lambda a, b: b, new, old)
+    return eqx.combine(found, rest)
 
 
 def _valid(

@@ -86,8 +86,7 @@ class Layer(eqx.Module):
         g: Float[Array, "electrons electrons pair"],
         spins: tuple[slice, ...],
     ) -> tuple[Float[Array, "electrons out"], Float[Array, "electrons electrons _"]]:
-        means = jnp.concatenate([jnp.mean(h[s], axis=0) for s in spins])
-        pairs = jnp.concatenate([jnp.mean(g[:, s], axis=1) for s in spins], axis=-1)
+        means, pairs = _means(h[None], spins)[0], _means(g, spins)
         update = self.own(h) + self.shared(means[None]) + self.paired(pairs)
         h = _residual(h, jnp.tanh(update))
         if self.pair is not None:
@@ -95,6 +94,18 @@ class Layer(eqx.Module):
             update = jnp.tanh(self.pair(g.reshape(n * n, -1)))
             g = _residual(g, update.reshape(n, n, -1))
         return h, g
+
+
+def _means(
+    rows: Float[Array, "groups electrons features"], spins: tuple[slice, ...]
+) -> Float[Array, "groups _"]:
+    """Over each spin channel, the channels one after the other."""
+    groups, n, _ = rows.shape
+    if len({s.stop - s.start for s in spins}) == 1:
+        # In one operation: a network is compiled by the number of its operations.
+        channels = rows.reshape(groups, len(spins), n // len(spins), -1)
+        return jnp.mean(channels, axis=2).reshape(groups, -1)
+    return jnp.concatenate([jnp.mean(rows[:, s], axis=1) for s in spins], axis=-1)
 
 
 def _residual(

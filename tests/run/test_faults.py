@@ -3,6 +3,7 @@ stops if it cannot, and the last good checkpoint stays."""
 
 import json
 import logging
+import re
 import shutil
 
 import equinox as eqx
@@ -483,11 +484,35 @@ def test_messages_are_logged(tmp_path, caplog, capfd):
         f"Compiling {what}; this can take minutes."
         for what in ("moves", "the training step")
     ]
+    seconds = r"\d+(\.\d)? (s|min)"
+    for what in ("moves", "the training step"):
+        compiled = [m for m in found if f"Compiled {what} in " in m]
+        assert len(compiled) == 1 and re.search(f"in {seconds}\\.$", compiled[0])
+    end = rf"Finished: step 1, energy .+ Ha per cell over the last 1, in {seconds}\.$"
+    assert re.match(end, found[-1])
     caplog.clear()
     vmc = eqs.VMC(_broken(-1e9, np.nan), eqs.Metropolis(2), eqs.Spring(0.1))
     again = dict(walkers=_WALKERS, key=jax.random.key(5), burn_in=1, path=tmp_path)
     eqs.run(vmc, waves(c=(0.1, 0.2, 0.3)), steps=1, **again)
     assert any("Resuming from the checkpoint" in m for m in caplog.messages)
+    assert caplog.messages[-1] == "Step 1 of 1 is done already."
     assert capfd.readouterr() == ("", "")
     sessions = json.loads((tmp_path / "run.json").read_text())["sessions"]
     assert [(s["from_step"], s["to_step"]) for s in sessions] == [(0, 1)]
+
+
+def test_a_second_interrupt_also_says_what_is_saved(tmp_path, monkeypatch, caplog):
+    """It comes in the middle of a step, which is lost."""
+
+    def see(self, step, row):
+        del self, row
+        if step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Faults, "see", see)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path, 3)
+    assert caplog.messages[-1] == (
+        f"The training was interrupted. Saved step 1 in {tmp_path / 'checkpoints'}; "
+        "run again to go on."
+    )
