@@ -38,7 +38,7 @@ def irreducible_twists(
     *,
     shift: Any = (0, 0, 0),
     symprec: float = SYMPREC,
-    vacuum: Sequence[int] = (),
+    vacuum: Sequence[int] | int | None = None,
 ) -> Twists:
     r"""The inequivalent twists of a Monkhorst-Pack mesh, with their weights.
 

@@ -16,7 +16,7 @@ from .._core import (
     precise_einsum,
     spread,
 )
-from .._crystal import Crystal, Lattice, MIN_VACUUM, SYMPREC
+from .._crystal import Crystal, Lattice, MIN_VACUUM, SYMPREC, vacuum_directions
 from .algebra import (
     check_closed,
     checked_numbers,
@@ -46,7 +46,7 @@ from .operations import (
 )
 from .requirements import cartesian, check_group
 from .search import admitted_operations
-from .vacuum import check_vacuum, vacuum_directions
+from .vacuum import check_vacuum
 
 
 # How far, in Bohr, an operation may take a nucleus from the next one, a lattice vector
@@ -104,7 +104,7 @@ class SpaceGroup(AbstractFixed):
         *,
         tolerance: float = _TOLERANCE,
         modulo_supercell: bool = False,
-        vacuum: Sequence[Integer] = (),
+        vacuum: Sequence[Integer] | Integer = (),
     ):
         """**Arguments:**
 
@@ -144,7 +144,7 @@ class SpaceGroup(AbstractFixed):
         crystal: Crystal,
         *,
         symprec: float = SYMPREC,
-        vacuum: Sequence[Integer] = (),
+        vacuum: Sequence[Integer] | Integer | None = None,
         min_vacuum: float = MIN_VACUUM,
     ) -> "SpaceGroup":
         """Finds all operations of a crystal that its supercell and twist admit, with
@@ -165,18 +165,18 @@ class SpaceGroup(AbstractFixed):
         - `crystal`: the crystal.
         - `symprec`: in Bohr, how far from symmetric positions the nuclei may be. The
             operations are as precise as the positions are: the crystal is not moved.
-        - `vacuum`: lattice directions, out of 0, 1, 2, in which the crystal is finite:
-            `(2,)` for a slab, `(1, 2)` for a chain along the first lattice vector. Only
-            operations of the slab or chain alone are taken: they keep the span of the
-            other directions, and take no nucleus across the vacuum. Then the length of
-            the vacuum does not matter.
+        - `vacuum`: lattice directions in which the crystal is finite, by default
+            `crystal.vacuum`. Only operations of the slab or chain alone are taken: they
+            keep the span of the other directions, and take no nucleus across the
+            vacuum. Then the length of the vacuum does not matter. `()` takes all
+            operations of the periodic crystal.
         - `min_vacuum`: in Bohr, how wide the gap between the outermost nuclei and their
             periodic images must be in these directions.
 
         **Raises:** `ValueError` if spglib finds no group within `symprec`, and if there
         is not enough vacuum.
         """
-        vacuum = vacuum_directions(vacuum)
+        vacuum = vacuum_directions(crystal.vacuum if vacuum is None else vacuum)
         check_vacuum(crystal, vacuum, min_vacuum)
         rotations, translations = admitted_operations(crystal, symprec, vacuum)
         tolerance = max(_TOLERANCE, 10 * symprec)
