@@ -40,6 +40,12 @@ from .sharding import (
     spread as spread,
     WALKERS as WALKERS,
 )
+from .shown import (
+    AbstractModule as AbstractModule,
+    AbstractSummarized as AbstractSummarized,
+    as_fraction as as_fraction,
+    formula as formula,
+)
 from .text import aligned as aligned
 from .threads import enlarge_pool as enlarge_pool
 from .types import (

@@ -8,7 +8,14 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._core import AbstractFixed, Integer, whole_number
+from .._core import (
+    AbstractFixed,
+    AbstractSummarized,
+    as_fraction,
+    formula,
+    Integer,
+    whole_number,
+)
 from .arguments import (
     atomic_number,
     cart_positions,
@@ -30,7 +37,7 @@ from .structures import MIN_VACUUM, read_ase, read_pyscf
 _logger = logging.getLogger("eqsym")
 
 
-class Crystal(AbstractFixed):
+class Crystal(AbstractFixed, AbstractSummarized):
     r"""The system to simulate: primitive cell, nuclei, and the electrons, supercell and
     twist of the simulation.
 
@@ -112,6 +119,24 @@ class Crystal(AbstractFixed):
                 f"reciprocal vectors, got {self.twist.tolist()}."
             )
         check_distances(self.lattice, self.species, self.positions)
+
+    def _summary(self) -> str:
+        up, down = self.electrons
+        facts = [formula(self.species), f"{up + down} electrons"]
+        if up - down not in (0, 1):
+            facts.append(f"{up} up and {down} down")
+        if self.charge:
+            facts.append(f"charge {self.charge}")
+        sizes = np.diagonal(self.matrix)
+        if np.any(self.matrix != np.diag(sizes)):
+            facts.append(f"supercell {self.matrix.tolist()}")
+        elif self.cells > 1:
+            facts.append(f"supercell {'x'.join(map(str, sizes))}")
+        if np.any(self.twist):
+            facts.append(f"twist ({', '.join(map(as_fraction, self.twist.tolist()))})")
+        if self.vacuum:
+            facts.append(f"vacuum {self.vacuum}")
+        return ", ".join(facts)
 
     @property
     def positions(self) -> Float[np.ndarray, "..."]:
@@ -408,10 +433,11 @@ class Crystal(AbstractFixed):
             periodic: then `vacuum=(2,)` says that the crystal is a slab.
 
         **Raises:** `FileNotFoundError` if there is no such file. `ValueError` if ASE
-        cannot read it or finds several structures in it; for a site that is not one species with occupancy 1 (up
-        to 0.001), a cell vector that is zero, less than 10 Bohr of vacuum in a
-        direction without periodicity, and charges or moments that do not add up to an
-        integer that the electrons admit, unless `charge` or `spin` is given.
+        cannot read it or finds several structures in it; for a site that is not one
+        species with occupancy 1 (up to 0.001), a cell vector that is zero, less than 10
+        Bohr of vacuum in a direction without periodicity, and charges or moments that
+        do not add up to an integer that the electrons admit, unless `charge` or `spin`
+        is given.
         """
         charge, spin = kwargs.pop("charge", None), kwargs.pop("spin", None)
         cells = cell_count(kwargs.get("supercell", 1))

@@ -353,8 +353,8 @@ def _announced_vacuum(
     group = (
         "No group leaves out all three directions."
         if len(several) == 3
-        else f"Its `vacuum` is {several}: `SpaceGroup.of` takes the group of the matter "
-        "between the vacuum."
+        else f"Its `vacuum` is {several}: `SpaceGroup.of` takes the group of the "
+        "matter between the vacuum."
     )
     _logger.warning(
         "%s. The crystal is periodic in direction %s too, with %s Bohr of vacuum. %s",

@@ -8,14 +8,14 @@ import numpy as np
 import spglib
 from jaxtyping import Float
 
-from .._core import aligned
+from .._core import AbstractModule, aligned
 from .._crystal import Crystal, quiet, SYMPREC, with_changes
 from .._group import SpaceGroup, supercell_rotations
 from .chain_mixing import worst
 from .estimate import Estimate, Evaluation, QUANTITIES, table
 
 
-class Twists(eqx.Module):
+class Twists(AbstractModule):
     """Returned by [`eqsym.irreducible_twists`][], which describes its fields."""
 
     crystals: tuple[Crystal, ...]

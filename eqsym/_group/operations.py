@@ -180,6 +180,28 @@ def repeated(operations: Operations) -> Int[np.ndarray, " ops"]:
     return candidates[np.arange(len(label)), good.argmax(axis=1)]
 
 
+def distinct(operations: Operations) -> tuple[Rotations, Translations]:
+    """Of operations that are the same the first."""
+    new = repeated(operations)
+    keep = new == np.arange(len(new))
+    return (
+        np.array(operations.rotations)[keep],
+        np.array(operations.translations)[keep],
+    )
+
+
+def seen_from_fixed_point(operations: Operations) -> Operations:
+    """The operations with the origin in a point that all of them fix modulo the
+    lattice, if there is one: none has a translation then."""
+    shifts = about_fixed_point(operations)
+    matrix = (np.eye(3) - np.array(operations.rotations)).reshape(-1, 3)
+    point = np.linalg.lstsq(matrix, shifts.reshape(-1), rcond=1e-9)[0]
+    left = (shifts.reshape(-1) - matrix @ point).reshape(-1, 3)
+    if np.any(operations.length(left) >= operations.tolerance):
+        return operations
+    return operations._replace(translations=static_data(np.zeros_like(shifts)))
+
+
 def about_fixed_point(operations: Operations) -> Translations:
     """The translations; if all operations fix a point modulo the lattice, changed by
     lattice vectors so that products of operations are operations exactly."""

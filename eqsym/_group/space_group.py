@@ -10,10 +10,11 @@ from jaxtyping import Array, Float, Int
 
 from .._core import (
     AbstractFixed,
+    AbstractSummarized,
     Electrons,
+    formula,
     Integer,
     OPERATIONS,
-    precise_einsum,
     spread,
 )
 from .._crystal import Crystal, Lattice, MIN_VACUUM, SYMPREC, vacuum_directions
@@ -24,6 +25,7 @@ from .algebra import (
     generated,
     inverses,
 )
+from .images import images, inverse_images
 from .international_tables import (
     group_symbol,
     layer_group_setting,
@@ -31,9 +33,11 @@ from .international_tables import (
     space_group_setting,
     tabulated_operations,
 )
+from .names import listing, operation_names
 from .operations import (
     about_fixed_point,
     checked_operations,
+    distinct,
     identity_first,
     is_identity,
     Operations,
@@ -41,10 +45,9 @@ from .operations import (
     Products,
     products,
     pure_translations,
-    repeated,
     static_data,
 )
-from .requirements import cartesian, check_group
+from .requirements import cartesian, check_group, check_same
 from .search import admitted_operations
 from .vacuum import check_vacuum
 
@@ -55,7 +58,7 @@ from .vacuum import check_vacuum
 _TOLERANCE = 10 * SYMPREC
 
 
-class SpaceGroup(AbstractFixed):
+class SpaceGroup(AbstractFixed, AbstractSummarized):
     r"""The symmetry operations of a crystal, acting on all electrons at once.
 
     An operation $g = (R, t)$ takes a configuration $(r_1, .., r_N)$ to
@@ -225,9 +228,8 @@ class SpaceGroup(AbstractFixed):
         rotations, translations, vacuum = tabulated_operations(
             hall_number, axes, frac_origin
         )
-        new = repeated(operations_of(crystal, rotations, translations, _TOLERANCE))
-        keep = new == np.arange(len(rotations))
-        rotations, translations = rotations[keep], translations[keep]
+        every = operations_of(crystal, rotations, translations, _TOLERANCE)
+        rotations, translations = distinct(every)
         kept = operations_of(crystal, rotations, translations, _TOLERANCE)
         first = identity_first(rotations, about_fixed_point(kept))
         return cls(crystal, *first, vacuum=vacuum)
@@ -291,6 +293,30 @@ class SpaceGroup(AbstractFixed):
         return cls.from_hall_number(
             crystal, plane_group_setting(group), axes=axes, frac_origin=frac_origin
         )
+
+    def _summary(self) -> str:
+        order = f"{self.order} operations"
+        facts = [*dict.fromkeys((self.symbol, order)), formula(self.crystal.species)]
+        if self.modulo_supercell:
+            facts.append("modulo the supercell")
+        return ", ".join(facts)
+
+    def __str__(self) -> str:
+        return f"{self!r}\n{listing(self._operations())}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each operation is, such as `"3+ [111]"` or `"m [100] | 1/2 0 0"`: the
+        symbol of the International Tables; the axis of a rotation, or the normal of a
+        plane; and the translation, unless it is 0, in fractions of the primitive
+        lattice vectors. Pure translations are `t`.
+
+        Axes are along x, y and z if all of them are, or their diagonals, as in cubic
+        crystals. Otherwise they are sums of lattice vectors. A plus says that the
+        rotation is counterclockwise seen against its axis. `print(group)` shows all of
+        them.
+        """
+        return tuple(map(str, operation_names(self._operations())))
 
     @property
     def order(self) -> int:
@@ -428,13 +454,14 @@ class SpaceGroup(AbstractFixed):
         inside = self.crystal.lattice.to_fractional(self.crystal.translations)
         shifts = np.round(inside)[:, None] + self.frac_translations
         rotations = np.tile(self.frac_rotations, (len(inside), 1, 1))
-        shifts = shifts.reshape(-1, 3)
         every = operations_of(
-            self.crystal, rotations, shifts, self.tolerance, supercell=True
+            self.crystal,
+            rotations,
+            shifts.reshape(-1, 3),
+            self.tolerance,
+            supercell=True,
         )
-        new = repeated(every)
-        keep = new == np.arange(len(new))
-        return self._with(rotations[keep], shifts[keep], modulo_supercell=True)
+        return self._with(*distinct(every), modulo_supercell=True)
 
     def apply(
         self,
@@ -454,8 +481,7 @@ class SpaceGroup(AbstractFixed):
 
         The images in Bohr, in the dtype of `electrons`.
         """
-        rotations, translations = self._cartesian(electrons.dtype, operations)
-        return _rotate(rotations, electrons[None]) + translations[:, None]
+        return images(*self._cartesian(electrons.dtype, operations), electrons)
 
     def apply_inverse(
         self,
@@ -464,9 +490,7 @@ class SpaceGroup(AbstractFixed):
     ) -> Float[Array, "images electrons 3"]:
         """The images g^-1 x: `apply` undoes them exactly, not only up to a lattice
         translation. Arguments and result as for `apply`."""
-        rotations, translations = self._cartesian(electrons.dtype, operations)
-        shifted = electrons[None] - translations[:, None]
-        return _rotate(jnp.swapaxes(rotations, 1, 2), shifted)
+        return inverse_images(*self._cartesian(electrons.dtype, operations), electrons)
 
     def check_crystal(self, crystal: Crystal) -> None:
         """Makes sure that `crystal` is the crystal of this group, as
@@ -474,19 +498,13 @@ class SpaceGroup(AbstractFixed):
 
         **Raises:** `ValueError` that names the difference.
         """
-        different = self.crystal.difference(crystal, electrons=False)
-        if different is not None:
-            raise ValueError(
-                "The space group must be one of this crystal, but its crystal is "
-                f"another one: between them {different}. Build it with `SpaceGroup.of` "
-                "from the crystal of the wave function."
-            )
+        check_same(self.crystal, crystal)
 
     def _cartesian(
         self, dtype: Any, operations: Int[Array, " images"] | None
     ) -> tuple[Float[Array, "images 3 3"], Float[Array, "images 3"]]:
-        rotations = jnp.asarray(self.cart_rotations, dtype)
-        translations = jnp.asarray(self.cart_translations, dtype)
+        both = self.cart_rotations, self.cart_translations
+        rotations, translations = (jnp.asarray(values, dtype) for values in both)
         if operations is not None:
             rotations, translations = rotations[operations], translations[operations]
         return spread(rotations, OPERATIONS), spread(translations, OPERATIONS)
@@ -510,12 +528,3 @@ class SpaceGroup(AbstractFixed):
             "vacuum": self.vacuum,
         }
         return SpaceGroup(self.crystal, rotations, translations, **(same | changes))
-
-
-def _rotate(
-    rotations: Float[Array, "images 3 3"], points: Float[Array, "#images electrons 3"]
-) -> Float[Array, "images electrons 3"]:
-    points = jnp.broadcast_to(points, (len(rotations), *points.shape[1:]))
-    # Rounded to 10 bits, as accelerators do by default, rotations would move electrons
-    # by thousandths of a Bohr.
-    return precise_einsum("gij,gnj->gni", rotations, points)
