@@ -44,17 +44,17 @@ def class_heads(
     group: SpaceGroup, classes: tuple[tuple[int, ...], ...]
 ) -> list[tuple[str, str, str]]:
     """The heads of the columns of a character table: number and symbol of the
-    operations of each class, with a sign if all have the same sense of rotation; axis
-    and translation of one of them."""
+    operations of each class, with a sign if the inverse operations are another class;
+    axis and translation of one of them."""
     symbols, names = (
         schoenflies(group),
         operation_names(seen_from_fixed_point(group._operations())),
     )
-    heads = []
+    inverse, heads = group.inverses, []
     for some in classes:
         i = min(some, key=lambda i: (names[i].shift != "", _unusual(names[i].axis)))
-        senses = {names[i].sense for i in some}
-        sign = names[i].sense if len(senses) == 1 else ""
+        # With its inverse in the class, an operation has both senses.
+        sign = "" if inverse[i] in some else names[i].sense
         if symbols[i].startswith("S"):
             # A rotation and an inversion: a reflection and half a turn more.
             sign = {"+": "-", "-": "+", "": ""}[sign]

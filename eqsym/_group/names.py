@@ -83,18 +83,20 @@ def operation_names(operations: Operations) -> list[OperationName]:
     ]
 
 
-def caption(operations: Operations) -> str:
-    """What the numbers in names are."""
-    axes = "x, y, z" if along_cartesian(operations) else "the lattice vectors"
-    return f"[axes] along {axes}; translations in fractions of the lattice vectors."
-
-
 def listing(operations: Operations) -> str:
     """The numbered list of operations."""
     names = operation_names(operations)
     width = len(str(len(names) - 1))
     lines = [f"{i:{width}}  {name}" for i, name in enumerate(names)]
-    return "\n".join([*lines, "", caption(operations)])
+    shifted = any(name.shift for name in names)
+    return "\n".join([*lines, "", caption(operations, shifted)])
+
+
+def caption(operations: Operations, shifted: bool) -> str:
+    """What the numbers in names are; `shifted` if there are translations."""
+    axes = "x, y, z" if along_cartesian(operations) else "the lattice vectors"
+    axes = f"Axes [...] along {axes}."
+    return f"{axes} Translations in fractions of lattice vectors." if shifted else axes
 
 
 def shortest_along(vector: Int[np.ndarray, "3"]) -> Int[np.ndarray, "3"]:

@@ -1,6 +1,7 @@
 """Irreducible representations of groups of symmetry operations."""
 
 import functools
+from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -130,20 +131,20 @@ class CharacterTable(AbstractFixed, AbstractSummarized):
         )
 
     def __str__(self) -> str:
-        heads = zip(*class_heads(self.group, self.classes), strict=True)
-        rows = [["", *row] for row in heads if any(row)]
-        return "\n\n".join([aligned([*rows, *self._rows()]), self._caption()])
+        heads = class_heads(self.group, self.classes)
+        rows = [["", *row] for row in zip(*heads, strict=True) if any(row)]
+        return "\n\n".join([aligned([*rows, *self._rows()]), self._caption(heads)])
 
     def _repr_html_(self) -> str:
         heads = class_heads(self.group, self.classes)
         cells = [["", *("<br>".join(filter(None, head)) for head in heads)]]
-        cells += self._rows()
+        cells += [[escape(cell) for cell in row] for row in self._rows()]
         lines = [
             "".join(f"<{tag}>{cell}</{tag}>" for cell in row)
             for row, tag in zip(cells, ["th", *["td"] * len(cells)], strict=False)
         ]
         body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-        caption = escape(f"{self.group.symbol}. {self._caption()}")
+        caption = escape(f"{self.group.symbol}. {self._caption(heads)}")
         return f"<table>\n<caption>{caption}</caption>\n{body}\n</table>"
 
     def _rows(self) -> list[list[str]]:
@@ -152,8 +153,9 @@ class CharacterTable(AbstractFixed, AbstractSummarized):
             for irrep, values in zip(self.irreps, self.values, strict=True)
         ]
 
-    def _caption(self) -> str:
-        return caption(self.group._operations())
+    def _caption(self, heads: Sequence[tuple[str, str, str]]) -> str:
+        shifted = any(shift for *_, shift in heads)
+        return caption(self.group._operations(), shifted)
 
 
 def character_table(group: SpaceGroup) -> CharacterTable:
