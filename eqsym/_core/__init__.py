@@ -1,5 +1,6 @@
 """The base of everything: array types, maths, devices, processes, interrupts."""
 
+from .arguments import describe_arguments as describe_arguments
 from .interrupts import (
     interactive as interactive,
     interruptible as interruptible,

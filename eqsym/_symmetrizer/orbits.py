@@ -172,6 +172,10 @@ class GroupAverage(AbstractProjection):
 
     Group averaging of Huang et al. (2025), arXiv 2502.05318, with the images of all
     operations.
+
+    **Arguments:**
+
+    - `group`: the space group.
     """
 
     group: SpaceGroup
