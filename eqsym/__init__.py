@@ -117,7 +117,7 @@ from ._wavefunction import (
 __version__ = "0.1.0"
 
 # All names without an underscore that are not modules, and the two modules of names.
-__all__ = sorted(
+__all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]
     name
     for name, value in globals().items()
     if name in ("checkpoint", "plot") or name[0] != "_" and not _inspect.ismodule(value)

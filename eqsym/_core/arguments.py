@@ -14,5 +14,5 @@ def describe_arguments(values: Iterable[Any]) -> None:
         init = vars(cls).get("__init__")
         if init is None or init.__doc__ in (None, object.__init__.__doc__):
             continue
-        cls.__doc__ = f"{inspect.cleandoc(cls.__doc__)}\n\n{inspect.getdoc(init)}"
+        cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\n{inspect.getdoc(init)}"
         init.__doc__ = None

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import wadler_lindig as wl
+from jax.core import Tracer
 
 
 # Modules inside of modules are cut off until the rest fits on this many lines.
@@ -27,10 +28,11 @@ class AbstractModule(eqx.Module):
     what `equinox.tree_pformat` returns."""
 
     def __repr__(self) -> str:
-        for depth in range(_DEPTH, 0, -1):
-            text = wl.pformat(self, width=88, custom=_forms(depth))
-            if text.count("\n") < _LINES:
-                break
+        depth = _DEPTH
+        text = _shown(self, depth)
+        while depth > 1 and text.count("\n") >= _LINES:
+            depth -= 1
+            text = _shown(self, depth)
         return text
 
 
@@ -42,12 +44,16 @@ class AbstractSummarized(AbstractModule):
         """The facts, without the name of the class."""
 
 
+def _shown(module: AbstractModule, depth: int) -> str:
+    return wl.pformat(module, width=88, custom=_forms(depth))
+
+
 def _forms(depth: int, inside: Any = None) -> Callable[[Any], wl.AbstractDoc | None]:
     """How to write an object; of a module of other modules as many levels."""
 
     def form(value: Any) -> wl.AbstractDoc | None:
         if isinstance(value, AbstractSummarized):
-            return wl.TextDoc(f"{type(value).__name__}({value._summary()})")
+            return wl.TextDoc(f"{type(value).__name__}({_facts(value)})")
         if isinstance(value, eqx.Module) and value is not inside:
             if not depth and dataclasses.fields(value):
                 return wl.TextDoc(f"{type(value).__name__}(...)")
@@ -63,14 +69,22 @@ def _forms(depth: int, inside: Any = None) -> Callable[[Any], wl.AbstractDoc | N
     return form
 
 
+def _facts(value: AbstractSummarized) -> str:
+    try:
+        return value._summary()
+    except Exception:
+        # In another tree of its structure, such as one of `None`.
+        return "..."
+
+
 def _number(value: jax.Array | np.ndarray) -> str | None:
     """An array of one number that is known here and now."""
     if value.ndim or jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return None
-    if isinstance(value, jax.core.Tracer):
-        return None
     if isinstance(value, jax.Array):
-        if value.is_deleted() or not value.is_fully_addressable:
+        if isinstance(value, Tracer) or value.is_deleted():
+            return None
+        if not value.is_fully_addressable:
             return None
     number = value.item()
     return f"{number:.6g}" if isinstance(number, (float, complex)) else f"{number}"

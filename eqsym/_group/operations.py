@@ -77,8 +77,11 @@ def static_data(values: Any) -> Any:
     return tuple(map(static_data, values)) if isinstance(values, list) else values
 
 
-def identity_first(rotations: Any, translations: Any) -> tuple[Any, Any]:
-    """The same operations, in order but for the identity."""
+def ordered(operations: Operations) -> tuple[Rotations, Translations]:
+    """The identity first, and the others in order; with translations as
+    `about_fixed_point` chooses them."""
+    rotations = np.array(operations.rotations)
+    translations = about_fixed_point(operations)
     identity = pure_translations(rotations) & np.all(translations == 0, axis=1)
     order = np.argsort(~identity, kind="stable")
     return rotations[order], translations[order]
@@ -180,14 +183,24 @@ def repeated(operations: Operations) -> Int[np.ndarray, " ops"]:
     return candidates[np.arange(len(label)), good.argmax(axis=1)]
 
 
-def distinct(operations: Operations) -> tuple[Rotations, Translations]:
+def distinct(operations: Operations) -> Operations:
     """Of operations that are the same the first."""
     new = repeated(operations)
     keep = new == np.arange(len(new))
-    return (
-        np.array(operations.rotations)[keep],
-        np.array(operations.translations)[keep],
+    return operations._replace(
+        rotations=static_data(np.array(operations.rotations)[keep]),
+        translations=static_data(np.array(operations.translations)[keep]),
     )
+
+
+def with_translations(crystal: Crystal, operations: Operations) -> Operations:
+    """All operations, each followed by all primitive translations in the supercell."""
+    inside = crystal.lattice.to_fractional(crystal.translations)
+    shifts = np.round(inside)[:, None] + np.array(operations.translations)
+    rotations = np.tile(np.array(operations.rotations), (len(inside), 1, 1))
+    shifts = shifts.reshape(-1, 3)
+    tolerance = operations.tolerance
+    return operations_of(crystal, rotations, shifts, tolerance, supercell=True)
 
 
 def seen_from_fixed_point(operations: Operations) -> Operations:

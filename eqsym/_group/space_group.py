@@ -35,17 +35,17 @@ from .international_tables import (
 )
 from .names import listing, operation_names
 from .operations import (
-    about_fixed_point,
     checked_operations,
     distinct,
-    identity_first,
     is_identity,
     Operations,
     operations_of,
+    ordered,
     Products,
     products,
     pure_translations,
     static_data,
+    with_translations,
 )
 from .requirements import cartesian, check_group, check_same
 from .search import admitted_operations
@@ -183,13 +183,8 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         check_vacuum(crystal, vacuum, min_vacuum)
         rotations, translations = admitted_operations(crystal, symprec, vacuum)
         tolerance = max(_TOLERANCE, 10 * symprec)
-        kept = operations_of(crystal, rotations, translations, tolerance)
-        return cls(
-            crystal,
-            *identity_first(rotations, about_fixed_point(kept)),
-            tolerance=tolerance,
-            vacuum=vacuum,
-        )
+        found = operations_of(crystal, rotations, translations, tolerance)
+        return cls(crystal, *ordered(found), tolerance=tolerance, vacuum=vacuum)
 
     @classmethod
     def from_hall_number(
@@ -229,10 +224,7 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
             hall_number, axes, frac_origin
         )
         every = operations_of(crystal, rotations, translations, _TOLERANCE)
-        rotations, translations = distinct(every)
-        kept = operations_of(crystal, rotations, translations, _TOLERANCE)
-        first = identity_first(rotations, about_fixed_point(kept))
-        return cls(crystal, *first, vacuum=vacuum)
+        return cls(crystal, *ordered(distinct(every)), vacuum=vacuum)
 
     @classmethod
     def from_number(
@@ -451,17 +443,8 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for primitive translations t. The wave
         functions of this library do, and need no such average.
         """
-        inside = self.crystal.lattice.to_fractional(self.crystal.translations)
-        shifts = np.round(inside)[:, None] + self.frac_translations
-        rotations = np.tile(self.frac_rotations, (len(inside), 1, 1))
-        every = operations_of(
-            self.crystal,
-            rotations,
-            shifts.reshape(-1, 3),
-            self.tolerance,
-            supercell=True,
-        )
-        return self._with(*distinct(every), modulo_supercell=True)
+        every = distinct(with_translations(self.crystal, self._operations()))
+        return self._with(every.rotations, every.translations, modulo_supercell=True)
 
     def apply(
         self,

@@ -82,6 +82,11 @@ def test_other_parts_of_a_crystal_are_one_line():
         assert repr(one).startswith(text) and "\n" not in repr(one)
 
 
+def test_a_tree_of_something_else_has_a_repr():
+    elements = eqs.symmetry_elements(GROUP)
+    assert repr(jax.tree.map(lambda _: None, elements)).endswith("(...)")
+
+
 def _public_modules():
     psi = eqs.SolidNet(CRYSTAL, OCCUPATION, key=jax.random.key(0))
     hamiltonian = eqs.Hamiltonian(CRYSTAL)

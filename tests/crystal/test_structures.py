@@ -335,6 +335,9 @@ def test_a_slab_of_pyscf_needs_vacuum(caplog):
     crystal = eqs.Crystal.from_pyscf(slab)
     np.testing.assert_allclose(crystal.lattice.vectors, slab.lattice_vectors())
     assert "`cell` has `dimension` 2. The crystal is periodic" in caplog.text
+    assert crystal.vacuum == (2,)
+    chain = eqs.Crystal.from_pyscf(cell(a=(4.0, 14.0, 15.0), dimension=1))
+    assert chain.vacuum == (1, 2) and eqs.SpaceGroup.of(chain).vacuum == (1, 2)
 
 
 def test_positions_of_pyscf(caplog):

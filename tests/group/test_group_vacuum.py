@@ -289,6 +289,10 @@ def test_refuses_supercells_across_the_vacuum(supercell, vacuum):
     with pytest.raises(ValueError, match="repeats the crystal in these directions"):
         eqs.SpaceGroup.of(crystal, vacuum=vacuum)
     assert eqs.SpaceGroup.of(crystal).vacuum == ()
+    slab = _box([5.0, 20.0, 20.0], supercell=supercell, vacuum=vacuum)
+    with pytest.raises(ValueError, match=r"such as `vacuum=\(\)`"):
+        eqs.SpaceGroup.of(slab)
+    assert eqs.SpaceGroup.of(slab, vacuum=()).order == eqs.SpaceGroup.of(crystal).order
 
 
 @pytest.mark.parametrize(
