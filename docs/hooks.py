@@ -19,6 +19,7 @@ _MARKED = re.compile(
 )
 # A function without parentheses needs a space before its argument.
 _FUNCTION = re.compile(r"\\(arg|cos|det|log|sin)(?!\w|\s*(\(|\\left|\|))")
+_SOURCE = re.compile(r"\[`(eqsym\.[\w.]+)`\]\(\.\./\.\./eqsym/[^)]*\)")
 # Bars around a number have no spaces, the bar over one stretches, `min` is a name.
 _IMPROVED = {
     '<mo stretchy="false">&#x0007C;': '<mo stretchy="false" lspace="0" rspace="0">|',
@@ -48,6 +49,12 @@ def _mathml(tag: str, tex: str) -> str:
             f"latex2mathml does not know a command of the formula {tex!r}."
         )
     return f'<{tag} class="formula">{formula}</{tag}>'
+
+
+def on_page_markdown(markdown: str, **_) -> str:
+    """Names listed by names.py, which lead to sources in the repository, lead to their
+    entries on the site."""
+    return _SOURCE.sub(r"[`\1`][]", markdown)
 
 
 def on_page_content(content: str, **_) -> str:

@@ -1,9 +1,12 @@
 """Neural wave functions for crystals, and what their symmetries are worth."""
 
+import inspect as _inspect
+
 from . import checkpoint as checkpoint, plot as plot
 from ._core import (
     AbstractFixed as AbstractFixed,
     combine as combine,
+    describe_arguments as _describe_arguments,
     device_mesh as device_mesh,
     enlarge_pool as _enlarge_pool,
     LogPsi as LogPsi,
@@ -113,4 +116,17 @@ from ._wavefunction import (
 
 __version__ = "0.1.0"
 
+# All names without an underscore that are not modules, and the two modules of names.
+__all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]
+    name
+    for name, value in globals().items()
+    if name in ("checkpoint", "plot") or name[0] != "_" and not _inspect.ismodule(value)
+)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+_describe_arguments(globals()[name] for name in __all__)
 _enlarge_pool()

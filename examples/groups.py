@@ -9,8 +9,6 @@ runs/groups; needs the extras `plot` and `ase` of eqsym.
 import argparse
 from pathlib import Path
 
-import ase.io
-
 import eqsym as eqs
 
 
@@ -26,12 +24,10 @@ def main() -> None:
 
     print("crystal             space group     operations  domain [Angstrom^3]  faces")
     for file in sorted(CRYSTALS.glob("*.cif")):
-        atoms = ase.io.read(file)
-        assert isinstance(atoms, ase.Atoms)
-        crystal = eqs.Crystal.from_ase(atoms)
         # Phosphorene is a slab: its group is a layer group.
         vacuum = (2,) if file.stem == "phosphorene" else ()
-        group = eqs.SpaceGroup.of(crystal, vacuum=vacuum)
+        crystal = eqs.Crystal.from_ase(file, vacuum=vacuum)
+        group = eqs.SpaceGroup.of(crystal)
         domain = eqs.FundamentalDomain.of(group)
         print(
             f"{file.stem:20}{group.symbol:16}{group.order:10}"

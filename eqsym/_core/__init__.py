@@ -1,5 +1,6 @@
 """The base of everything: array types, maths, devices, processes, interrupts."""
 
+from .arguments import describe_arguments as describe_arguments
 from .interrupts import (
     interactive as interactive,
     interruptible as interruptible,
@@ -39,6 +40,12 @@ from .sharding import (
     shard_walkers as shard_walkers,
     spread as spread,
     WALKERS as WALKERS,
+)
+from .shown import (
+    AbstractModule as AbstractModule,
+    AbstractSummarized as AbstractSummarized,
+    as_fraction as as_fraction,
+    formula as formula,
 )
 from .text import aligned as aligned
 from .threads import enlarge_pool as enlarge_pool

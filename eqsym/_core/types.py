@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact, Key as KeyArray, PyTree
 
+from .shown import AbstractModule
+
 
 Electrons: TypeAlias = Float[Array, "electrons 3"]
 Walkers: TypeAlias = Float[Array, "walkers electrons 3"]
@@ -83,7 +85,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-class LogPsi(eqx.Module):
+class LogPsi(AbstractModule):
     r"""The value of a wave function, $\psi = \mathrm{sign} \cdot e^{\mathrm{log}}$.
 
     The convention of `jax.numpy.linalg.slogdet`: the dtype of `sign` tells real wave
@@ -110,7 +112,7 @@ class LogPsi(eqx.Module):
         return jax.lax.complex(self.log, self.phase)
 
 
-class AbstractFixed(eqx.Module):
+class AbstractFixed(AbstractModule):
     """Marks modules whose arrays are data (a lattice, a mean field, a group), not
     parameters: [`eqsym.partition`][] never counts them as trainable. Derive a module
     from it to hold the constants of a wave function of your own."""

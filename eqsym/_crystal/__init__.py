@@ -1,5 +1,6 @@
 """Lattices and crystals; readers of structures of ASE and PySCF."""
 
+from .arguments import vacuum_directions as vacuum_directions
 from .crystal import (
     cell_of as cell_of,
     Crystal as Crystal,

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._core import whole_number
+from .._core import Integer, whole_number
 from .lattice import Lattice
 from .nearest import from_nearest, inner_radius
 
@@ -98,6 +98,21 @@ def spin_channels(nuclear: int, charge: Any, spin: Any) -> tuple[int, int]:
             f"{electrons} electrons and be at most as large, got {spin}."
         )
     return (electrons + spin) // 2, (electrons - spin) // 2
+
+
+def vacuum_directions(vacuum: Sequence[Integer] | Integer) -> tuple[int, ...]:
+    """The directions, or the one direction, in order.
+
+    **Raises:** `ValueError` if they are not lattice directions, or all three.
+    """
+    given = vacuum if isinstance(vacuum, Sequence) else (vacuum,)
+    directions = tuple(sorted({whole_number("vacuum", i) for i in given}))
+    if len(directions) > 2 or not set(directions) <= {0, 1, 2}:
+        raise ValueError(
+            "`vacuum` must be at most two of the lattice directions 0, 1, 2, got "
+            f"{tuple(given)}."
+        )
+    return directions
 
 
 def check_distances(

@@ -8,7 +8,14 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._core import AbstractFixed, Integer, whole_number
+from .._core import (
+    AbstractFixed,
+    AbstractSummarized,
+    as_fraction,
+    formula,
+    Integer,
+    whole_number,
+)
 from .arguments import (
     atomic_number,
     cart_positions,
@@ -18,18 +25,19 @@ from .arguments import (
     supercell_matrix,
     to_bohr,
     Unit,
+    vacuum_directions,
 )
 from .comparison import difference
 from .lattice import frozen, Lattice
 from .modulo import cosets, ROUNDING
 from .standard import Cell, in_bohr, primitive_cell, symmetrized_cell
-from .structures import read_ase, read_pyscf
+from .structures import MIN_VACUUM, read_ase, read_pyscf
 
 
 _logger = logging.getLogger("eqsym")
 
 
-class Crystal(AbstractFixed):
+class Crystal(AbstractFixed, AbstractSummarized):
     r"""The system to simulate: primitive cell, nuclei, and the electrons, supercell and
     twist of the simulation.
 
@@ -42,6 +50,7 @@ class Crystal(AbstractFixed):
     lattice: Lattice
     species: tuple[str, ...] = eqx.field(static=True)
     electrons: tuple[int, int] = eqx.field(static=True)
+    vacuum: tuple[int, ...] = eqx.field(static=True)
     _positions: tuple[tuple[float, ...], ...] = eqx.field(static=True)
     _matrix: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     _twist: tuple[float, ...] = eqx.field(static=True)
@@ -58,6 +67,7 @@ class Crystal(AbstractFixed):
         charge: Integer | float = 0,
         spin: Integer | float | None = None,
         twist: Any = (0, 0, 0),
+        vacuum: Sequence[Integer] | Integer = (),
     ):
         """**Arguments:**
 
@@ -72,6 +82,10 @@ class Crystal(AbstractFixed):
         - `spin`: spin-up minus spin-down electrons of the supercell. By default 0 or 1,
             whichever the number of electrons admits.
         - `twist`: k_s in fractions of the supercell's reciprocal vectors.
+        - `vacuum`: lattice directions, out of 0, 1, 2, in which the crystal is finite:
+            `(2,)` for a slab, `(1, 2)` for a chain along the first lattice vector. The
+            simulation is periodic there too, and its energies do not depend on this;
+            [`eqsym.SpaceGroup.of`][] takes the group of the slab or chain.
 
         **Raises:** `ValueError` that names the argument, for an unknown element,
         overlapping nuclei, a singular or non-integer supercell matrix, and a charge or
@@ -89,6 +103,7 @@ class Crystal(AbstractFixed):
             raise ValueError("`species` must have at least one element, got none.")
         nuclear = self.cells * int(np.sum(self.atomic_numbers))
         self.electrons = spin_channels(nuclear, charge, spin)
+        self.vacuum = vacuum_directions(vacuum)
 
     def __check_init__(self):
         if self.positions.shape != (len(self.species), 3):
@@ -104,6 +119,24 @@ class Crystal(AbstractFixed):
                 f"reciprocal vectors, got {self.twist.tolist()}."
             )
         check_distances(self.lattice, self.species, self.positions)
+
+    def _summary(self) -> str:
+        up, down = self.electrons
+        facts = [formula(self.species), f"{up + down} electrons"]
+        if up - down not in (0, 1):
+            facts.append(f"{up} up and {down} down")
+        if self.charge:
+            facts.append(f"charge {self.charge}")
+        sizes = np.diagonal(self.matrix)
+        if np.any(self.matrix != np.diag(sizes)):
+            facts.append(f"supercell {self.matrix.tolist()}")
+        elif self.cells > 1:
+            facts.append(f"supercell {'x'.join(map(str, sizes))}")
+        if np.any(self.twist):
+            facts.append(f"twist ({', '.join(map(as_fraction, self.twist.tolist()))})")
+        if self.vacuum:
+            facts.append(f"vacuum {self.vacuum}")
+        return ", ".join(facts)
 
     @property
     def positions(self) -> Float[np.ndarray, "..."]:
@@ -212,7 +245,7 @@ class Crystal(AbstractFixed):
         many electrons as the primitive one.
 
         ```python
-        eqs.Crystal.from_ase(ase.io.read("LiH.cif")).primitive(supercell=2)
+        eqs.Crystal.from_ase("LiH.cif").primitive(supercell=2)
         ```
 
         Nuclei stay where they are in space, each the first one of its kind in the
@@ -264,12 +297,13 @@ class Crystal(AbstractFixed):
                         f"alone it is not known. Pass `{name}`, or `keep_cell=True` "
                         "for the same supercell, charge, spin and twist."
                     )
+        # Each new vector has the direction of the one that it replaces.
         return Crystal(
             found.cell.vectors,
             [self.species[i] for i in found.chosen],
             frac_positions=found.cell.frac,
             unit="bohr",
-            **kwargs,
+            **{"vacuum": self.vacuum, **kwargs},
         )
 
     @classmethod
@@ -335,11 +369,13 @@ class Crystal(AbstractFixed):
         **Arguments:**
 
         - `a`: length of the in-plane lattice vectors in `unit`.
-        - `vacuum`: length of the third lattice vector in `unit`.
+        - `vacuum`: length of the third lattice vector in `unit`. From 10 Bohr on the
+            crystal is a slab, and its group a layer group.
         - `kwargs`: as for [`eqsym.Crystal`][].
         """
         lattice = [[a, 0, 0], [-a / 2, a * np.sqrt(3) / 2, 0], [0, 0, vacuum]]
         frac = [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0]]
+        kwargs["vacuum"] = _finite((2,), vacuum, unit)
         return cls(lattice, ("C", "C"), frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
@@ -357,44 +393,56 @@ class Crystal(AbstractFixed):
         **Arguments:**
 
         - `spacing`: distance between neighbors in `unit`.
-        - `vacuum`: length of the two other lattice vectors in `unit`.
+        - `vacuum`: length of the two other lattice vectors in `unit`. From 10 Bohr on
+            the chain is alone, and its group keeps its axis.
         - `atoms`: atoms in the primitive cell.
         - `kwargs`: as for [`eqsym.Crystal`][].
         """
         atoms = whole_number("atoms", atoms, 1)
         lattice = np.diag([atoms * spacing, vacuum, vacuum])
         frac = [[i / atoms, 0, 0] for i in range(atoms)]
+        kwargs["vacuum"] = _finite((1, 2), vacuum, unit)
         return cls(lattice, ("H",) * atoms, frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
     def from_ase(cls, atoms: Any, **kwargs: Any) -> "Crystal":
-        """Reads ASE `Atoms`, and so CIF or POSCAR by `ase.io.read`.
+        """Reads a structure file, such as a CIF or a POSCAR, or ASE `Atoms`.
+
+        ```python
+        eqs.Crystal.from_ase("LiH.cif").primitive(supercell=2)
+        ```
 
         Such a structure says more than its cell and nuclei. All of it is taken,
         refused, or announced by the logger `eqsym`:
 
-        - `ase.io.read` returns the conventional cell of a CIF, in which rock salt has 8
-            atoms. It is the `lattice` of this crystal then, with a warning; see
+        - A CIF has the conventional cell, in which rock salt has 8 atoms. It is the
+            `lattice` of this crystal then, with a warning; see
             [`eqsym.Crystal.primitive`][] for the other one.
         - Initial charges and magnetic moments set `charge` and `spin`, by their sums
             over the supercell. Deuterium is hydrogen, because nuclei do not move here.
-        - A direction without periodicity (`atoms.pbc`) becomes periodic if there is
-            vacuum along its cell vector, with a warning: give it to
-            [`eqsym.SpaceGroup.of`][] as `vacuum`.
+        - A direction without periodicity (`atoms.pbc`) is one of `vacuum`, if there is
+            enough along its cell vector: the crystal is periodic there too, with a
+            warning, and its group is the group of the slab or chain.
 
         **Arguments:**
 
-        - `atoms`: an `ase.Atoms` with three cell vectors, in Angstrom as always there.
-        - `kwargs`: as for [`eqsym.Crystal`][].
+        - `atoms`: the path of a file in any format that `ase.io.read` knows, with one
+            structure; or an `ase.Atoms` with three cell vectors, in Angstrom as always
+            there.
+        - `kwargs`: as for [`eqsym.Crystal`][]. Most files call every direction
+            periodic: then `vacuum=(2,)` says that the crystal is a slab.
 
-        **Raises:** `ValueError` for a site that is not one species with occupancy 1 (up
-        to 0.001), a cell vector that is zero, less than 10 Bohr of vacuum in a
-        direction without periodicity, and charges or moments that do not add up to an
-        integer that the electrons admit, unless `charge` or `spin` is given.
+        **Raises:** `FileNotFoundError` if there is no such file. `ValueError` if ASE
+        cannot read it or finds several structures in it; for a site that is not one
+        species with occupancy 1 (up to 0.001), a cell vector that is zero, less than 10
+        Bohr of vacuum in a direction without periodicity, and charges or moments that
+        do not add up to an integer that the electrons admit, unless `charge` or `spin`
+        is given.
         """
         charge, spin = kwargs.pop("charge", None), kwargs.pop("spin", None)
         cells = cell_count(kwargs.get("supercell", 1))
-        return cls(**read_ase(atoms, cells, charge, spin), **kwargs)
+        read = read_ase(atoms, cells, charge, spin)
+        return cls(**{**read, "vacuum": kwargs.pop("vacuum", read["vacuum"])}, **kwargs)
 
     @classmethod
     def from_pyscf(cls, cell: Any, **kwargs: Any) -> "Crystal":
@@ -409,9 +457,9 @@ class Crystal(AbstractFixed):
         **Arguments:**
 
         - `cell`: the built cell, all-electron (without pseudopotential). With
-            `dimension` below 3 there must be vacuum along the other lattice vectors; a
-            warning says that the crystal is periodic there too. Ghost atoms are left
-            out.
+            `dimension` below 3 there must be vacuum along the other lattice vectors,
+            which are the `vacuum` of the crystal; a warning says that it is periodic
+            there too. Ghost atoms are left out.
         - `kwargs`: as for [`eqsym.Crystal`][].
 
         **Raises:** `ValueError` for a molecule, a cell that is not built or has a
@@ -421,7 +469,8 @@ class Crystal(AbstractFixed):
         """
         charge, spin = kwargs.pop("charge", None), kwargs.pop("spin", None)
         cells = cell_count(kwargs.get("supercell", 1))
-        return cls(**read_pyscf(cell, cells, charge, spin), **kwargs)
+        read = read_pyscf(cell, cells, charge, spin)
+        return cls(**{**read, "vacuum": kwargs.pop("vacuum", read["vacuum"])}, **kwargs)
 
     def matches(self, other: "Crystal") -> bool:
         """Whether another crystal is the same up to rounding, as
@@ -436,7 +485,8 @@ class Crystal(AbstractFixed):
         reciprocal vectors of the supercell, at most 1e-6 in fractions of these; and
         species, supercell matrix and electrons are equal. That is far more than
         rounding differs between machines and files with eight digits, and far less than
-        any energy here depends on. The order of the nuclei counts.
+        any energy here depends on. The order of the nuclei counts; `vacuum`, which
+        energies do not depend on, does not.
 
         **Arguments:**
 
@@ -466,6 +516,7 @@ def with_changes(crystal: Crystal, **changes: Any) -> Crystal:
         "charge": crystal.charge,
         "spin": up - down,
         "twist": crystal.twist,
+        "vacuum": crystal.vacuum,
     }
     if "frac_positions" not in changes:
         arguments["positions"] = crystal.positions
@@ -476,6 +527,11 @@ def with_changes(crystal: Crystal, **changes: Any) -> Crystal:
 def with_cell(crystal: Crystal, cell: Cell) -> Crystal:
     """The crystal with other lattice vectors and places of its nuclei."""
     return with_changes(crystal, lattice=cell.vectors, frac_positions=cell.frac)
+
+
+def _finite(directions: tuple[int, ...], vacuum: float, unit: Unit) -> tuple[int, ...]:
+    """The directions of a vacuum of this length: none if it is too short for one."""
+    return directions if vacuum * to_bohr(unit) >= MIN_VACUUM - ROUNDING else ()
 
 
 def _fcc(a: float) -> Float[np.ndarray, "3 3"]:

@@ -7,7 +7,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._core import AbstractFixed
+from .._core import AbstractFixed, AbstractSummarized
 from .modulo import ROUNDING
 
 
@@ -20,7 +20,7 @@ def frozen(values: Any, kind: type = float) -> Any:
     return freeze(np.asarray(values, dtype=np.float64).tolist())
 
 
-class Lattice(AbstractFixed):
+class Lattice(AbstractFixed, AbstractSummarized):
     """A three-dimensional Bravais lattice, which converts between Cartesian and
     fractional coordinates; rows of `vectors` are lattice vectors.
 
@@ -51,6 +51,15 @@ class Lattice(AbstractFixed):
                 "`vectors` of a lattice must be linearly independent, got "
                 f"{self.vectors.tolist()}."
             )
+
+    def _summary(self) -> str:
+        vectors = self.vectors
+        lengths = np.linalg.norm(vectors, axis=1)
+        units = vectors / lengths[:, None]
+        pairs = [(1, 2), (2, 0), (0, 1)]
+        angles = [np.degrees(np.arccos(units[i] @ units[j])) for i, j in pairs]
+        sizes = ", ".join(f"{length:.6g}" for length in lengths)
+        return f"{sizes} Bohr, {', '.join(f'{angle:.6g}' for angle in angles)} degrees"
 
     @property
     def vectors(self) -> Float[np.ndarray, "..."]:

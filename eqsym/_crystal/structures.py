@@ -1,6 +1,7 @@
 """Readers of structures of ASE and PySCF, which give the arguments of a `Crystal`."""
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,17 +24,23 @@ _WHOLE = 1e-2
 
 
 def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
-    """The arguments of a `Crystal` in `atoms`; with `charge` and `spin` of a supercell
-    of so many cells, unless they are given.
+    """The arguments of a `Crystal` in `atoms`, or in the file at this path; with
+    `charge` and `spin` of a supercell of so many cells, unless they are given.
 
     **Raises:** `ValueError` if `atoms` are not a crystal of whole atoms.
     """
-    from ase import Atoms
-
+    try:
+        from ase import Atoms
+    except ImportError as error:
+        raise ImportError(
+            "Structure files need ASE: install it, or eqsym with the extra `ase`."
+        ) from error
+    if isinstance(atoms, (str, os.PathLike)):
+        atoms = _from_file(atoms)
     if not isinstance(atoms, Atoms):
         raise ValueError(
-            f"`atoms` must be one `ase.Atoms`, got `{type(atoms).__name__}`. "
-            "`ase.io.read(file)` reads one from a file; of several structures take one."
+            "`atoms` must be the path of a file, or one `ase.Atoms`, got "
+            f"`{type(atoms).__name__}`. Of several structures take one."
         )
     vectors = np.asarray(atoms.cell.array, dtype=np.float64) * BOHR_PER_ANGSTROM
     positions = atoms.get_positions() * BOHR_PER_ANGSTROM
@@ -45,7 +52,7 @@ def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
                 f"both sides, in Angstrom: `atoms.center(vacuum=4, axis={direction})`."
             )
     _check_occupancies(atoms)
-    _check_vacuum(
+    vacuum = _announced_vacuum(
         vectors,
         positions,
         [i for i in range(3) if not atoms.pbc[i]],
@@ -70,7 +77,39 @@ def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
         "unit": "bohr",
         "charge": charge,
         "spin": found if spin is None else spin,
+        "vacuum": vacuum,
     }
+
+
+def _from_file(path: Any) -> Any:
+    """The one structure in a file.
+
+    **Raises:** `ValueError` if ASE cannot read it, or if there are several.
+    """
+    import ase.io
+
+    # ASE reads the number of a structure in a name such as "steps.traj@-1".
+    index = None if "@" in os.path.basename(path) else ":"
+    try:
+        found = ase.io.read(path, index=index)
+    except OSError:
+        # There is no such file, or it may not be opened.
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(
+            f"`atoms`: ASE cannot read the file {str(path)!r}: {reason}. If its name "
+            "does not tell the format, use `ase.io.read(file, format=...)` and give "
+            "what it returns."
+        ) from error
+    found = found if isinstance(found, list) else [found]
+    if len(found) != 1:
+        raise ValueError(
+            f"`atoms`: the file {str(path)!r} has {len(found)} structures, expected "
+            "one. `ase.io.read(file, index=-1)` is the last of them: give what it "
+            "returns."
+        )
+    return found[0]
 
 
 def _check_occupancies(atoms: Any) -> None:
@@ -231,7 +270,7 @@ def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
         )
     vectors = np.asarray(cell.lattice_vectors(), dtype=np.float64)
     positions = np.asarray(cell.atom_coords())[nuclei]
-    _check_vacuum(
+    vacuum = _announced_vacuum(
         vectors,
         positions,
         range(cell.dimension, 3),
@@ -267,6 +306,7 @@ def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
         "unit": "bohr",
         "charge": charge,
         "spin": spin,
+        "vacuum": vacuum,
     }
 
 
@@ -286,20 +326,20 @@ def widest_gap(
     return float(widths[widest] * height), float(middle)
 
 
-def _check_vacuum(
+def _announced_vacuum(
     vectors: Float[np.ndarray, "3 3"],
     positions: Float[np.ndarray, "nuclei 3"],
     directions: Sequence[int],
     given: str,
     advice: str,
-) -> None:
-    """Announces that directions without periodicity become periodic, with vacuum, in
-    Bohr.
+) -> tuple[int, ...]:
+    """The `vacuum` of a crystal; announces that directions without periodicity become
+    periodic, with vacuum, in Bohr.
 
     **Raises:** `ValueError` if there is not enough of it.
     """
     if not directions or not len(positions) or np.linalg.det(vectors) == 0:
-        return
+        return ()
     gaps = [widest_gap(vectors, positions, direction)[0] for direction in directions]
     for direction, gap in zip(directions, gaps, strict=True):
         if gap < MIN_VACUUM:
@@ -313,8 +353,8 @@ def _check_vacuum(
     group = (
         "No group leaves out all three directions."
         if len(several) == 3
-        else f"`SpaceGroup.of(crystal, vacuum={several})` is the group of the matter "
-        "between the vacuum."
+        else f"Its `vacuum` is {several}: `SpaceGroup.of` takes the group of the "
+        "matter between the vacuum."
     )
     _logger.warning(
         "%s. The crystal is periodic in direction %s too, with %s Bohr of vacuum. %s",
@@ -323,6 +363,7 @@ def _check_vacuum(
         " and ".join(f"{gap:.1f}" for gap in gaps),
         group,
     )
+    return several if len(several) < 3 else ()
 
 
 def _announce_conventional(

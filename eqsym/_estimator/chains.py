@@ -2,11 +2,11 @@
 
 import equinox as eqx
 
-from .._core import check_chunk, Integer, Key, Walkers, whole_number
+from .._core import AbstractModule, check_chunk, Integer, Key, Walkers, whole_number
 from .._training import AbstractSampler, Metropolis
 
 
-class Chains(eqx.Module):
+class Chains(AbstractModule):
     """Says how to sample: from which walkers, for how long, with which moves.
 
     Every estimator takes one. Each walker is an independent Markov chain; error bars

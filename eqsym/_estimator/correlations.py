@@ -194,6 +194,10 @@ class Polarization(AbstractObservable):
 
     R. Resta, Phys. Rev. Lett. 80, 1800 (1998), eq. 5; R. Resta and S. Sorella, Phys.
     Rev. Lett. 82, 370 (1999). The result is complex, (3,).
+
+    **Arguments:**
+
+    - `crystal`: the crystal.
     """
 
     crystal: Crystal

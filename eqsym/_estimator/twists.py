@@ -8,14 +8,14 @@ import numpy as np
 import spglib
 from jaxtyping import Float
 
-from .._core import aligned
+from .._core import AbstractModule, aligned
 from .._crystal import Crystal, quiet, SYMPREC, with_changes
 from .._group import SpaceGroup, supercell_rotations
 from .chain_mixing import worst
 from .estimate import Estimate, Evaluation, QUANTITIES, table
 
 
-class Twists(eqx.Module):
+class Twists(AbstractModule):
     """Returned by [`eqsym.irreducible_twists`][], which describes its fields."""
 
     crystals: tuple[Crystal, ...]
@@ -38,7 +38,7 @@ def irreducible_twists(
     *,
     shift: Any = (0, 0, 0),
     symprec: float = SYMPREC,
-    vacuum: Sequence[int] = (),
+    vacuum: Sequence[int] | int | None = None,
 ) -> Twists:
     r"""The inequivalent twists of a Monkhorst-Pack mesh, with their weights.
 

@@ -11,7 +11,7 @@ import scipy.optimize
 import scipy.spatial
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core import AbstractFixed, precise_einsum
+from .._core import AbstractFixed, AbstractSummarized, precise_einsum
 from .._crystal import from_nearest, Lattice
 from .operations import static_data
 from .space_group import SpaceGroup
@@ -29,7 +29,7 @@ _GOOD = 0.1
 _NEAREST = 100
 
 
-class FundamentalDomain(AbstractFixed):
+class FundamentalDomain(AbstractFixed, AbstractSummarized):
     r"""A convex polyhedron D whose images under a space group tile space: moving an
     electron into it chooses one of its symmetric places.
 
@@ -114,6 +114,10 @@ class FundamentalDomain(AbstractFixed):
         **Raises:** `ValueError` if an operation does not move `point`.
         """
         return cls(group, _best_point(_Operations(group)) if point is None else point)
+
+    def _summary(self) -> str:
+        sizes = f"{len(self._faces)} faces, {len(self._vertices)} vertices"
+        return f"{sizes}, {self.volume:.6g} cubic Bohr, {self.group!r}"
 
     @property
     def point(self) -> Float[np.ndarray, "3"]:

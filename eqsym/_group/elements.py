@@ -1,25 +1,23 @@
 """Symmetry elements: the axes, planes and inversion centers of space groups."""
 
 import itertools
-import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
+from .._core import AbstractSummarized, as_fraction
 from .._crystal import into_cell, is_whole, SAME_ELEMENT
+from .names import ORDERS, shortest_along
 from .space_group import SpaceGroup
 
-
-# The order of a proper rotation by its trace.
-_ORDERS = {3: 1, -1: 2, 0: 3, 1: 4, 2: 6}
 
 _T = TypeVar("_T")
 
 
-class SymmetryAxis(eqx.Module):
+class SymmetryAxis(AbstractSummarized):
     """A rotation, screw or rotoinversion axis; see `symmetry_elements`."""
 
     order: int
@@ -27,6 +25,9 @@ class SymmetryAxis(eqx.Module):
     rotoinversion: int
     direction: Int[np.ndarray, "3"]
     point: Float[np.ndarray, "3"]
+
+    def _summary(self) -> str:
+        return f"{self.symbol} along {_listed(self.direction)} at {_listed(self.point)}"
 
     @property
     def symbol(self) -> str:
@@ -36,12 +37,16 @@ class SymmetryAxis(eqx.Module):
         return f"{self.order}_{self.screw}" if self.screw else f"{self.order}"
 
 
-class SymmetryPlane(eqx.Module):
+class SymmetryPlane(AbstractSummarized):
     """A mirror or glide plane; see `symmetry_elements`."""
 
     normal: Int[np.ndarray, "3"]
     offset: float
     glide: Float[np.ndarray, "3"]
+
+    def _summary(self) -> str:
+        kind = "mirror" if self.is_mirror else f"glide by {_listed(self.glide)}"
+        return f"{kind}, normal {_listed(self.normal)} at {as_fraction(self.offset)}"
 
     @property
     def is_mirror(self) -> bool:
@@ -49,12 +54,20 @@ class SymmetryPlane(eqx.Module):
         return bool(np.all(np.abs(self.glide) < SAME_ELEMENT))
 
 
-class SymmetryElements(eqx.Module):
+class SymmetryElements(AbstractSummarized):
     """The symmetry elements of one primitive cell; see `symmetry_elements`."""
 
     axes: tuple[SymmetryAxis, ...]
     planes: tuple[SymmetryPlane, ...]
     centers: Float[np.ndarray, "centers 3"]
+
+    def _summary(self) -> str:
+        mirrors = sum(plane.is_mirror for plane in self.planes)
+        counts = list(Counter(f"axes {axis.symbol}" for axis in self.axes).items())
+        counts += [("mirror planes", mirrors)]
+        counts += [("glide planes", len(self.planes) - mirrors)]
+        counts += [("centers", len(self.centers))]
+        return ", ".join(f"{n} {name}" for name, n in counts if n)
 
 
 def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
@@ -104,7 +117,7 @@ def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
     ):
         proper = round(float(np.linalg.det(rotation))) == 1
         turn = rotation if proper else -rotation
-        order = _ORDERS[int(np.trace(turn))]
+        order = ORDERS[int(np.trace(turn))]
         # Lattice vectors that are multiples of this move no element to a new place.
         box = itertools.product(range(max(order, 2)), repeat=3)
         shifts = translation + np.array(list(box))
@@ -122,6 +135,11 @@ def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
         tuple(sorted(flat, key=lambda p: not p.is_mirror)),
         into_cell(np.array(points).reshape(-1, 3), SAME_ELEMENT),
     )
+
+
+def _listed(numbers: np.ndarray) -> str:
+    rounded = np.round(numbers, 9).astype(float).tolist()
+    return f"({', '.join(map(as_fraction, rounded))})"
 
 
 def integer_complement(vector: Int[np.ndarray, "3"]) -> Int[np.ndarray, "2 3"]:
@@ -168,7 +186,7 @@ def _lines(
     total = np.sum(powers, axis=0)
     # The sum projects onto the axis: its columns are multiples of the direction.
     columns = total.T
-    direction = _primitive(columns[np.argmax(np.any(columns != 0, axis=1))])
+    direction = shortest_along(columns[np.argmax(np.any(columns != 0, axis=1))])
     intrinsic = shifts @ total.T / order if proper else np.zeros_like(shifts)
     points = (shifts - intrinsic) @ np.linalg.pinv(np.eye(3) - rotation).T
     across = np.eye(3)[np.argmin(np.abs(direction))]
@@ -181,12 +199,6 @@ def _lines(
         _Line(direction, point, order, float(screw), proper)
         for point, screw in zip(points, screws, strict=True)
     ]
-
-
-def _primitive(vector: Int[np.ndarray, "3"]) -> Int[np.ndarray, "3"]:
-    """Divided by the greatest common divisor, the last component positive."""
-    vector = vector // math.gcd(*vector.tolist())
-    return vector if vector[np.flatnonzero(vector)[-1]] > 0 else -vector
 
 
 def _line_key(line: _Line) -> tuple[tuple[int, ...], np.ndarray]:
@@ -218,7 +230,7 @@ def _plane(
 ) -> SymmetryPlane:
     # h R = -h: the rows of 1 - R are multiples of h.
     rows = np.eye(3, dtype=int) - rotation
-    normal = _primitive(rows[np.argmax(np.any(rows != 0, axis=1))])
+    normal = shortest_along(rows[np.argmax(np.any(rows != 0, axis=1))])
     glide = (translation + rotation @ translation) / 2
     inside = integer_complement(normal)
     nearest = np.round(glide @ np.linalg.pinv(inside))

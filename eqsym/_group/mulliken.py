@@ -4,6 +4,8 @@ Mulliken."""
 import numpy as np
 from jaxtyping import Bool, Complex, Int
 
+from .names import operation_names
+from .operations import seen_from_fixed_point
 from .space_group import SpaceGroup
 
 
@@ -36,6 +38,34 @@ def schoenflies(group: SpaceGroup) -> list[str]:
     symbols = ["t" if symbol == "E" else symbol for symbol in symbols]
     symbols[group.identity] = "E"
     return symbols
+
+
+def class_heads(
+    group: SpaceGroup, classes: tuple[tuple[int, ...], ...]
+) -> list[tuple[str, str, str]]:
+    """The heads of the columns of a character table: number and symbol of the
+    operations of each class, with a sign if the inverse operations are another class;
+    axis and translation of one of them."""
+    symbols, names = (
+        schoenflies(group),
+        operation_names(seen_from_fixed_point(group._operations())),
+    )
+    inverse, heads = group.inverses, []
+    for some in classes:
+        i = min(some, key=lambda i: (names[i].shift != "", _unusual(names[i].axis)))
+        # With its inverse in the class, an operation has both senses.
+        sign = "" if inverse[i] in some else names[i].sense
+        if symbols[i].startswith("S"):
+            # A rotation and an inversion: a reflection and half a turn more.
+            sign = {"+": "-", "-": "+", "": ""}[sign]
+        heads.append((f"{len(some)} {symbols[i]}{sign}", names[i].axis, names[i].shift))
+    return heads
+
+
+def _unusual(axis: str) -> tuple[int, ...]:
+    """Axes sorted as one would name them: [100] before [010], [110] and [-100]."""
+    digits = [int(c) for c in axis if c.isdigit()]
+    return (axis.count("-"), sum(digits), *(-digit for digit in digits))
 
 
 def labeled(

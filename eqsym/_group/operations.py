@@ -77,8 +77,11 @@ def static_data(values: Any) -> Any:
     return tuple(map(static_data, values)) if isinstance(values, list) else values
 
 
-def identity_first(rotations: Any, translations: Any) -> tuple[Any, Any]:
-    """The same operations, in order but for the identity."""
+def ordered(operations: Operations) -> tuple[Rotations, Translations]:
+    """The identity first, and the others in order; with translations as
+    `about_fixed_point` chooses them."""
+    rotations = np.array(operations.rotations)
+    translations = about_fixed_point(operations)
     identity = pure_translations(rotations) & np.all(translations == 0, axis=1)
     order = np.argsort(~identity, kind="stable")
     return rotations[order], translations[order]
@@ -178,6 +181,38 @@ def repeated(operations: Operations) -> Int[np.ndarray, " ops"]:
     change = translations[:, None] - translations[candidates]
     good = (candidates >= 0) & (operations.length(change) < operations.tolerance)
     return candidates[np.arange(len(label)), good.argmax(axis=1)]
+
+
+def distinct(operations: Operations) -> Operations:
+    """Of operations that are the same the first."""
+    new = repeated(operations)
+    keep = new == np.arange(len(new))
+    return operations._replace(
+        rotations=static_data(np.array(operations.rotations)[keep]),
+        translations=static_data(np.array(operations.translations)[keep]),
+    )
+
+
+def with_translations(crystal: Crystal, operations: Operations) -> Operations:
+    """All operations, each followed by all primitive translations in the supercell."""
+    inside = crystal.lattice.to_fractional(crystal.translations)
+    shifts = np.round(inside)[:, None] + np.array(operations.translations)
+    rotations = np.tile(np.array(operations.rotations), (len(inside), 1, 1))
+    shifts = shifts.reshape(-1, 3)
+    tolerance = operations.tolerance
+    return operations_of(crystal, rotations, shifts, tolerance, supercell=True)
+
+
+def seen_from_fixed_point(operations: Operations) -> Operations:
+    """The operations with the origin in a point that all of them fix modulo the
+    lattice, if there is one: none has a translation then."""
+    shifts = about_fixed_point(operations)
+    matrix = (np.eye(3) - np.array(operations.rotations)).reshape(-1, 3)
+    point = np.linalg.lstsq(matrix, shifts.reshape(-1), rcond=1e-9)[0]
+    left = (shifts.reshape(-1) - matrix @ point).reshape(-1, 3)
+    if np.any(operations.length(left) >= operations.tolerance):
+        return operations
+    return operations._replace(translations=static_data(np.zeros_like(shifts)))
 
 
 def about_fixed_point(operations: Operations) -> Translations:

@@ -1,18 +1,25 @@
 """Irreducible representations of groups of symmetry operations."""
 
 import functools
+from collections.abc import Sequence
+from html import escape
 from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Complex, Inexact, Int
 
-from .._core import AbstractFixed, aligned
-from .mulliken import INTEGER, labeled, schoenflies
+from .._core import AbstractFixed, AbstractSummarized, aligned
+from .mulliken import class_heads, INTEGER, labeled
+from .names import caption
 from .space_group import SpaceGroup
 
 
-class Irrep(AbstractFixed):
+# Labels of irreps on one line.
+_SHOWN = 12
+
+
+class Irrep(AbstractFixed, AbstractSummarized):
     r"""An irreducible unitary representation $D$ of a group of operations, one of
     [`eqsym.irreps`][]: a wave function is projected onto it by
     [`eqsym.IrrepProjection`][].
@@ -37,6 +44,9 @@ class Irrep(AbstractFixed):
     group: SpaceGroup
     label: str = eqx.field(static=True)
     _characters: tuple[complex, ...] = eqx.field(static=True)
+
+    def _summary(self) -> str:
+        return f"{self.label}, dimension {self.dimension}, {self.group.symbol}"
 
     @property
     def dimension(self) -> int:
@@ -68,11 +78,16 @@ class Irrep(AbstractFixed):
         return _matrices(self).copy()
 
 
-class CharacterTable(AbstractFixed):
+class CharacterTable(AbstractFixed, AbstractSummarized):
     """The characters of all irreducible representations of a group; see
     `character_table`."""
 
     irreps: tuple[Irrep, ...]
+
+    def _summary(self) -> str:
+        labels = [irrep.label for irrep in self.irreps]
+        shown = [*labels[:_SHOWN], "..."] if len(labels) > _SHOWN else labels
+        return f"{self.group.symbol}, {len(labels)} irreps: {' '.join(shown)}"
 
     @property
     def group(self) -> SpaceGroup:
@@ -90,10 +105,14 @@ class CharacterTable(AbstractFixed):
 
     @property
     def class_labels(self) -> tuple[str, ...]:
-        """The number and the Schoenflies symbol of the operations of each class, such
-        as `"8 C3"`; m are mirrors and glides, t are translations."""
-        symbols = schoenflies(self.group)
-        return tuple(f"{len(some)} {symbols[some[0]]}" for some in self.classes)
+        """The number and the Schoenflies symbol of the operations of each class, and
+        the axis and the translation of one of them, such as `"8 C3 [111]"` or
+        `"6 C4 [001] | 1/2 0 0"`; m are mirrors and glides, t are translations. Axes and
+        translations are written as in [`eqsym.SpaceGroup.names`][]. A sign, as in
+        `"4 C3+ [111]"`, tells a class from another one of the inverse operations."""
+        heads = class_heads(self.group, self.classes)
+        parts = [(count, axis, shift and f"| {shift}") for count, axis, shift in heads]
+        return tuple(" ".join(filter(None, some)) for some in parts)
 
     @property
     def values(self) -> Inexact[np.ndarray, "irreps classes"]:
@@ -112,17 +131,36 @@ class CharacterTable(AbstractFixed):
         )
 
     def __str__(self) -> str:
-        head = ["", *self.class_labels]
-        rows = [
+        heads = class_heads(self.group, self.classes)
+        rows = [["", *row] for row in zip(*heads, strict=True) if any(row)]
+        return "\n\n".join([aligned([*rows, *self._rows()]), self._caption(heads)])
+
+    def _repr_html_(self) -> str:
+        heads = class_heads(self.group, self.classes)
+        cells = [["", *("<br>".join(filter(None, head)) for head in heads)]]
+        cells += [[escape(cell) for cell in row] for row in self._rows()]
+        lines = [
+            "".join(f"<{tag}>{cell}</{tag}>" for cell in row)
+            for row, tag in zip(cells, ["th", *["td"] * len(cells)], strict=False)
+        ]
+        body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+        caption = escape(f"{self.group.symbol}. {self._caption(heads)}")
+        return f"<table>\n<caption>{caption}</caption>\n{body}\n</table>"
+
+    def _rows(self) -> list[list[str]]:
+        return [
             [irrep.label, *(_shown(complex(value)) for value in values)]
             for irrep, values in zip(self.irreps, self.values, strict=True)
         ]
-        return aligned([head, *rows])
+
+    def _caption(self, heads: Sequence[tuple[str, str, str]]) -> str:
+        shifted = any(shift for *_, shift in heads)
+        return caption(self.group._operations(), shifted)
 
 
 def character_table(group: SpaceGroup) -> CharacterTable:
-    """The character table of a group of operations: `print` shows which irreducible
-    representations there are to project onto.
+    """The character table of a group of operations: `print`, or a notebook, shows
+    which irreducible representations there are to project onto.
 
     Found by diagonalizing a random element of the center of the group algebra, whose
     eigenvectors are the characters, and made exact by rounding the multiplicities of
@@ -142,7 +180,9 @@ def character_table(group: SpaceGroup) -> CharacterTable:
     - `classes`: the conjugacy classes, in the order of the columns, as the numbers of
         their operations. The identity comes first.
     - `class_labels`: number and Schoenflies symbol of the operations of each class,
-        such as `"8 C3"`; m are mirrors and glides, t are translations.
+        with the axis and translation of one of them, such as `"8 C3 [111]"` or
+        `"3 m [100] | 1/2 0 0"`; m are mirrors and glides, t are translations. A sign
+        tells a class from another one of the inverse operations.
     - `values`: the characters, one row for each irrep and one column for each class;
         real numbers if all are.
     - `group`: the group.

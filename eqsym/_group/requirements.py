@@ -83,6 +83,17 @@ def check_group(
         )
 
 
+def check_same(own: Crystal, other: Crystal) -> None:
+    """**Raises:** `ValueError` if the crystal of a group is not the other one."""
+    different = own.difference(other, electrons=False)
+    if different is not None:
+        raise ValueError(
+            "The space group must be one of this crystal, but its crystal is another "
+            f"one: between them {different}. Build it with `SpaceGroup.of` from the "
+            "crystal of the wave function."
+        )
+
+
 def cartesian(crystal: Crystal, rotations: Rotations) -> Float[np.ndarray, "ops 3 3"]:
     """Rotations on columns of Cartesian coordinates."""
     # Lattice vectors are rows, so r = A^T x.

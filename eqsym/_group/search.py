@@ -3,11 +3,11 @@ with warnings about operations that are excluded or missed by rounding."""
 
 import logging
 from collections.abc import Sequence
-from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from .._core import as_fraction
 from .._crystal import (
     cell_of,
     Crystal,
@@ -38,8 +38,6 @@ _logger = logging.getLogger("eqsym")
 # In fractions of reciprocal vectors: how far rounding may have moved a twist. Two
 # decimals of 1/3 are 0.0033 off; 0.3 is a twist of its own.
 _TWIST_REACH = 5e-3
-# Denominators of twists that are written as fractions.
-_SIMPLE = 24
 
 
 def admitted_operations(
@@ -177,12 +175,7 @@ def _better_twist(
 
 
 def _listed(twist: Float[np.ndarray, "3"]) -> str:
-    return ", ".join(map(_written, twist.tolist()))
-
-
-def _written(number: float) -> str:
-    simple = Fraction(number).limit_denominator(_SIMPLE)
-    return str(simple) if abs(float(simple) - number) < ROUNDING else f"{number:.8f}"
+    return ", ".join(map(as_fraction, twist.tolist()))
 
 
 def _warn_of_rounding(

@@ -10,13 +10,14 @@ from jaxtyping import Array, Float, Int
 
 from .._core import (
     AbstractFixed,
+    AbstractSummarized,
     Electrons,
+    formula,
     Integer,
     OPERATIONS,
-    precise_einsum,
     spread,
 )
-from .._crystal import Crystal, Lattice, MIN_VACUUM, SYMPREC
+from .._crystal import Crystal, Lattice, MIN_VACUUM, SYMPREC, vacuum_directions
 from .algebra import (
     check_closed,
     checked_numbers,
@@ -24,6 +25,7 @@ from .algebra import (
     generated,
     inverses,
 )
+from .images import images, inverse_images
 from .international_tables import (
     group_symbol,
     layer_group_setting,
@@ -31,22 +33,23 @@ from .international_tables import (
     space_group_setting,
     tabulated_operations,
 )
+from .names import listing, operation_names
 from .operations import (
-    about_fixed_point,
     checked_operations,
-    identity_first,
+    distinct,
     is_identity,
     Operations,
     operations_of,
+    ordered,
     Products,
     products,
     pure_translations,
-    repeated,
     static_data,
+    with_translations,
 )
-from .requirements import cartesian, check_group
+from .requirements import cartesian, check_group, check_same
 from .search import admitted_operations
-from .vacuum import check_vacuum, vacuum_directions
+from .vacuum import check_vacuum
 
 
 # How far, in Bohr, an operation may take a nucleus from the next one, a lattice vector
@@ -55,7 +58,7 @@ from .vacuum import check_vacuum, vacuum_directions
 _TOLERANCE = 10 * SYMPREC
 
 
-class SpaceGroup(AbstractFixed):
+class SpaceGroup(AbstractFixed, AbstractSummarized):
     r"""The symmetry operations of a crystal, acting on all electrons at once.
 
     An operation $g = (R, t)$ takes a configuration $(r_1, .., r_N)$ to
@@ -104,7 +107,7 @@ class SpaceGroup(AbstractFixed):
         *,
         tolerance: float = _TOLERANCE,
         modulo_supercell: bool = False,
-        vacuum: Sequence[Integer] = (),
+        vacuum: Sequence[Integer] | Integer = (),
     ):
         """**Arguments:**
 
@@ -144,7 +147,7 @@ class SpaceGroup(AbstractFixed):
         crystal: Crystal,
         *,
         symprec: float = SYMPREC,
-        vacuum: Sequence[Integer] = (),
+        vacuum: Sequence[Integer] | Integer | None = None,
         min_vacuum: float = MIN_VACUUM,
     ) -> "SpaceGroup":
         """Finds all operations of a crystal that its supercell and twist admit, with
@@ -165,28 +168,23 @@ class SpaceGroup(AbstractFixed):
         - `crystal`: the crystal.
         - `symprec`: in Bohr, how far from symmetric positions the nuclei may be. The
             operations are as precise as the positions are: the crystal is not moved.
-        - `vacuum`: lattice directions, out of 0, 1, 2, in which the crystal is finite:
-            `(2,)` for a slab, `(1, 2)` for a chain along the first lattice vector. Only
-            operations of the slab or chain alone are taken: they keep the span of the
-            other directions, and take no nucleus across the vacuum. Then the length of
-            the vacuum does not matter.
+        - `vacuum`: lattice directions in which the crystal is finite, by default
+            `crystal.vacuum`. Only operations of the slab or chain alone are taken: they
+            keep the span of the other directions, and take no nucleus across the
+            vacuum. Then the length of the vacuum does not matter. `()` takes all
+            operations of the periodic crystal.
         - `min_vacuum`: in Bohr, how wide the gap between the outermost nuclei and their
             periodic images must be in these directions.
 
         **Raises:** `ValueError` if spglib finds no group within `symprec`, and if there
         is not enough vacuum.
         """
-        vacuum = vacuum_directions(vacuum)
+        vacuum = vacuum_directions(crystal.vacuum if vacuum is None else vacuum)
         check_vacuum(crystal, vacuum, min_vacuum)
         rotations, translations = admitted_operations(crystal, symprec, vacuum)
         tolerance = max(_TOLERANCE, 10 * symprec)
-        kept = operations_of(crystal, rotations, translations, tolerance)
-        return cls(
-            crystal,
-            *identity_first(rotations, about_fixed_point(kept)),
-            tolerance=tolerance,
-            vacuum=vacuum,
-        )
+        found = operations_of(crystal, rotations, translations, tolerance)
+        return cls(crystal, *ordered(found), tolerance=tolerance, vacuum=vacuum)
 
     @classmethod
     def from_hall_number(
@@ -225,12 +223,8 @@ class SpaceGroup(AbstractFixed):
         rotations, translations, vacuum = tabulated_operations(
             hall_number, axes, frac_origin
         )
-        new = repeated(operations_of(crystal, rotations, translations, _TOLERANCE))
-        keep = new == np.arange(len(rotations))
-        rotations, translations = rotations[keep], translations[keep]
-        kept = operations_of(crystal, rotations, translations, _TOLERANCE)
-        first = identity_first(rotations, about_fixed_point(kept))
-        return cls(crystal, *first, vacuum=vacuum)
+        every = operations_of(crystal, rotations, translations, _TOLERANCE)
+        return cls(crystal, *ordered(distinct(every)), vacuum=vacuum)
 
     @classmethod
     def from_number(
@@ -291,6 +285,30 @@ class SpaceGroup(AbstractFixed):
         return cls.from_hall_number(
             crystal, plane_group_setting(group), axes=axes, frac_origin=frac_origin
         )
+
+    def _summary(self) -> str:
+        order = f"{self.order} operations"
+        facts = [*dict.fromkeys((self.symbol, order)), formula(self.crystal.species)]
+        if self.modulo_supercell:
+            facts.append("modulo the supercell")
+        return ", ".join(facts)
+
+    def __str__(self) -> str:
+        return f"{self!r}\n{listing(self._operations())}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each operation is, such as `"3+ [111]"` or `"m [100] | 1/2 0 0"`: the
+        symbol of the International Tables; the axis of a rotation, or the normal of a
+        plane; and the translation, unless it is 0, in fractions of the primitive
+        lattice vectors. Pure translations are `t`.
+
+        Axes are along x, y and z if all of them are, or their diagonals, as in cubic
+        crystals. Otherwise they are sums of lattice vectors. A plus says that the
+        rotation is counterclockwise seen against its axis. `print(group)` shows all of
+        them.
+        """
+        return tuple(map(str, operation_names(self._operations())))
 
     @property
     def order(self) -> int:
@@ -425,16 +443,8 @@ class SpaceGroup(AbstractFixed):
         $\psi(x + t) = e^{i K \cdot t} \psi(x)$ for primitive translations t. The wave
         functions of this library do, and need no such average.
         """
-        inside = self.crystal.lattice.to_fractional(self.crystal.translations)
-        shifts = np.round(inside)[:, None] + self.frac_translations
-        rotations = np.tile(self.frac_rotations, (len(inside), 1, 1))
-        shifts = shifts.reshape(-1, 3)
-        every = operations_of(
-            self.crystal, rotations, shifts, self.tolerance, supercell=True
-        )
-        new = repeated(every)
-        keep = new == np.arange(len(new))
-        return self._with(rotations[keep], shifts[keep], modulo_supercell=True)
+        every = distinct(with_translations(self.crystal, self._operations()))
+        return self._with(every.rotations, every.translations, modulo_supercell=True)
 
     def apply(
         self,
@@ -454,8 +464,7 @@ class SpaceGroup(AbstractFixed):
 
         The images in Bohr, in the dtype of `electrons`.
         """
-        rotations, translations = self._cartesian(electrons.dtype, operations)
-        return _rotate(rotations, electrons[None]) + translations[:, None]
+        return images(*self._cartesian(electrons.dtype, operations), electrons)
 
     def apply_inverse(
         self,
@@ -464,9 +473,7 @@ class SpaceGroup(AbstractFixed):
     ) -> Float[Array, "images electrons 3"]:
         """The images g^-1 x: `apply` undoes them exactly, not only up to a lattice
         translation. Arguments and result as for `apply`."""
-        rotations, translations = self._cartesian(electrons.dtype, operations)
-        shifted = electrons[None] - translations[:, None]
-        return _rotate(jnp.swapaxes(rotations, 1, 2), shifted)
+        return inverse_images(*self._cartesian(electrons.dtype, operations), electrons)
 
     def check_crystal(self, crystal: Crystal) -> None:
         """Makes sure that `crystal` is the crystal of this group, as
@@ -474,19 +481,13 @@ class SpaceGroup(AbstractFixed):
 
         **Raises:** `ValueError` that names the difference.
         """
-        different = self.crystal.difference(crystal, electrons=False)
-        if different is not None:
-            raise ValueError(
-                "The space group must be one of this crystal, but its crystal is "
-                f"another one: between them {different}. Build it with `SpaceGroup.of` "
-                "from the crystal of the wave function."
-            )
+        check_same(self.crystal, crystal)
 
     def _cartesian(
         self, dtype: Any, operations: Int[Array, " images"] | None
     ) -> tuple[Float[Array, "images 3 3"], Float[Array, "images 3"]]:
-        rotations = jnp.asarray(self.cart_rotations, dtype)
-        translations = jnp.asarray(self.cart_translations, dtype)
+        both = self.cart_rotations, self.cart_translations
+        rotations, translations = (jnp.asarray(values, dtype) for values in both)
         if operations is not None:
             rotations, translations = rotations[operations], translations[operations]
         return spread(rotations, OPERATIONS), spread(translations, OPERATIONS)
@@ -510,12 +511,3 @@ class SpaceGroup(AbstractFixed):
             "vacuum": self.vacuum,
         }
         return SpaceGroup(self.crystal, rotations, translations, **(same | changes))
-
-
-def _rotate(
-    rotations: Float[Array, "images 3 3"], points: Float[Array, "#images electrons 3"]
-) -> Float[Array, "images electrons 3"]:
-    points = jnp.broadcast_to(points, (len(rotations), *points.shape[1:]))
-    # Rounded to 10 bits, as accelerators do by default, rotations would move electrons
-    # by thousandths of a Bohr.
-    return precise_einsum("gij,gnj->gni", rotations, points)

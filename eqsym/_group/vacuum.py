@@ -1,28 +1,12 @@
 """Slabs and chains: crystals that are finite in some lattice directions."""
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from .._core import Integer, whole_number
-from .._crystal import Crystal, length_modulo, widest_gap
+from .._crystal import Crystal, length_modulo, ROUNDING, widest_gap
 from .operations import chunks, gaps_of, Rotations, Translations
-
-
-def vacuum_directions(vacuum: Sequence[Integer]) -> tuple[int, ...]:
-    """The directions in order.
-
-    **Raises:** `ValueError` if they are not lattice directions, or all three.
-    """
-    directions = tuple(sorted({whole_number("vacuum", i) for i in vacuum}))
-    if len(directions) > 2 or not set(directions) <= {0, 1, 2}:
-        raise ValueError(
-            "`vacuum` must be at most two of the lattice directions 0, 1, 2, got "
-            f"{tuple(vacuum)}."
-        )
-    return directions
 
 
 def check_vacuum(crystal: Crystal, vacuum: tuple[int, ...], least: float) -> None:
@@ -30,19 +14,20 @@ def check_vacuum(crystal: Crystal, vacuum: tuple[int, ...], least: float) -> Non
     of vacuum (`least`, in Bohr) or because the supercell repeats it."""
     for direction in vacuum:
         gap = vacuum_gap(crystal, direction)[0]
-        if gap < least:
+        if gap < least - ROUNDING:
             raise ValueError(
                 f"`vacuum`: between nuclei and their periodic images in direction "
                 f"{direction} there must be at least `min_vacuum` = {least:g} Bohr, "
                 f"got {gap:.4g}. Make the lattice vector longer, or leave the "
-                "direction out of `vacuum`."
+                "direction out of `vacuum`, such as `vacuum=()`."
             )
     along = crystal.matrix[:, list(vacuum)]
     if vacuum and not _generates_all(along):
         raise ValueError(
             f"`vacuum` {vacuum}: the supercell {crystal.matrix.tolist()} repeats the "
             "crystal in these directions, in which it is said to be finite. Use a "
-            "supercell of the other directions only."
+            "supercell of the other directions only, or leave them out of `vacuum`, "
+            "such as `vacuum=()`."
         )
 
 

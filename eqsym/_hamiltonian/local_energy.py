@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from .._core import Electrons, full_precision
+from .._core import AbstractModule, Electrons, full_precision
 from .._crystal import Crystal
 from .._wavefunction import AbstractWavefunction
 from .ewald import Ewald
 from .laplacian import forward_laplacian
 
 
-class LocalEnergy(eqx.Module):
+class LocalEnergy(AbstractModule):
     r"""The local energy $H\psi / \psi$ in Hartree, for the whole supercell.
 
     `kinetic` is complex if the wave function is. Batches carry the same leading axes on
@@ -42,7 +42,7 @@ def check_crystals(
         )
 
 
-class AbstractKinetic(eqx.Module):
+class AbstractKinetic(AbstractModule):
     """A way to evaluate the local kinetic energy."""
 
     @abc.abstractmethod
@@ -167,7 +167,7 @@ def _kinetic(
     return jax.lax.complex(-0.5 * real, -0.5 * imag)
 
 
-class AbstractHamiltonian(eqx.Module):
+class AbstractHamiltonian(AbstractModule):
     """The energy operator of a crystal."""
 
     crystal: eqx.AbstractVar[Crystal]

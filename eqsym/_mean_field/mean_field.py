@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Inexact
 
 from .._core import (
     AbstractFixed,
+    AbstractSummarized,
     Electrons,
     full_precision,
     Integer,
@@ -34,7 +35,7 @@ from .solver import hartree_fock
 _FORMAT = "eqsym mean field, version 2"
 
 
-class Occupation(AbstractFixed):
+class Occupation(AbstractFixed, AbstractSummarized):
     """The k-points of the occupied orbitals, from which a network makes Bloch orbitals.
 
     Decided once, by the mean field, and stored with the wave functions built on it: if
@@ -51,6 +52,11 @@ class Occupation(AbstractFixed):
         """
         up, down = (np.asarray(k, dtype=np.float64).reshape(-1, 3) for k in kpoints)
         self._kpoints = tuple(tuple(map(tuple, k.tolist())) for k in (up, down))
+
+    def _summary(self) -> str:
+        up, down = self._kpoints
+        points = len({tuple(np.round(k, 6).tolist()) for k in (*up, *down)})
+        return f"{len(up)} up and {len(down)} down at {points} k-points"
 
     @property
     def kpoints(self) -> tuple[Float[np.ndarray, "up 3"], Float[np.ndarray, "down 3"]]:
@@ -114,7 +120,7 @@ class _OtherFormat(Exception):
     pass
 
 
-class MeanField(AbstractFixed):
+class MeanField(AbstractFixed, AbstractSummarized):
     r"""A Hartree-Fock determinant of a crystal, to start from and to compare with: the
     occupied crystal orbitals
 
@@ -133,6 +139,9 @@ class MeanField(AbstractFixed):
     energy: float
     expansion: tuple[tuple[_GaussianSum, ...], tuple[_GaussianSum, ...]]
     _settings: Settings
+
+    def _summary(self) -> str:
+        return f"{self.energy:.6f} Ha per cell, {self.crystal!r}"
 
     @classmethod
     def solve(

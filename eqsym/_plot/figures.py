@@ -186,13 +186,12 @@ def new_figure(
 ) -> Any:
     """A figure and its axes, (rows, columns); `kwargs` as for `Figure.subplots`."""
     try:
-        from matplotlib.figure import Figure
+        from .notebook import NotebookFigure
     except ImportError as error:
         raise ImportError(
             "Figures need matplotlib: install it, or eqsym with the extra `plot`."
         ) from error
-    # A bare figure, outside of pyplot: no global state and no window.
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    figure = NotebookFigure(figsize=size, dpi=150, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from .._core import (
     AbstractFixed,
+    AbstractModule,
     Electrons,
     Integer,
     Key,
@@ -33,7 +34,7 @@ from .momentum import check_projection, keeps_momentum, lacks_translations
 _PROJECTOR = 1e-8
 
 
-class Orbit(eqx.Module):
+class Orbit(AbstractModule):
     """The terms of a sum over images of one configuration, see
     [`eqsym.AbstractSymmetrizer`][].
 
@@ -171,6 +172,10 @@ class GroupAverage(AbstractProjection):
 
     Group averaging of Huang et al. (2025), arXiv 2502.05318, with the images of all
     operations.
+
+    **Arguments:**
+
+    - `group`: the space group.
     """
 
     group: SpaceGroup

@@ -11,7 +11,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
-from .._core import check_chunk, Integer
+from .._core import AbstractModule, check_chunk, Integer
 from .scores import Scores
 
 
@@ -21,7 +21,7 @@ Schedule: TypeAlias = float | Callable[[Int[Array, ""]], Any]
 _TRIES = 8
 
 
-class AbstractOptimizerState(eqx.Module):
+class AbstractOptimizerState(AbstractModule):
     """State that every optimizer keeps between steps.
 
     - `solver_retries`: how often the last step had to solve its equations again with
@@ -34,7 +34,7 @@ class AbstractOptimizerState(eqx.Module):
 State = TypeVar("State", bound=AbstractOptimizerState)
 
 
-class AbstractOptimizer(eqx.Module, Generic[State]):
+class AbstractOptimizer(AbstractModule, Generic[State]):
     """Turns the scores of a batch and its centered local energies into an update.
 
     Optimizers see walkers only through [`eqsym.Scores`][], so that the same ones serve

@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, Inexact, Int
 
 from .._core import (
+    AbstractModule,
     combine,
     Electrons,
     Integer,
@@ -33,7 +34,7 @@ from .sampler import Metropolis, MetropolisState, REPLACED
 _logger = logging.getLogger("eqsym")
 
 
-class PretrainingState(eqx.Module):
+class PretrainingState(AbstractModule):
     """Everything that changes during pretraining.
 
     - `wavefunction`: as fitted so far.
@@ -51,7 +52,7 @@ class PretrainingState(eqx.Module):
     replaced: Int[Array, ""]
 
 
-class Pretraining(eqx.Module):
+class Pretraining(AbstractModule):
     r"""Starts training near a mean field: fits the orbitals of a network, such as
     [`eqsym.SolidNet`][], to the orbitals of the mean field.
 

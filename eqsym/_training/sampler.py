@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core import full_precision, Integer, Key, Walkers, whole_number
+from .._core import AbstractModule, full_precision, Integer, Key, Walkers, whole_number
 from .._crystal import Crystal, from_nearest
 from .._wavefunction import AbstractWavefunction, check_walkers
 
@@ -22,7 +22,7 @@ _NARROWEST = 1e-4
 _NORMAL, _EXCHANGE, _HOP = _KINDS = range(3)
 
 
-class AbstractSamplerState(eqx.Module):
+class AbstractSamplerState(AbstractModule):
     """State that every sampler keeps between steps, from which a run takes walkers and
     columns of its history.
 
@@ -46,7 +46,7 @@ class AbstractSamplerState(eqx.Module):
 State = TypeVar("State", bound=AbstractSamplerState)
 
 
-class AbstractSampler(eqx.Module, Generic[State]):
+class AbstractSampler(AbstractModule, Generic[State]):
     r"""Draws walkers from $|\psi|^2$."""
 
     @abc.abstractmethod

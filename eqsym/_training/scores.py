@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from .._core import (
+    AbstractModule,
     chunked_sum,
     chunked_vmap,
     combine,
@@ -95,7 +96,7 @@ def _is_linear(node) -> bool:
     return isinstance(node, Linear)
 
 
-class Scores(eqx.Module):
+class Scores(AbstractModule):
     r"""Multiplies with the score matrix $O$ of a batch of walkers, which is too large
     to be written down.
 

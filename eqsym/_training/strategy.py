@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
 from .._core import (
+    AbstractModule,
     check_chunk,
     chunked_vmap,
     Electrons,
@@ -52,7 +53,7 @@ class Coupling(eqx.Module):
     share: float
 
 
-class Batch(eqx.Module):
+class Batch(AbstractModule):
     r"""The configurations over which one training step averages energies and gradients.
 
     - `walkers`: configurations in Bohr, (walkers, electrons, 3); if they are images of
@@ -90,7 +91,7 @@ class Cost(NamedTuple):
     gradients: int
 
 
-class AbstractStrategy(eqx.Module, Generic[State]):
+class AbstractStrategy(AbstractModule, Generic[State]):
     """How a training step uses symmetry: the third component of [`eqsym.VMC`][] next to
     sampler and optimizer.
 

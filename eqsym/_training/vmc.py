@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._core import (
+    AbstractModule,
     check_chunk,
     chunked_vmap,
     combine,
@@ -28,7 +29,7 @@ from .scores import check_factors, Scores
 from .strategy import AbstractStrategy, Coupling, PlainTraining
 
 
-class VMCState(eqx.Module):
+class VMCState(AbstractModule):
     """Everything that changes during training, and everything that a checkpoint holds.
 
     - `wavefunction`: as trained so far.
@@ -47,7 +48,7 @@ class VMCState(eqx.Module):
     scale: Float[Array, ""]
 
 
-class Statistics(eqx.Module):
+class Statistics(AbstractModule):
     """Shows how training goes: numbers of one step, one column of `history.csv` each.
 
     Energies are in Hartree per primitive cell. They are NaN if no walker had a finite
@@ -100,7 +101,7 @@ class Statistics(eqx.Module):
     rejected_update: Int[Array, ""]
 
 
-class VMC(eqx.Module):
+class VMC(AbstractModule):
     r"""Trains a wave function by variational Monte Carlo, as `init` and `step`.
 
     One step moves the walkers, evaluates their local energies $E_L$ and hands the

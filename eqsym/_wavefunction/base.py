@@ -6,12 +6,12 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Inexact
 
-from .._core import Electrons, full_precision, LogPsi
+from .._core import AbstractModule, Electrons, full_precision, LogPsi
 from .._crystal import Crystal
 from .._mean_field import Occupation
 
 
-class AbstractWavefunction(eqx.Module):
+class AbstractWavefunction(AbstractModule):
     """A many-electron wave function of a crystal.
 
     Electrons are ordered by spin: first `crystal.electrons[0]` up, then

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._core import safe_sqrt
+from .._core import AbstractModule, safe_sqrt
 from .._crystal import Lattice
 
 
@@ -23,7 +23,7 @@ class Displacement(NamedTuple):
     vector: Float[Array, "*batch dim"]
 
 
-class AbstractFeatures(eqx.Module):
+class AbstractFeatures(AbstractModule):
     """Maps displacements to periodic distances and vectors, in Bohr.
 
     With `w_l = b_l . r` and `a_l = A_l / 2 pi` for lattice vectors `A_l` and reciprocal

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._core import Key
+from .._core import AbstractModule, Key
 
 
-class Linear(eqx.Module):
+class Linear(AbstractModule):
     """`x -> x W^T + b`, applied once per configuration to a matrix of `rows` rows.
 
     That it is applied once, and to how many rows, is what [`eqsym.Scores`][] relies on

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from .._core import (
+    AbstractModule,
     Electrons,
     full_precision,
     in_two,
@@ -27,7 +28,7 @@ from .features import AbstractFeatures, TriFeatures
 from .linear import Linear
 
 
-class Layer(eqx.Module):
+class Layer(AbstractModule):
     """One interaction layer: every electron sees itself, the mean of each spin channel
     and the mean of its pairs with each spin channel."""
 
@@ -114,7 +115,7 @@ def _residual(
     return (x + y) * 2**-0.5 if x.shape == y.shape else y
 
 
-class Orbitals(eqx.Module):
+class Orbitals(AbstractModule):
     """The orbitals that electrons of one spin can occupy, for all determinants: linear
     in the last features, with isotropic envelopes around nuclei and Bloch phases."""
 

@@ -161,9 +161,10 @@ def test_a_direction_without_periodicity_needs_vacuum(caplog):
     crystal = eqs.Crystal.from_ase(graphene(4.0))
     (record,) = caplog.records
     assert "direction 2 too, with 15.1 Bohr of vacuum" in record.getMessage()
-    # What the message names.
-    assert "`SpaceGroup.of(crystal, vacuum=(2,))`" in record.getMessage()
-    assert eqs.SpaceGroup.of(crystal, vacuum=(2,)).symbol == "p6/mmm"
+    # What the message promises.
+    assert "Its `vacuum` is (2,): `SpaceGroup.of` takes" in record.getMessage()
+    assert eqs.SpaceGroup.of(crystal).symbol == "p6/mmm"
+    assert eqs.Crystal.from_ase(graphene(4.0), vacuum=()).vacuum == ()
     periodic = graphene(2.0)
     periodic.pbc = True
     assert eqs.Crystal.from_ase(periodic).lattice.vectors[2, 2] == pytest.approx(
@@ -173,11 +174,11 @@ def test_a_direction_without_periodicity_needs_vacuum(caplog):
 
 def test_a_chain_and_a_molecule_are_announced(caplog):
     chain = ase.Atoms("H2", [[0, 0, 0], [1, 0, 0]], cell=[2.3, 8, 8], pbc=(1, 0, 0))
-    eqs.Crystal.from_ase(chain)
-    assert "direction 1 and 2 too" in caplog.text and "vacuum=(1, 2)" in caplog.text
+    assert eqs.Crystal.from_ase(chain).vacuum == (1, 2)
+    assert "direction 1 and 2 too" in caplog.text and "is (1, 2)" in caplog.text
     caplog.clear()
     molecule = ase.Atoms("H2", [[0, 0, 0], [1, 0, 0]], cell=[8, 8, 8])
-    eqs.Crystal.from_ase(molecule)
+    assert eqs.Crystal.from_ase(molecule).vacuum == ()
     assert "No group leaves out all three directions" in caplog.text
     molecule.cell[0, 0] = 2.3
     with pytest.raises(ValueError, match="direction 0 .*`atoms.pbc = True`"):
@@ -234,10 +235,41 @@ def test_moments_of_a_calculation_are_announced(caplog):
     assert "`cell.magmom` is not used" in caplog.text
 
 
-@pytest.mark.parametrize("atoms", [[iron()], "POSCAR", None])
+@pytest.mark.parametrize("atoms", [[iron()], None])
 def test_one_structure_is_asked_for(atoms):
-    with pytest.raises(ValueError, match="must be one `ase.Atoms`, got"):
+    with pytest.raises(ValueError, match="path of a file, or one `ase.Atoms`, got"):
         eqs.Crystal.from_ase(atoms)
+
+
+def test_a_file_is_read_by_its_path(tmp_path):
+    atoms = ase.build.bulk("LiH", "rocksalt", a=4.03)
+    path = tmp_path / "LiH.vasp"
+    ase.io.write(path, atoms)
+    for given in (path, str(path)):
+        read = eqs.Crystal.from_ase(given, supercell=2)
+        assert read.matches(eqs.Crystal.from_ase(atoms, supercell=2))
+    with pytest.raises(FileNotFoundError, match="missing.cif"):
+        eqs.Crystal.from_ase("missing.cif")
+    # Neither by its name nor by its content.
+    nothing = tmp_path / "nothing.txt"
+    nothing.write_text("LiH")
+    with pytest.raises(ValueError, match="cannot read the file .*nothing.txt.*format="):
+        eqs.Crystal.from_ase(nothing)
+    empty = tmp_path / "empty.cif"
+    empty.write_text("")
+    with pytest.raises(ValueError, match=r"`atoms`: .*empty.cif"):
+        eqs.Crystal.from_ase(empty)
+
+
+def test_of_several_structures_in_a_file_none_is_guessed(tmp_path):
+    path = tmp_path / "steps.traj"
+    steps = [ase.build.bulk("LiH", "rocksalt", a=a) for a in (4.0, 4.1)]
+    ase.io.write(path, steps)
+    with pytest.raises(ValueError, match=r"2 structures.*`ase.io.read\(file, index=-1"):
+        eqs.Crystal.from_ase(path)
+    # The way in which ASE names one of them.
+    last = eqs.Crystal.from_ase(f"{path}@-1")
+    assert last.matches(eqs.Crystal.from_ase(steps[-1]))
 
 
 def cell(atom="Li 0 0 0; H 2 2 2", a=4.0, **kwargs):
@@ -303,6 +335,9 @@ def test_a_slab_of_pyscf_needs_vacuum(caplog):
     crystal = eqs.Crystal.from_pyscf(slab)
     np.testing.assert_allclose(crystal.lattice.vectors, slab.lattice_vectors())
     assert "`cell` has `dimension` 2. The crystal is periodic" in caplog.text
+    assert crystal.vacuum == (2,)
+    chain = eqs.Crystal.from_pyscf(cell(a=(4.0, 14.0, 15.0), dimension=1))
+    assert chain.vacuum == (1, 2) and eqs.SpaceGroup.of(chain).vacuum == (1, 2)
 
 
 def test_positions_of_pyscf(caplog):

@@ -40,7 +40,7 @@ _CASES = st.tuples(st.sampled_from(_NAMES), st.sampled_from(_SUPERCELLS))
 
 
 def _whole(case):
-    return eqs.SpaceGroup.of(_crystal(*case)).with_translations()
+    return eqs.SpaceGroup.of(_crystal(*case), vacuum=()).with_translations()
 
 
 def test_rock_salt_in_a_supercell():
@@ -88,7 +88,7 @@ def test_is_the_group_of_the_supercell(case):
 @given(_CASES, st.booleans(), st.integers(0, 2**16))
 def test_products(case, whole, seed):
     """The group law of the operations themselves, not modulo anything."""
-    group = _whole(case) if whole else eqs.SpaceGroup.of(_crystal(*case))
+    group = _whole(case) if whole else eqs.SpaceGroup.of(_crystal(*case), vacuum=())
     table, left = group.multiplication_table, group.product_translations
     assert table.shape == (group.order,) * 2 and left.shape == (*table.shape, 3)
     assert np.issubdtype(left.dtype, np.integer)
@@ -195,7 +195,7 @@ def _closure(group, operations):
 @settings(max_examples=25)
 @given(_CASES, st.lists(st.integers(0, 2**16), max_size=2))
 def test_generated_subgroups(case, seeds):
-    group = eqs.SpaceGroup.of(_crystal(*case))
+    group = eqs.SpaceGroup.of(_crystal(*case), vacuum=())
     operations = [seed % group.order for seed in seeds]
     sub = group.generated_by(operations)
     assert sub.order == len(_closure(group, operations))

@@ -25,12 +25,48 @@ def _rotations(group):
 
 def test_graphene():
     crystal = eqs.Crystal.graphene(a=4.65, vacuum=30.0, unit="bohr")
-    group = eqs.SpaceGroup.of(crystal, vacuum=(2,))
+    group = eqs.SpaceGroup.of(crystal)
     assert (group.order, group.symbol, group.vacuum) == (24, "p6/mmm", (2,))
+    assert eqs.SpaceGroup.of(crystal, vacuum=()).symbol == "P6/mmm"
     supercell = eqs.Crystal.graphene(
         a=4.65, vacuum=30.0, unit="bohr", supercell=[[2, 1, 0], [-1, 1, 0], [0, 0, 1]]
     )
-    assert eqs.SpaceGroup.of(supercell, vacuum=(2,)).symbol == "p6/mmm"
+    assert eqs.SpaceGroup.of(supercell).symbol == "p6/mmm"
+    # Too little of it to end there.
+    graphite = eqs.Crystal.graphene(a=4.65, vacuum=6.3, unit="bohr")
+    assert graphite.vacuum == () and eqs.SpaceGroup.of(graphite).symbol == "P6/mmm"
+    least = eqs.Crystal.graphene(a=2.46, vacuum=10 * 0.529177210903, unit="angstrom")
+    assert least.vacuum == (2,) and eqs.SpaceGroup.of(least).symbol == "p6/mmm"
+
+
+@pytest.mark.parametrize("vacuum", [(2,), [0, 2], (1, 0), 2])
+def test_a_crystal_remembers_its_vacuum(vacuum):
+    crystal = _box([12.0] * 3, vacuum=vacuum)
+    assert crystal.vacuum == tuple(sorted(np.atleast_1d(vacuum)))
+    assert eqs.SpaceGroup.of(crystal) == eqs.SpaceGroup.of(crystal, vacuum=vacuum)
+    assert eqs.SpaceGroup.of(crystal, vacuum=()).order == 48
+    # In every crystal made of it.
+    assert crystal.symmetrized(1e-3).vacuum == crystal.vacuum
+    assert crystal.primitive(supercell=1).vacuum == crystal.vacuum
+    # It says nothing about energies.
+    assert crystal != _box([12.0] * 3) and crystal.matches(_box([12.0] * 3))
+    group = eqs.SpaceGroup.of(crystal)
+    group.check_crystal(_box([12.0] * 3))
+
+
+def test_the_primitive_cell_of_a_slab_is_a_slab():
+    """Of a layer whose cell is twice its primitive cell, along and across."""
+    place = [[0, 0, 0], [0.5, 0, 0.5]]
+    crystal = eqs.Crystal(
+        np.diag([6.0, 5.0, 40.0]),
+        ["H"] * 2,
+        frac_positions=place,
+        unit="bohr",
+        vacuum=(2,),
+    )
+    smaller = crystal.primitive()
+    assert (len(smaller.species), smaller.vacuum) == (1, (2,))
+    assert eqs.SpaceGroup.of(smaller).vacuum == (2,)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +228,8 @@ def test_chains_in_hexagonal_vacuum(twist, height, order):
 
 def test_chain_of_hydrogen():
     crystal = eqs.Crystal.hydrogen_chain(spacing=1.8, vacuum=20.0, unit="bohr")
-    group = eqs.SpaceGroup.of(crystal, vacuum=(1, 2))
+    group = eqs.SpaceGroup.of(crystal)
+    assert group.vacuum == (1, 2)
     # The full group of the square across, and half of the lattice vector.
     assert group.order == 32
     assert group.translations().order == 2
@@ -226,6 +263,7 @@ def test_tilted_lattice_across_the_vacuum():
     [
         ({"vacuum": (3,)}, "`vacuum` must be at most two of the lattice directions"),
         ({"vacuum": (-1,)}, "`vacuum` must be at most two"),
+        ({"vacuum": 3}, "`vacuum` must be at most two"),
         ({"vacuum": (0, 1, 2)}, "`vacuum` must be at most two"),
         ({"vacuum": (1,)}, "direction 1 there must be .* = 10 Bohr, got 8"),
         ({"vacuum": (2,), "min_vacuum": 20.5}, "direction 2 .* = 20.5 Bohr, got 20"),
@@ -250,6 +288,11 @@ def test_refuses_supercells_across_the_vacuum(supercell, vacuum):
     crystal = _box([5.0, 20.0, 20.0], supercell=supercell)
     with pytest.raises(ValueError, match="repeats the crystal in these directions"):
         eqs.SpaceGroup.of(crystal, vacuum=vacuum)
+    assert eqs.SpaceGroup.of(crystal).vacuum == ()
+    slab = _box([5.0, 20.0, 20.0], supercell=supercell, vacuum=vacuum)
+    with pytest.raises(ValueError, match=r"such as `vacuum=\(\)`"):
+        eqs.SpaceGroup.of(slab)
+    assert eqs.SpaceGroup.of(slab, vacuum=()).order == eqs.SpaceGroup.of(crystal).order
 
 
 @pytest.mark.parametrize(

@@ -249,12 +249,15 @@ def test_unknown_labels_are_answered_with_the_known_ones():
 def test_tables_print():
     shown = str(eqs.character_table(_point_group("3m")))
     assert shown.splitlines() == [
-        "    1 E  2 C3  3 m",
-        "A1    1     1    1",
-        "A2    1     1   -1",
-        " E    2    -1    0",
+        "    1 E   2 C3    3 m",
+        "         [001]  [100]",
+        "A1    1      1      1",
+        "A2    1      1     -1",
+        " E    2     -1      0",
+        "",
+        "Axes [...] along the lattice vectors.",
     ]
     shown = str(eqs.character_table(_point_group("3"))).splitlines()
-    assert shown[2].split() == ["1E", "1", "-0.5+0.866i", "-0.5-0.866i"]
+    assert shown[3].split() == ["1E", "1", "-0.5+0.866i", "-0.5-0.866i"]
     shown = str(eqs.character_table(_point_group("4"))).splitlines()
-    assert "i" in shown[3].split() and "-i" in shown[3].split()
+    assert "i" in shown[4].split() and "-i" in shown[4].split()

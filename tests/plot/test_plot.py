@@ -173,3 +173,19 @@ def test_acceptance_is_drawn_of_the_kinds_of_moves_that_were_made():
         axis.lines, ("acceptance", "exchange_acceptance"), strict=True
     ):
         np.testing.assert_array_equal(line.get_ydata(), HISTORY[column])
+
+
+def test_a_notebook_draws_figures_without_a_magic_line():
+    figure = eqs.plot.training(HISTORY)
+    picture, size = figure._repr_png_()
+    assert picture.startswith(b"\x89PNG\r\n")
+    # 7 x 7.5 inches, at the 96 pixels of a browser.
+    assert size == {"width": 672, "height": 720}
+
+
+def test_ipython_finds_the_picture():
+    formatters = pytest.importorskip("IPython.core.formatters")
+    figure = eqs.plot.training(HISTORY)
+    bundle, metadata = formatters.DisplayFormatter().format(figure)
+    assert bundle["image/png"].startswith(b"\x89PNG\r\n")
+    assert metadata["image/png"] == {"width": 672, "height": 720}
