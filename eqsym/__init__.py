@@ -86,6 +86,7 @@ from ._training import (
     AugmentedTraining as AugmentedTraining,
     Batch as Batch,
     Cost as Cost,
+    InverseDecay as InverseDecay,
     Metropolis as Metropolis,
     Optax as Optax,
     PlainTraining as PlainTraining,
