@@ -54,12 +54,7 @@ from ._hamiltonian import (
     LocalEnergy as LocalEnergy,
 )
 from ._mean_field import MeanField as MeanField, Occupation as Occupation
-from ._run import (
-    load_run as load_run,
-    run as run,
-    RunResult as RunResult,
-    SavedRun as SavedRun,
-)
+from ._run import load_run as load_run, run as run, RunResult as RunResult
 from ._symmetrizer import (
     AbstractProjection as AbstractProjection,
     AbstractRandomSymmetrizer as AbstractRandomSymmetrizer,

@@ -296,7 +296,7 @@ class Optax(AbstractOptimizer[OptaxState]):
             optax.GradientTransformation,
             "an optax transformation, such as `optax.adam(1e-3)`",
             {
-                Real: "A learning rate alone is not one: `eqs.Optax(optax.adam(1e-3))`.",
+                Real: "A rate alone is not one: `eqs.Optax(optax.adam(1e-3))`.",
                 FunctionType: "Call it with its settings, as in `optax.adam(1e-3)`.",
                 AbstractOptimizer: "It is an optimizer already, and needs no `Optax`.",
             },
