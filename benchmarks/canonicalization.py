@@ -17,11 +17,6 @@ LATTICE_CONSTANT = 4.02  # Angstrom
 CHUNK = 16  # images, and walkers, evaluated at a time
 
 
-def learning_rate(step):
-    """Also the length of the longest step."""
-    return 0.1 / (1 + step / 500)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--path", type=Path, default=Path("runs/canonicalization"))
@@ -40,7 +35,7 @@ def main() -> None:
         eqs.VMC(
             hamiltonian,
             eqs.Metropolis(10),
-            eqs.Spring(learning_rate, norm_bound=lambda step: learning_rate(step) ** 2),
+            eqs.Spring(),
             chunk=64,
         ),
         eqs.SolidNet(crystal, mean_field.occupation, key=key),

@@ -32,11 +32,6 @@ PRETRAINING_STEPS = 300
 COLUMNS = ("seconds", "steps", "processor", "resident", "files", "folder")
 
 
-def learning_rate(step):
-    """Also the length of the longest step."""
-    return 0.1 / (1 + step / 500)
-
-
 class Recorder:
     """A thread that writes a row at regular times, and ends the run when time is up, by
     the signal of Ctrl-C. Seconds, steps, seconds of the processor, resident memory and
@@ -195,7 +190,7 @@ def train(path: Path) -> None:
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
         eqs.Metropolis(moves=10),
-        eqs.Spring(learning_rate, norm_bound=lambda step: learning_rate(step) ** 2),
+        eqs.Spring(),
         chunk=64,
     )
     eqs.run(

@@ -67,11 +67,6 @@ def seconds(function: Callable, *arguments, repeats: int) -> float:
     return float(np.median(times))
 
 
-def learning_rate(step):
-    """Also the length of the longest step."""
-    return 0.1 / (1 + step / 500)
-
-
 def trained(
     options: argparse.Namespace,
 ) -> tuple[eqs.AbstractHamiltonian, eqs.RunResult]:
@@ -83,7 +78,7 @@ def trained(
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
         eqs.Metropolis(moves=10),
-        eqs.Spring(learning_rate, norm_bound=lambda step: learning_rate(step) ** 2),
+        eqs.Spring(),
         chunk=options.chunk,
     )
     result = eqs.run(

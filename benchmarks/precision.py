@@ -48,11 +48,6 @@ MOVES = 20
 DAMPING = 1e-3
 
 
-def learning_rate(step):
-    """Also the length of the longest step."""
-    return 0.1 / (1 + step / 500)
-
-
 def trained(
     setting: Setting, path: Path, steps: int
 ) -> tuple[eqs.Hamiltonian, eqs.RunResult]:
@@ -64,7 +59,7 @@ def trained(
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
         eqs.Metropolis(10),
-        eqs.Spring(learning_rate, norm_bound=lambda step: learning_rate(step) ** 2),
+        eqs.Spring(),
         chunk=setting.chunk,
     )
     result = eqs.run(

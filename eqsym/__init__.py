@@ -57,12 +57,7 @@ from ._hamiltonian import (
     LocalEnergy as LocalEnergy,
 )
 from ._mean_field import MeanField as MeanField, Occupation as Occupation
-from ._run import (
-    load_run as load_run,
-    run as run,
-    RunResult as RunResult,
-    SavedRun as SavedRun,
-)
+from ._run import load_run as load_run, run as run, RunResult as RunResult
 from ._symmetrizer import (
     AbstractProjection as AbstractProjection,
     AbstractRandomSymmetrizer as AbstractRandomSymmetrizer,
@@ -89,6 +84,7 @@ from ._training import (
     AugmentedTraining as AugmentedTraining,
     Batch as Batch,
     Cost as Cost,
+    InverseDecay as InverseDecay,
     Metropolis as Metropolis,
     Optax as Optax,
     PlainTraining as PlainTraining,

@@ -53,11 +53,6 @@ OBSERVATION_STEPS = 100
 SEED = 0
 
 
-def learning_rate(step):
-    """Also the length of the longest step."""
-    return 0.1 / (1 + step / 500)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--crystal", choices=SYSTEMS, default="lih")
@@ -84,7 +79,7 @@ def main() -> None:
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
         eqs.Metropolis(10),
-        eqs.Spring(learning_rate, norm_bound=lambda step: learning_rate(step) ** 2),
+        eqs.Spring(),
         chunk=64,
     )
     result = eqs.run(

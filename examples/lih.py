@@ -25,11 +25,6 @@ EVALUATION_STEPS = 160
 SEED = 0
 
 
-def learning_rate(step):
-    """Also the length of the longest step."""
-    return 0.1 / (1 + step / 500)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--path", type=Path, default=Path("runs/lih"))
@@ -51,7 +46,7 @@ def main() -> None:
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
         eqs.Metropolis(moves=10),
-        eqs.Spring(learning_rate, norm_bound=lambda step: learning_rate(step) ** 2),
+        eqs.Spring(),
         chunk=64,
     )
     result = eqs.run(

@@ -31,11 +31,6 @@ CHUNK = 64
 SEED = 0
 
 
-def learning_rate(step):
-    """Also the length of the longest step."""
-    return 0.1 / (1 + step / 500)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--path", type=Path, default=Path("runs/strategies"))
@@ -95,11 +90,7 @@ def main() -> None:
         vmc = eqs.VMC(
             hamiltonian,
             sampler,
-            eqs.Spring(
-                learning_rate,
-                norm_bound=lambda step: learning_rate(step) ** 2,
-                chunk=CHUNK,
-            ),
+            eqs.Spring(chunk=CHUNK),
             strategy=strategy,
             chunk=CHUNK,
         )

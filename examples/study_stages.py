@@ -24,15 +24,6 @@ SEPARATION = 1.0  # Bohr, between the spins in scans
 SEED = 0
 
 
-def learning_rate(step):
-    """Also the length of the longest step."""
-    return 0.1 / (1 + step / 500)
-
-
-def norm_bound(step):
-    return learning_rate(step) ** 2
-
-
 class Study(NamedTuple):
     """What all stages share."""
 
@@ -139,7 +130,7 @@ def train_and_measure(
     vmc = eqs.VMC(
         study.hamiltonian,
         eqs.Metropolis(preset.moves),
-        eqs.Spring(learning_rate, norm_bound=norm_bound, chunk=chunk),
+        eqs.Spring(chunk=chunk),
         strategy=strategy,
         chunk=chunk,
     )

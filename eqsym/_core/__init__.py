@@ -51,6 +51,7 @@ from .text import aligned as aligned
 from .threads import enlarge_pool as enlarge_pool
 from .types import (
     AbstractFixed as AbstractFixed,
+    check_kind as check_kind,
     combine as combine,
     Electrons as Electrons,
     Integer as Integer,

@@ -2,6 +2,7 @@
 data."""
 
 import operator
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -58,6 +59,47 @@ def whole_number(
         at_least = f"be at least {least} {of}".strip() if least else "not be negative"
         raise ValueError(f"`{name}` must {at_least}, got {number}.")
     return number
+
+
+def check_kind(
+    name: str,
+    value: Any,
+    kind: type | tuple[type, ...],
+    wanted: str,
+    instead: Mapping[type, str] | None = None,
+) -> None:
+    """Says what to type if an argument is not of the right kind, before it fails
+    somewhere inside: a class instead of an instance, exchanged arguments, what has to
+    be wrapped first.
+
+    **Arguments:**
+
+    - `name`: of the argument.
+    - `value`: what was given.
+    - `kind`: the class it must be an instance of, or several.
+    - `wanted`: what it must be and how to make one, for the message: "an optimizer,
+        such as `eqs.Spring()`".
+    - `instead`: for some wrong kinds a sentence that says what to type instead. It is
+        found for an instance and for the class itself.
+
+    **Raises:** `ValueError` in one line.
+    """
+    if isinstance(value, kind):
+        return
+    is_class = isinstance(value, type)
+    if is_class:
+        got = f"the class `{value.__name__}`"
+    else:
+        plain = value is None or isinstance(value, (bool, int, float, str))
+        got = _short(value) if plain else f"an instance of `{type(value).__name__}`"
+    message = f"`{name}` must be {wanted}, got {got}."
+    if is_class and issubclass(value, kind):
+        message += f" Make an instance of it: `{value.__name__}(...)`."
+    for other, sentence in (instead or {}).items():
+        if issubclass(value if is_class else type(value), other):
+            message += f" {sentence}"
+            break
+    raise ValueError(message)
 
 
 def random_key(key: Any) -> Key:

@@ -82,19 +82,21 @@ class Watch:
         self,
         starts: Sequence[int],
         history: Mapping[str, Float[np.ndarray, " steps"]],
+        before: int = 0,
     ):
         """**Arguments:**
 
         - `starts`: steps before which a strategy begins.
         - `history`: the steps so far. Everything follows from these, so that a resumed
             run decides as if it had never stopped.
+        - `before`: the step that the run starts from.
         """
         self._starts = frozenset(starts)
         self._seen = _SeenSteps()
         self._accepted = True
         self._why = ""
         self.outside = self.first = self.sound = 0
-        self.marks = [0]
+        self.marks = [before]
         names = ("energy", "variance", "rejected_update")
         columns = (history[name].tolist() for name in names)
         for step, *values in zip(history["step"].tolist(), *columns, strict=True):

@@ -16,10 +16,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
-from .._core import partition, Walkers
-from .._crystal import Crystal
+from .._core import partition
 from .._group import SpaceGroup
 from .._storage import (
     compare,
@@ -37,6 +35,7 @@ from .._storage import (
 )
 from .._training import AbstractStrategy, Pretraining, VMC
 from .._wavefunction import AbstractWavefunction
+from .result import RunResult
 from .stages import stage_of
 
 
@@ -67,36 +66,9 @@ class RunSettings(eqx.Module):
     stages: tuple[tuple[int, AbstractStrategy], ...]
 
 
-class SavedRun(eqx.Module):
-    """A run as it is in its folder, see [`eqsym.load_run`][].
-
-    - `wavefunction`: the wave function of the newest checkpoint, bare.
-    - `trained`: the wave function that was sampled: the bare one as the strategy of the
-        run symmetrizes it, if at all. `None` if the strategy holds classes or functions
-        that are not of eqsym; a warning says which.
-    - `walkers`: distributed as `trained`, in Bohr, (walkers, electrons, 3).
-    - `history`: as in [`eqsym.RunResult`][]; it may be some steps ahead.
-    - `step`: training steps taken at the checkpoint.
-    - `group`: the group that the run was symmetrized by or, without one, the group of
-        the crystal from [`eqsym.SpaceGroup.of`][].
-    """
-
-    wavefunction: AbstractWavefunction
-    trained: AbstractWavefunction | None
-    walkers: Walkers
-    history: dict[str, Float[np.ndarray, " steps"]]
-    step: int
-    group: SpaceGroup
-
-    @property
-    def crystal(self) -> Crystal:
-        """The crystal of the wave function."""
-        return self.wavefunction.crystal
-
-
 def load_run(
     path: str | os.PathLike, wavefunction: AbstractWavefunction | None = None
-) -> SavedRun:
+) -> RunResult:
     """Loads a run from its folder, to evaluate or plot it, without the script that
     trained it. Nothing is changed: the run may still be going on.
 
@@ -111,7 +83,8 @@ def load_run(
 
     **Returns:**
 
-    Wave function, walkers, history and group, [`eqsym.SavedRun`][].
+    Wave function, walkers, history and group, [`eqsym.RunResult`][]; its `state` is
+    `None`.
 
     **Raises:** `FileNotFoundError` for a folder without a whole checkpoint; the message
     says if the run has not come to its first one.
@@ -159,13 +132,14 @@ def load_run(
             path,
             error,
         )
-    return SavedRun(
+    return RunResult(
         wavefunction=network,
         trained=trained,
         walkers=walkers,
-        history=read_history(Path(path) / HISTORY),
         step=step,
-        group=_group(planned) or SpaceGroup.of(network.crystal),
+        history=read_history(Path(path) / HISTORY),
+        state=None,
+        _group=group_in(planned),
     )
 
 
@@ -203,7 +177,7 @@ def describe_run(wavefunction: AbstractWavefunction, settings: RunSettings) -> J
     crystal, encoded = wavefunction.crystal, encode(settings)
     parameters = jax.tree.leaves(partition(wavefunction)[0])
     planned = [(0, settings.vmc.strategy), *settings.stages]
-    group = _group(encoded)
+    group = group_in(encoded)
     return {
         "crystal": {
             "species": list(crystal.species),
@@ -229,6 +203,12 @@ def describe_run(wavefunction: AbstractWavefunction, settings: RunSettings) -> J
         "settings": _summary(encoded),
         "not_compared_when_resumed": uncompared(encoded, "settings"),
     }
+
+
+def saved_walkers(checkpoints: Path, step: int) -> int:
+    """The number of walkers in a checkpoint of a run."""
+    description = read_description(checkpoints, step, warn=False)
+    return _field(description["settings"], "walkers")
 
 
 def session(
@@ -330,14 +310,14 @@ def _field(node: Json, *names: str) -> Json:
     return node
 
 
-def _group(node: Json) -> SpaceGroup | None:
+def group_in(node: Json) -> SpaceGroup | None:
     """The last group in a description, whatever else is in it."""
     found = None
     if isinstance(node, dict) and node.get("class") == _GROUP:
         return decode(node, {})
     if isinstance(node, (dict, list)):
         for inner in node.values() if isinstance(node, dict) else node:
-            found = _group(inner) or found
+            found = group_in(inner) or found
     return found
 
 

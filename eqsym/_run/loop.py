@@ -5,13 +5,13 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from .._core import (
     Integer,
@@ -28,7 +28,7 @@ from .._core import (
     Walkers,
     whole_number,
 )
-from .._storage import History, locked, writable
+from .._storage import encode, History, locked, writable
 from .._training import (
     AbstractStrategy,
     check_loss,
@@ -39,16 +39,19 @@ from .._training import (
     VMC,
     VMCState,
 )
-from .._wavefunction import (
-    AbstractWavefunction,
-    check_walkers,
-    initial_walkers,
-    orbital_network,
+from .._wavefunction import AbstractWavefunction, orbital_network
+from .arguments import (
+    check_callable,
+    check_kinds,
+    check_state,
+    starting_point,
 )
+from .callbacks import Callback
 from .figure import Draw, Figure
 from .folder import (
     BURN_IN,
     describe_run,
+    group_in,
     HISTORY,
     PHASES,
     PRETRAINING,
@@ -58,6 +61,7 @@ from .folder import (
     write_run_json,
 )
 from .phases import Checkpoints
+from .result import RunResult
 from .stages import check_stages, Stages
 from .training import train
 
@@ -81,36 +85,14 @@ class _BurnIn(eqx.Module):
 _Early = TypeVar("_Early", PretrainingState, _BurnIn)
 
 
-class RunResult(eqx.Module):
-    """A trained wave function with its walkers and history.
-
-    - `state`: the last state, with wave function, walkers and optimizer.
-    - `history`: for every column of `history.csv` an array over the steps: `step`, the
-        fields of [`eqsym.Statistics`][], and `seconds` of wall time (the one column
-        that two runs with the same key do not share).
-    """
-
-    state: VMCState
-    history: dict[str, Float[np.ndarray, " steps"]]
-
-    @property
-    def wavefunction(self) -> AbstractWavefunction:
-        """The trained wave function."""
-        return self.state.wavefunction
-
-    @property
-    def walkers(self) -> Walkers:
-        """The walkers after the last step."""
-        return self.state.sampler.walkers
-
-
 def run(
     vmc: VMC,
-    wavefunction: AbstractWavefunction,
+    wavefunction: AbstractWavefunction | None = None,
     *,
     steps: Integer,
-    walkers: Integer | Walkers | np.ndarray | Sequence,
+    walkers: Integer | Walkers | np.ndarray | Sequence | None = None,
     key: Key,
+    state: VMCState | None = None,
     pretraining: Pretraining | None = None,
     burn_in: Integer = 5,
     stages: Sequence[tuple[Integer, AbstractStrategy]] = (),
@@ -118,6 +100,7 @@ def run(
     checkpoint_every: Integer = 100,
     changed_settings: bool = False,
     mesh: jax.sharding.Mesh | None = None,
+    callback: Callback | None = None,
     figure: Draw | None = None,
     progress: bool | None = None,
 ) -> RunResult:
@@ -156,9 +139,13 @@ def run(
 
     - `vmc`: takes the training steps.
     - `wavefunction`: to start from.
-    - `steps`: the number of training steps in total, resumed ones included.
+    - `steps`: the number of training steps in total, resumed ones and those of a
+        `state` included.
     - `walkers`: their number, or first configurations in Bohr, (walkers, electrons, 3).
     - `key`: seeds everything.
+    - `state`: to go on from, in place of `wavefunction` and `walkers`: such as
+        `result.state` of another run, or of a loop of your own. Steps, momentum and
+        walkers go on as they are, without pretraining and burn-in.
     - `pretraining`: done before the first step, if given.
     - `burn_in`: sampler steps before the first step.
     - `stages`: `(start, strategy)` for other strategies than `vmc.strategy`, each used
@@ -172,12 +159,23 @@ def run(
         of a run is saved without that.
     - `changed_settings`: whether a run in the folder goes on with settings that are not
         those that it had before, such as another learning rate. The fields that differ
-        are logged, and noted in `run.json` with the step, before and after. A state of
-        another model, optimizer or number of walkers is refused in any case.
+        are logged, and noted in `run.json` with the step, before and after. With
+        another number of walkers the saved ones are thinned or copied, moved by
+        `burn_in` sampler steps, and training goes on from the same step, with its
+        momentum and schedules. A state of another model, sampler or optimizer is
+        refused in any case.
     - `mesh`: devices to spread walkers and operations over, of [`eqsym.device_mesh`][];
         one device by default. With devices of several processes all of them have to
         call this, with the same arguments and a folder that all can read; the first one
         writes. SIGTERM or Ctrl-C to one of them ends all at the same step, and saves.
+    - `callback`: called as `callback(step, statistics, state)` after every training
+        step, on every process, with the number of the step, its
+        [`eqsym.Statistics`][], and the [`eqsym.VMCState`][] that the next step starts
+        from. If it raises `StopIteration`, training ends there, as after the last step;
+        calling `run` again goes on. Any other exception saves the state, as Ctrl-C
+        does, and goes on to the caller. What it returns is ignored. If a run diverges
+        and goes back, `state.step` is the step that it goes back to, and the steps
+        after that come again. Steps before a resume do not come again.
     - `figure`: draws `training.png` in the run folder from the history, every 30
         seconds or more while the run goes on: [`eqsym.plot.training`][], which needs
         matplotlib, or a function of your own that returns a matplotlib figure.
@@ -200,33 +198,44 @@ def run(
     time, after it has gone back, or from the start, so that there is nothing to go back
     to. `OSError` if three checkpoints in a row could not be written.
     """
+    check_kinds(
+        vmc=vmc, wavefunction=wavefunction, pretraining=pretraining, state=state
+    )
+    check_callable("callback", callback, "`lambda step, statistics, state: None`")
+    check_callable("figure", figure, "`eqs.plot.training`")
     steps = whole_number("steps", steps, 1)
     checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
     burn_in = whole_number("burn_in", burn_in, 0)
     stages = check_stages(stages)
     key = random_key(key)
     place, pretrain, chain = jax.random.split(key, 3)
-    first = _first_walkers(walkers, wavefunction, place)
+    given = state
+    bare, first, before = starting_point(
+        wavefunction, walkers, pretraining, given, place
+    )
     folder = None if path is None else writable(Path(path))
     if mesh is not None:
         first = shard_walkers(first, mesh)
     seeds = jax.random.key_data(key).tolist()
     settings = RunSettings(vmc, len(first), seeds, burn_in, pretraining, stages)
     # Other keys than the three of `split`.
-    switches, tried = (jax.random.fold_in(key, i) for i in (3, 4))
+    switches, tried, choice = (jax.random.fold_in(key, i) for i in (3, 4, 5))
     planned = Stages(vmc, stages, switches)
 
     # Refuses what does not fit, before any work.
-    planned.check(wavefunction, first, key=tried)
+    planned.check(bare, first, key=tried)
     fit = None
     if pretraining is not None:
-        network = orbital_network("`pretraining` fits", wavefunction)
+        network = orbital_network("`pretraining` fits", bare)
         fit = _place(pretraining.init(network, first, key=pretrain), mesh)
 
     def begin(wavefunction: AbstractWavefunction, walkers: Walkers) -> VMCState:
         """The state before burn-in."""
         state = vmc.init(wavefunction, walkers, key=chain, check=False)
         return _place(state, mesh)
+
+    if given is not None:
+        check_state(given, planned.like(begin(bare, first), before))
 
     returning = folder is None and interactive()
     with locked(folder), interruptible(returning=returning) as interrupts:
@@ -238,35 +247,42 @@ def run(
                 checkpoint_every,
                 interrupts,
                 changed_settings=changed_settings,
+                key=choice,
             )
             for phase in PHASES
         }
         # The newest state there is, or none.
         state = saved[TRAINING].resume(
-            lambda step: _place(planned.like(begin(wavefunction, first), step), mesh)
+            lambda step: _place(planned.like(begin(bare, first), step), mesh)
         )
-        start = 0 if state is None else int(state.step)
+        start = before if state is None else int(state.step)
         table = None if folder is None else folder / HISTORY
-        history = History(table, _COLUMNS, steps=start, write=is_first())
+        history = History(table, _COLUMNS, steps=start, before=before, write=is_first())
         saved[TRAINING].flush = history.flush
         if folder is not None and start < steps:
-            described = describe_run(wavefunction, settings)
+            described = describe_run(bare, settings)
             part = session(start, steps, checkpoint_every, mesh)
             on_first(lambda: write_run_json(folder, described, part))
 
-        # Pretraining and burn-in, or the rest of them.
-        if state is None:
+        if state is not None and saved[TRAINING].resampled:
             with on_mesh(mesh):
-                burnt = saved[BURN_IN].resume(
-                    lambda step: _unburnt(begin(wavefunction, first))
-                )
+                state = _place(_equilibrated(planned.at(start), state, burn_in), mesh)
+            if start < steps:
+                saved[TRAINING].replace(state)
+        # Pretraining and burn-in, or the rest of them.
+        if state is None and given is not None:
+            state = _place(given, mesh)
+            saved[TRAINING].save(state)
+        elif state is None:
+            with on_mesh(mesh):
+                burnt = saved[BURN_IN].resume(lambda step: _unburnt(begin(bare, first)))
                 if burnt is None:
                     if pretraining is not None and fit is not None:
                         fit = _pretrained(
                             pretraining, fit, saved[PRETRAINING], progress
                         )
-                        wavefunction, first = fit.wavefunction, fit.sampler.walkers
-                    burnt = _unburnt(begin(wavefunction, first))
+                        bare, first = fit.wavefunction, fit.sampler.walkers
+                    burnt = _unburnt(begin(bare, first))
                 burnt = _burned_in(vmc, burnt, burn_in, saved[BURN_IN], progress)
             state = _place(burnt.state, mesh)
             saved[TRAINING].save(state)
@@ -275,7 +291,7 @@ def run(
 
         _logger.info(
             "Training a %s with %d walkers from step %d to %d%s.",
-            type(wavefunction).__name__,
+            type(bare).__name__,
             len(first),
             start,
             max(start, steps),
@@ -292,6 +308,7 @@ def run(
                 folder,
                 drawn,
                 progress,
+                callback,
             )
         if interrupts.stopped:
             _logger.warning(
@@ -299,32 +316,15 @@ def run(
                 int(state.step),
                 steps,
             )
-        return RunResult(state, history.columns())
-
-
-def _first_walkers(
-    walkers: Any, wavefunction: AbstractWavefunction, key: Key
-) -> Walkers:
-    """Positions that are given, as an array of any kind or in lists, or their number
-    in normal clouds around the nuclei."""
-    crystal = wavefunction.crystal
-    if not (isinstance(walkers, (list, tuple)) or np.ndim(walkers)):
-        count = whole_number("walkers", walkers, 1, of="walker")
-        return initial_walkers(crystal, count, key=key)
-    if not (
-        isinstance(walkers, jax.Array) and jnp.issubdtype(walkers.dtype, jnp.floating)
-    ):
-        try:
-            given = np.asarray(walkers)
-            kind = given.dtype if given.dtype.kind == "f" else np.dtype(float)
-            walkers = jnp.asarray(given.astype(kind, casting="safe"))
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                "`walkers` must be a number of walkers, or positions in Bohr in an "
-                f"array of shape (walkers, {sum(crystal.electrons)}, 3): {error}"
-            ) from error
-    check_walkers(crystal, walkers)
-    return walkers
+        return RunResult(
+            wavefunction=state.wavefunction,
+            trained=planned.view(state),
+            walkers=state.sampler.walkers,
+            step=int(state.step),
+            history=history.columns(),
+            state=state,
+            _group=group_in(encode([vmc.strategy, *stages])),
+        )
 
 
 def _place(state: State, mesh: jax.sharding.Mesh | None) -> State:
@@ -363,6 +363,15 @@ def _pretrained(
 def _unburnt(state: VMCState) -> _BurnIn:
     zero = jnp.zeros_like(state.step)
     return _BurnIn(state, zero, zero)
+
+
+def _equilibrated(vmc: VMC, state: VMCState, steps: int) -> VMCState:
+    """The state after moves of walkers that are copies of each other, or were."""
+    moved = _unburnt(state)
+    for _ in range(steps):
+        moved = _moved(vmc, moved)
+    report_replaced("Burn-in", moved.replaced)
+    return moved.state
 
 
 def _burned_in(

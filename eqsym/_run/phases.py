@@ -15,20 +15,20 @@ from typing import Generic, Protocol, runtime_checkable, TypeVar
 import jax
 from jaxtyping import Array, Int
 
-from .._core import Interrupts, on_first
+from .._core import Interrupts, Key, on_first
 from .._storage import (
     common_checkpoint,
     Difference,
     forget_after,
     is_whole,
     listed,
-    restore_checkpoint,
     restore_with_changes,
     resumable_checkpoint,
     save_checkpoint,
     warn_of_uncompared,
 )
-from .folder import note_in_run_json, PHASES, RunSettings
+from .folder import note_in_run_json, PHASES, RunSettings, saved_walkers
+from .resampling import chosen_walkers, like_saved, resampled
 
 
 _logger = logging.getLogger("eqsym")
@@ -56,11 +56,13 @@ class Checkpoints(Generic[State]):
     - `flush`: called before a checkpoint is written; does nothing at first.
     - `marks`: states to go back to, by their steps. They stay in memory and, once a
         later state is saved, on the disk.
+    - `resampled`: whether the phase goes on with another number of walkers.
     """
 
     interrupts: Interrupts
     flush: Callable[[], None]
     marks: dict[int, State]
+    resampled: bool
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class Checkpoints(Generic[State]):
         interrupts: Interrupts,
         *,
         changed_settings: bool = False,
+        key: Key,
     ):
         """**Arguments:**
 
@@ -81,6 +84,7 @@ class Checkpoints(Generic[State]):
         - `interrupts`: of the run.
         - `changed_settings`: whether the phase goes on with settings that are not those
             of its checkpoint, which is then noted in `run.json`.
+        - `key`: seeds the choice of walkers if their number changes.
         """
         self.interrupts = interrupts
         self.flush = lambda: None
@@ -91,6 +95,10 @@ class Checkpoints(Generic[State]):
         self._every = every
         self._may_change = changed_settings
         self._changes: list[Difference] = []
+        self._noted, self._key = False, key
+        self.resampled = False
+        # Steps whose checkpoints have another number of walkers.
+        self._resampled: set[int] = set()
         self._saved = 0
         self._on_disk: set[int] = set()
         self._failed_in_row = 0
@@ -112,9 +120,7 @@ class Checkpoints(Generic[State]):
             return None
         place = self._place / str(found)
         expected = like(found)
-        state, self._changes = restore_with_changes(
-            self._place, found, expected, self._settings
-        )
+        state, self._changes = self._restored(found, expected)
         if self._changes and not self._may_change:
             raise ValueError(
                 f"The checkpoint {place} is of a run with other settings. Use what it "
@@ -124,6 +130,7 @@ class Checkpoints(Generic[State]):
             )
         warn_of_uncompared(place, state=expected, settings=self._settings)
         _logger.info("Resuming from the checkpoint %s.", place)
+        self.resampled = found in self._resampled
         return state
 
     @property
@@ -156,6 +163,19 @@ class Checkpoints(Generic[State]):
         finally:
             if together:
                 self._save_last(self._newest, ended)
+
+    def replace(self, state: State) -> None:
+        """Writes a checkpoint in the place of the one that the phase goes on from, with
+        the settings that it has from now on.
+
+        **Raises:** `OSError` if it cannot be written.
+        """
+        self._note_changes(int(state.step))
+        self.save(state)
+
+    def hold(self, newest: State) -> None:
+        """Takes the state to save if the phase ends before the next call of `keep`."""
+        self._newest = newest
 
     def keep(self, state: State, newest: State | None = None) -> None:
         """Takes the newest state known to be sound, and saves it if a checkpoint is
@@ -213,7 +233,7 @@ class Checkpoints(Generic[State]):
                 if number == step:
                     continue
                 try:
-                    found = restore_checkpoint(place, number, like(number))
+                    found, _ = self._restored(number, like(number))
                 except ValueError as error:
                     _logger.warning("Nothing can go back to step %d: %s", number, error)
                 else:
@@ -229,7 +249,8 @@ class Checkpoints(Generic[State]):
         if self._place is not None:
             forget_after(self._place, step)
             # Settings that changed since it was written change for good.
-            if common_checkpoint(self._place) != step or self._changes:
+            changed = self._changes or step in self._resampled
+            if common_checkpoint(self._place) != step or changed:
                 self._write(state)
         self._saved = step
         return state
@@ -240,12 +261,27 @@ class Checkpoints(Generic[State]):
             place = self._place
             on_first(lambda: shutil.rmtree(place, ignore_errors=True))
 
+    def _restored(self, step: int, like: State) -> tuple[State, list[Difference]]:
+        """The state of a checkpoint, with the number of walkers of the run; and the
+        settings that are not those of the run."""
+        assert self._place is not None
+        saved, here = saved_walkers(self._place, step), self._settings.walkers
+        sized = like if saved == here else like_saved(like, here, saved)
+        state, changes = restore_with_changes(self._place, step, sized, self._settings)
+        if saved != here:
+            self._resampled.add(step)
+            # The same whenever a run comes here, also after it was resumed.
+            key = jax.random.fold_in(self._key, step)
+            state = resampled(state, like, here, chosen_walkers(saved, here, key=key))
+        return state, changes
+
     def _note_changes(self, step: int) -> None:
         """Tells of settings that are not those the phase has had so far: in the log and
         in `run.json`, once there is a session that goes on with them."""
         folder, changes = self._folder, self._changes
-        if folder is None or not changes:
+        if folder is None or not changes or self._noted:
             return
+        self._noted = True
         _logger.warning(
             "The %s goes on from step %d with other settings:%s",
             self._phase,

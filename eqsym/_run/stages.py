@@ -88,6 +88,15 @@ class Stages(eqx.Module):
         before, stage = (stage_of(self.starts, step) for step in (done, done + 1))
         return stage, state if stage == before else self._enter(stage, state)
 
+    def view(self, state: VMCState) -> AbstractWavefunction:
+        """The wave function that the last step sampled."""
+        strategy = self.at(int(state.step)).strategy
+        return strategy.view(state.wavefunction, state.strategy)
+
+    def at(self, step: int) -> VMC:
+        """What took a step, and the one before the first step for 0."""
+        return self.trainers[stage_of(self.starts, step)]
+
     def _enter(self, stage: int, state: VMCState) -> VMCState:
         # The same whenever a run comes to the stage, also after it was resumed.
         key = jax.random.fold_in(self.key, stage)

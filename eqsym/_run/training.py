@@ -12,6 +12,7 @@ from jaxtyping import Float
 from .._core import duration, on_first, progress_bar
 from .._storage import History
 from .._training import VMCState
+from .callbacks import Callback, stops
 from .divergence import Watch
 from .faults import Faults
 from .figure import Figure
@@ -42,10 +43,12 @@ def train(
     folder: Path | None,
     figure: Figure,
     progress: bool | None,
+    callback: Callback | None = None,
 ) -> VMCState:
-    """The state after all steps, or as many as there were before an interrupt.
+    """The state after all steps, or as many as there were before an interrupt or before
+    the callback had enough.
 
-    **Raises:** `FloatingPointError` if training diverges.
+    **Raises:** `FloatingPointError` if training diverges; what the callback raises.
     """
     start = int(state.step)
     if start >= steps:
@@ -54,7 +57,7 @@ def train(
     take_step = [eqx.filter_jit(vmc.step) for vmc in stages.trainers]
     before = _last(history.columns()["seconds"]) - time.monotonic()
     faults = Faults()
-    watch = Watch(stages.starts, history.columns())
+    watch = Watch(stages.starts, history.columns(), history.before)
     watch.marks = checkpoints.restore_marks(
         watch.marks, state, lambda step: stages.like(state, step)
     )
@@ -76,10 +79,8 @@ def train(
                 stage, state = stages.before_step(state)
                 state, statistics = take_step[stage](state)
                 i = int(state.step)
-                row = {
-                    name: value.item()
-                    for name, value in vars(jax.device_get(statistics)).items()
-                }
+                statistics = jax.device_get(statistics)
+                row = {name: value.item() for name, value in vars(statistics).items()}
                 seconds = time.monotonic() + before
                 history.append({"step": i, **row, "seconds": round(seconds, 3)})
                 faults.see(i, row)
@@ -90,7 +91,7 @@ def train(
                     state = _gone_back(
                         watch, faults, state, history, checkpoints, folder
                     )
-                    watch = Watch(stages.starts, history.columns())
+                    watch = Watch(stages.starts, history.columns(), history.before)
                     watch.marks = sorted(checkpoints.marks)
                     sound = state
                 elif watch.sound == i - 1:
@@ -98,13 +99,20 @@ def train(
                     if watch.marks[-1] == i - 1:
                         checkpoints.mark(sound, watch.marks)
                 # Before its energies are known, a state is saved only at the end.
-                checkpoints.keep(sound, sound if watch.outside else state)
+                newest = sound if watch.outside else state
+                checkpoints.hold(newest)
+                stopping = callback is not None and stops(
+                    callback, i, statistics, state, checkpoints.interrupts
+                )
+                checkpoints.keep(sound, newest)
                 figure.refresh(history)
                 bar.say(
                     f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
                     f"acceptance {row['acceptance']:.2f}"
                 )
                 bar.update(int(state.step) - bar.done)
+                if stopping:
+                    break
         figure.refresh(history, last=True)
         if int(state.step) == steps:
             _report_end(history)

@@ -298,8 +298,11 @@ def _other(place: Path, description: Json, part: str, found: list[Difference]) -
     )
 
 
-def read_description(folder: str | os.PathLike, step: int) -> Json:
-    """The description in a checkpoint, if its checksums agree.
+def read_description(
+    folder: str | os.PathLike, step: int, *, warn: bool = True
+) -> Json:
+    """The description in a checkpoint, if its checksums agree. Warns, if not told
+    otherwise, of a checkpoint of another version of eqsym.
 
     **Raises:** `ValueError` if it is damaged, or there is none.
     """
@@ -315,7 +318,7 @@ def read_description(folder: str | os.PathLike, step: int) -> Json:
         raise ValueError(_unreadable(place, damage))
     description = json.loads((place / _DESCRIPTION).read_text())
     version = metadata.version("eqsym")
-    if description["eqsym"] != version:
+    if warn and description["eqsym"] != version:
         _logger.warning(
             "The checkpoint %s was written by eqsym %s, this is %s.",
             place,

@@ -18,7 +18,11 @@ class History:
 
     It is mutable, unlike most of the library: a log, on which no result depends. While
     the disk is full, rows wait in memory until they can be written.
+
+    - `before`: the step before the first row.
     """
+
+    before: int
 
     def __init__(
         self,
@@ -26,6 +30,7 @@ class History:
         columns: tuple[str, ...],
         *,
         steps: int,
+        before: int = 0,
         write: bool = True,
     ):
         """**Arguments:**
@@ -35,12 +40,14 @@ class History:
         - `steps`: rows of an existing file are kept up to this step. Later rows, and a
             line that was cut off, belong to steps that will be run again. Damaged or
             missing lines before are reported.
+        - `before`: the step before the first row.
         - `write`: whether the file is written, from the first new row on.
 
         **Raises:** `ValueError` if the file has other columns.
         """
         self._path = None if path is None else Path(path)
         self._columns = columns
+        self.before = before
         # The rows as text for the file, and as numbers, one row after the other.
         self._lines: list[str] = []
         self._numbers = array("d")
@@ -59,13 +66,13 @@ class History:
                 for step, line in lines:
                     if step <= steps:
                         self._add(line)
-            if len(self._lines) < steps:
+            if len(self._lines) < steps - before:
                 _logger.warning(
                     "The history %s has %d of %d steps: lines were damaged or lost. "
                     "Parameters and walkers are not affected.",
                     self._path,
                     len(self._lines),
-                    steps,
+                    steps - before,
                 )
         if not write:
             self._path = None

@@ -3,6 +3,7 @@
 from .optimizer import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractOptimizerState as AbstractOptimizerState,
+    InverseDecay as InverseDecay,
     Optax as Optax,
     Spring as Spring,
 )

@@ -2,16 +2,20 @@
 
 import abc
 from collections.abc import Callable
+from numbers import Real
+from types import FunctionType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
-from .._core import AbstractModule, check_chunk, Integer
+from .._core import AbstractModule, check_chunk, check_kind, Integer
 from .scores import Scores
 
 
@@ -19,6 +23,34 @@ Schedule: TypeAlias = float | Callable[[Int[Array, ""]], Any]
 
 # Each raises the damping of a Gram matrix that is not positive tenfold.
 _TRIES = 8
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether it is a real number, also one of numpy or JAX."""
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return not value.shape and not jnp.iscomplexobj(value)
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_number(name: str, value: Any, wanted: str) -> None:
+    if not _is_scalar(value):
+        check_kind(name, value, (), wanted)
+
+
+def _check_positive(name: str, value: Any) -> None:
+    _check_number(name, value, "a positive number")
+    if not isinstance(value, Tracer) and not value > 0:
+        raise ValueError(f"`{name}` must be positive, got {value}.")
+
+
+def _check_rate(name: str, value: Any) -> None:
+    """**Raises:** `ValueError` unless it is a number or a function of the step."""
+    if isinstance(value, type) or not callable(value):
+        _check_number(
+            name,
+            value,
+            "a number, or a function of the step such as `eqs.InverseDecay(0.1)`",
+        )
 
 
 class AbstractOptimizerState(AbstractModule):
@@ -72,6 +104,40 @@ class AbstractOptimizer(AbstractModule, Generic[State]):
         """
 
 
+class InverseDecay(eqx.Module):
+    """A learning rate that falls: `start / (1 + step / delay)`.
+
+    Sampled gradients are noisy, so that training at a constant rate ends at a distance
+    from the minimum that the rate decides. A rate that falls like one over the number
+    of steps comes as close as the steps allow, whose sum still has no bound (Robbins,
+    Monro, Ann. Math. Stat. 22, 400 (1951)). FermiNet and DeepSolid train with the same
+    schedule.
+    """
+
+    start: float
+    delay: float
+
+    def __init__(self, start: float = 0.1, *, delay: float = 500):
+        """**Arguments:**
+
+        - `start`: the rate of the first step.
+        - `delay`: steps after which the rate is half of that. Take more for runs of
+            many thousand steps.
+
+        **Raises:** `ValueError` for a rate or delay that is not positive.
+        """
+        self.start = start
+        self.delay = delay
+
+    def __check_init__(self):
+        for name in ("start", "delay"):
+            _check_positive(name, getattr(self, name))
+
+    def __call__(self, step: Any) -> Any:
+        """The rate of a step, the first of which is 0."""
+        return self.start / (1 + step / self.delay)
+
+
 class SpringState(AbstractOptimizerState):
     """State of [`eqsym.Spring`][]: the last direction, and steps taken."""
 
@@ -89,34 +155,39 @@ class Spring(AbstractOptimizer[SpringState]):
     J. Comput. Phys. 516, 113351 (2024), arXiv 2401.10190. Without momentum it is MinSR,
     see `min_sr`. The state has the fields `direction`, the last $\phi'$, `count`, steps
     taken, and `solver_retries`.
+
+    `Spring()` is the setting we recommend, and all examples use it. Its rate falls,
+    [`eqsym.InverseDecay`][], so that the noise of training dies out. The bound C is the
+    square of the rate: so the rate is also the length of the longest step, and bad
+    batches late in training cannot undo what small steps have reached.
     """
 
     learning_rate: Schedule
     momentum: float
     damping: float
-    norm_bound: Schedule
+    norm_bound: Schedule | None
     chunk: int | None = eqx.field(static=True)
 
     def __init__(
         self,
-        learning_rate: Schedule = 0.05,
+        learning_rate: Schedule = InverseDecay(0.1),  # noqa: B008
         *,
         momentum: float = 0.95,
         damping: float = 1e-3,
-        norm_bound: Schedule = 1e-3,
+        norm_bound: Schedule | None = None,
         chunk: Integer | None = None,
     ):
         """**Arguments:**
 
-        - `learning_rate`: the rate eta, or an optax schedule of the step.
+        - `learning_rate`: the rate eta, or a function of the step:
+            [`eqsym.InverseDecay`][], an optax schedule, or one of your own.
         - `momentum`: mu, at least 0 and below 1.
         - `damping`: lambda. Its trace times the resolution of the floating-point type
             is added, the size of what rounding adds to a singular Gram matrix. As often
             as a pivot of the matrix is still below half of the sum, the sum is raised
             tenfold, which is counted in `solver_retries`.
-        - `norm_bound`: C, the largest squared norm of a step, or a schedule of the
-            step. If it falls with the square of the rate, bad batches late in training
-            cannot undo what small steps have reached.
+        - `norm_bound`: C, the largest squared norm of a step, or a function of the
+            step; by default the square of the rate at that step.
         - `chunk`: walkers differentiated at a time, see [`eqsym.Scores.factored`][].
 
         **Raises:** `ValueError` for a setting outside its range.
@@ -128,15 +199,22 @@ class Spring(AbstractOptimizer[SpringState]):
         self.chunk = check_chunk(chunk)
 
     def __check_init__(self):
+        _check_rate("learning_rate", self.learning_rate)
+        _check_number("momentum", self.momentum, "a number, at least 0 and below 1")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"`momentum` must be in [0, 1), got {self.momentum}.")
-        for name in ("damping", "norm_bound"):
-            value = getattr(self, name)
-            if not callable(value) and not value > 0:
-                raise ValueError(f"`{name}` must be positive, got {value}.")
+        _check_positive("damping", self.damping)
+        if self.norm_bound is not None:
+            _check_rate("norm_bound", self.norm_bound)
+            if not callable(self.norm_bound):
+                _check_positive("norm_bound", self.norm_bound)
 
     @classmethod
-    def min_sr(cls, learning_rate: Schedule = 0.05, **kwargs: Any) -> "Spring":
+    def min_sr(
+        cls,
+        learning_rate: Schedule = InverseDecay(0.1),  # noqa: B008
+        **kwargs: Any,
+    ) -> "Spring":
         """Natural gradient solved in the space of the samples, without momentum: MinSR.
         Chen, Heyl, Nature Physics 20, 1476 (2024).
 
@@ -169,7 +247,10 @@ class Spring(AbstractOptimizer[SpringState]):
             direction = _scale(self.momentum, last) + found
 
         rate = _scheduled(self.learning_rate, state.count)
-        largest = jnp.sqrt(_scheduled(self.norm_bound, state.count))
+        square = self.norm_bound
+        largest = jnp.sqrt(
+            rate**2 if square is None else _scheduled(square, state.count)
+        )
         norm = jnp.sqrt(jnp.sum(direction**2))
         bound = largest.astype(norm.dtype) / jnp.maximum(norm, 1e-30)
         update = separated(_scale(-jnp.minimum(rate, bound), direction))
@@ -209,10 +290,24 @@ class Optax(AbstractOptimizer[OptaxState]):
         - `transformation`: for example `optax.adam(1e-3)` or `optax.lamb(1e-3)`.
         - `chunk`: walkers differentiated at a time, all by default.
 
-        **Raises:** `ValueError` for a `chunk` that is not positive.
+        **Raises:** `ValueError` for anything but a transformation, and for a `chunk`
+        that is not positive.
         """
         self.transformation = transformation
         self.chunk = check_chunk(chunk)
+
+    def __check_init__(self):
+        check_kind(
+            "transformation",
+            self.transformation,
+            optax.GradientTransformation,
+            "an optax transformation, such as `optax.adam(1e-3)`",
+            {
+                Real: "A rate alone is not one: `eqs.Optax(optax.adam(1e-3))`.",
+                FunctionType: "Call it with its settings, as in `optax.adam(1e-3)`.",
+                AbstractOptimizer: "It is an optimizer already, and needs no `Optax`.",
+            },
+        )
 
     def init(self, parameters: PyTree[Float[Array, "..."]]) -> OptaxState:
         return OptaxState(

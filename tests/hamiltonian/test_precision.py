@@ -126,7 +126,7 @@ _WAYS = {
 _OTHERS = {
     "run",
     "load_run",
-    "SavedRun",
+    "RunResult",
     "SymmetrizedOrbitals",
     "VMCState",
 }

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import eqsym as eqs
+from eqsym._storage import compare, encode, uncompared
 from eqsym._training.optimizer import _solve
 from toys import hydrogen, walkers, waves
 
@@ -164,12 +165,64 @@ def test_optax():
         (dict(momentum=-0.1), r"`momentum` must be in \[0, 1\)"),
         (dict(damping=0.0), "`damping` must be positive, got 0.0"),
         (dict(norm_bound=-1.0), "`norm_bound` must be positive"),
+        (dict(norm_bound="1"), "`norm_bound` must be a number, or a function of the"),
+        (dict(damping="1e-3"), "`damping` must be a positive number, got '1e-3'"),
+        (dict(momentum=True), "`momentum` must be a number, .* got True"),
         (dict(chunk=0), "`chunk` must be at least 1"),
     ],
 )
-def test_errors(change, message):
+def test_errors(change, message, unchecked):
     with pytest.raises(ValueError, match=message):
         eqs.Spring(0.1, **change)
+
+
+def test_recommended_setting():
+    """Bit for bit what examples used to write as functions of their own. It is data,
+    so that a run that goes on compares it."""
+
+    def rate(step):
+        return 0.1 / (1 + step / 500)
+
+    wavefunction = _wavefunction(False)
+    scores = eqs.Scores(wavefunction, walkers(wavefunction.crystal, _WALKERS))
+    residual = jnp.asarray(_residual(False, 0))
+    updates = []
+    for optimizer in (
+        eqs.Spring(),
+        eqs.Spring(rate, norm_bound=lambda n: rate(n) ** 2),
+    ):
+        state = optimizer.init(scores.parameters)
+        state = eqx.tree_at(lambda s: s.count, state, jnp.asarray(700))
+        step = eqx.filter_jit(optimizer.step)
+        updates += [
+            _flat(step(scores, size * residual, state)[0]) for size in (1e-3, 1e3)
+        ]
+    np.testing.assert_array_equal(updates[:2], updates[2:])
+    # The rate is the length of the longest step, here also if it is constant.
+    small, large = np.linalg.norm(updates[:2], axis=1)
+    assert small < 0.9 * rate(700)
+    np.testing.assert_allclose(large, rate(700))
+    assert compare(encode(eqs.Spring()), eqs.Spring(), "x") == []
+    (found,) = compare(encode(eqs.Spring()), eqs.Spring(eqs.InverseDecay(0.2)), "x")
+    assert str(found) == "x.learning_rate.start: saved 0.1, here 0.2"
+    assert uncompared(encode(eqs.Spring()), "x") == []
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: eqs.Spring("0.1"), "`learning_rate` must be a number, or a function"),
+        (lambda: eqs.Spring(eqs.InverseDecay), "got the class `InverseDecay`"),
+        (lambda: eqs.InverseDecay(-1.0), "`start` must be positive, got -1.0"),
+        (lambda: eqs.InverseDecay(0.1, delay="5"), "`delay` must be a positive number"),
+        (lambda: eqs.Optax(0.001), r"got 0.001. .* `eqs.Optax\(optax.adam\(1e-3\)\)`"),
+        (lambda: eqs.Optax(optax.adam), "Call it with its settings"),
+        (lambda: eqs.Optax(eqs.Spring()), "`Spring`. It is an optimizer already"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(make, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_solve_of_a_matrix_that_rounding_made_negative():

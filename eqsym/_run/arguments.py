@@ -1,0 +1,133 @@
+"""Arguments of a run: what they must be, and what to type instead."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .._core import check_kind, Key, Walkers, whole_number
+from .._mean_field import MeanField
+from .._training import Pretraining, VMC, VMCState
+from .._wavefunction import AbstractWavefunction, check_walkers, initial_walkers
+
+
+def check_kinds(**given: Any) -> None:
+    """**Raises:** `ValueError` for arguments of the wrong kind."""
+    kinds: dict[str, tuple] = {
+        "vmc": (
+            VMC,
+            "what takes training steps, `eqs.VMC(hamiltonian, sampler, optimizer)`",
+        ),
+        "wavefunction": (
+            AbstractWavefunction,
+            "a wave function, such as `eqs.SolidNet(crystal, occupation, key=key)`",
+        ),
+        "pretraining": (
+            Pretraining,
+            "`eqs.Pretraining(mean_field, steps=300)`",
+            {MeanField: "Wrap it in `eqs.Pretraining(mean_field, steps=300)`."},
+        ),
+        "state": (VMCState, "a state of training, such as `result.state`"),
+    }
+    for name, value in given.items():
+        if value is not None or name == "vmc":
+            check_kind(name, value, *kinds[name])
+
+
+def check_callable(name: str, value: Any, example: str) -> None:
+    """**Raises:** `ValueError` unless it is a function, or `None`."""
+    if value is not None and not callable(value):
+        check_kind(name, value, (), f"a function, such as {example}")
+
+
+def starting_point(
+    wavefunction: AbstractWavefunction | None,
+    walkers: Any,
+    pretraining: Pretraining | None,
+    state: VMCState | None,
+    key: Key,
+) -> tuple[AbstractWavefunction, Walkers, int]:
+    """The wave function and walkers that a run starts from, and the step.
+
+    **Raises:** `ValueError` unless there is either a wave function with walkers, or a
+    state.
+    """
+    given = dict(wavefunction=wavefunction, walkers=walkers, pretraining=pretraining)
+    if state is not None:
+        found = [f"`{name}`" for name, value in given.items() if value is not None]
+        if found:
+            raise ValueError(
+                "`state` has a trained wave function and walkers of its own: leave out "
+                f"{' and '.join(found)}."
+            )
+        return state.wavefunction, state.sampler.walkers, int(state.step)
+    missing = "wavefunction" if wavefunction is None else "walkers"
+    if wavefunction is None or walkers is None:
+        raise ValueError(
+            f"`{missing}` is missing: `eqs.run(vmc, wavefunction, walkers=256, ...)`, "
+            "or to go on from a state, `eqs.run(vmc, state=state, ...)`."
+        )
+    return wavefunction, _first_walkers(walkers, wavefunction, key), 0
+
+
+def check_state(state: VMCState, like: VMCState) -> None:
+    """**Raises:** `ValueError` if the run cannot go on from a state.
+
+    **Arguments:**
+
+    - `state`: the one that was given.
+    - `like`: one of the structure that it must have.
+    """
+    for name in ("sampler", "optimizer", "strategy"):
+        one, other = getattr(state, name), getattr(like, name)
+        if _outline(one) != _outline(other):
+            raise ValueError(
+                f"`state` does not belong to the {name} of this run: its `{name}` is "
+                f"{_named(one)}, and {_named(other)} of another structure is needed. "
+                + (
+                    "`vmc.adopt(state, key=key)` takes over a state of another "
+                    "strategy."
+                    if name == "strategy"
+                    else f"Use the {name} that it was made with; or start anew from "
+                    "`wavefunction=state.wavefunction` and "
+                    "`walkers=state.sampler.walkers`."
+                )
+            )
+
+
+def _outline(tree: PyTree) -> Any:
+    arrays = eqx.filter(tree, eqx.is_array)
+    leaves = [(x.shape, x.dtype) for x in jax.tree.leaves(arrays)]
+    return jax.tree.structure(arrays), leaves
+
+
+def _named(value: Any) -> str:
+    return f"a `{type(value).__name__}`"
+
+
+def _first_walkers(
+    walkers: Any, wavefunction: AbstractWavefunction, key: Key
+) -> Walkers:
+    """Positions that are given, as an array of any kind or in lists, or their number
+    in normal clouds around the nuclei."""
+    crystal = wavefunction.crystal
+    if not (isinstance(walkers, (list, tuple)) or np.ndim(walkers)):
+        count = whole_number("walkers", walkers, 1, of="walker")
+        return initial_walkers(crystal, count, key=key)
+    if not (
+        isinstance(walkers, jax.Array) and jnp.issubdtype(walkers.dtype, jnp.floating)
+    ):
+        try:
+            given = np.asarray(walkers)
+            kind = given.dtype if given.dtype.kind == "f" else np.dtype(float)
+            walkers = jnp.asarray(given.astype(kind, casting="safe"))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "`walkers` must be a number of walkers, or positions in Bohr in an "
+                f"array of shape (walkers, {sum(crystal.electrons)}, 3): {error}"
+            ) from error
+    check_walkers(crystal, walkers)
+    return walkers
