@@ -53,11 +53,6 @@ OBSERVATION_STEPS = 100
 SEED = 0
 
 
-def learning_rate(step):
-    """Also the length of the longest step."""
-    return 0.1 / (1 + step / 500)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--crystal", choices=SYSTEMS, default="lih")
@@ -84,7 +79,7 @@ def main() -> None:
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
         eqs.Metropolis(10),
-        eqs.Spring(learning_rate, norm_bound=lambda step: learning_rate(step) ** 2),
+        eqs.Spring(),
         chunk=64,
     )
     result = eqs.run(
@@ -120,9 +115,9 @@ def main() -> None:
             f"|Pf|^2/|f|^2 = {found.weight}."
         )
     densities = {
-        "OG, as trained": found.plain["density"],
-        "OG, density averaged": found.symmetrized["density"],
-        "PA, wave function averaged": found.averaged["density"],
+        "plain": found.plain["density"],
+        "plain, density averaged": found.symmetrized["density"],
+        "averaged": found.averaged["density"],
     }
     print(f"{options.crystal}: {density.shape} grid points, {group.order} operations")
     print(f"symmetric weight |Pf|^2/|f|^2 = {found.weight}")
@@ -133,7 +128,7 @@ def main() -> None:
     figure = eqs.plot.densities(density, densities, system.sides)
     figure.savefig(path / "density.png")
 
-    lines = ["observable,r [Bohr] or q [1/Bohr],OG,error,PA,error"]
+    lines = ["observable,r [Bohr] or q [1/Bohr],plain,error,averaged,error"]
     for name, places in (
         ("g", pairs.radii),
         ("g up-down", unlike.radii),

@@ -40,11 +40,6 @@ EVALUATION_STEPS = 40
 SEED = 0
 
 
-def learning_rate(step):
-    """Also the length of the longest step."""
-    return 0.1 / (1 + step / 500)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
@@ -78,7 +73,7 @@ def main() -> None:
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
         eqs.Metropolis(preset.moves),
-        eqs.Spring(learning_rate, norm_bound=lambda step: learning_rate(step) ** 2),
+        eqs.Spring(),
         chunk=preset.chunk,
     )
     result = eqs.run(
@@ -121,8 +116,8 @@ def main() -> None:
     sides = crystal.lattice.vectors[:2]
     averaged = eqs.Symmetrized(result.wavefunction, eqs.GroupAverage(group))
     scans = {
-        "OG, as trained": eqs.translation_scan(result.wavefunction, electrons, sides),
-        "PA, averaged": eqs.translation_scan(averaged, electrons, sides),
+        "plain": eqs.translation_scan(result.wavefunction, electrons, sides),
+        "averaged": eqs.translation_scan(averaged, electrons, sides),
     }
     eqs.plot.scans(scans).savefig(path / "scan.png")
     print(f"\nWrote {path}")

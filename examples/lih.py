@@ -25,11 +25,6 @@ EVALUATION_STEPS = 160
 SEED = 0
 
 
-def learning_rate(step):
-    """Also the length of the longest step."""
-    return 0.1 / (1 + step / 500)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--path", type=Path, default=Path("runs/lih"))
@@ -51,7 +46,7 @@ def main() -> None:
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal),
         eqs.Metropolis(moves=10),
-        eqs.Spring(learning_rate, norm_bound=lambda step: learning_rate(step) ** 2),
+        eqs.Spring(),
         chunk=64,
     )
     result = eqs.run(
@@ -87,8 +82,8 @@ def main() -> None:
     sides = [[edge, 0, 0], [0, edge, 0]]
     averaged = eqs.Symmetrized(result.wavefunction, eqs.GroupAverage(group))
     scans = {
-        "OG, as trained": eqs.translation_scan(result.wavefunction, electrons, sides),
-        "PA, averaged": eqs.translation_scan(averaged, electrons, sides),
+        "plain": eqs.translation_scan(result.wavefunction, electrons, sides),
+        "averaged": eqs.translation_scan(averaged, electrons, sides),
     }
     eqs.plot.scans(scans).savefig(options.path / "scan.png")
     print(f"\nWrote {options.path} in {time.monotonic() - start:.0f} s")
