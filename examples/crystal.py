@@ -40,7 +40,7 @@ PRESETS = {
         eqs.Crystal.rock_salt, "Li", "H", a=4.02, unit="angstrom"
     ),
 }
-ROUNDING = 1e-3  # Bohr; coordinates in files have four digits or so
+ROUNDING = 5e-3  # Bohr: what four digits of a fraction may be off
 BOHR = 0.529177210903  # Angstrom
 SEED = 0
 
@@ -79,7 +79,8 @@ def _read(file: str):
 
 def described(crystal: eqs.Crystal) -> str:
     """Formula, cell and electrons."""
-    formula = " ".join(f"{name}{n}" for name, n in Counter(crystal.species).items())
+    counts = Counter(crystal.species).items()
+    formula = "".join(f"{name}{n}" if n > 1 else name for name, n in counts)
     vectors = crystal.lattice.vectors * BOHR
     lengths = np.linalg.norm(vectors, axis=1)
     unit = vectors / lengths[:, None]
