@@ -1,7 +1,9 @@
-"""How wide the layer of smoothed canonicalization should be: a trained network for LiH,
-canonicalized with several widths and both smoothings, against its group average.
+"""How wide should the layer of smoothed canonicalization be?
 
     python benchmarks/canonicalization.py
+
+A network for LiH is trained, and canonicalized with several widths and both smoothings.
+Its group average is there to compare with.
 """
 
 import argparse
@@ -14,12 +16,7 @@ import eqsym as eqs
 
 
 LATTICE_CONSTANT = 4.02  # Angstrom
-CHUNK = 16  # images, and walkers, evaluated at a time
-
-
-def learning_rate(step):
-    """Also the length of the longest step."""
-    return 0.1 / (1 + step / 500)
+CHUNK = 16  # operations, and walkers, evaluated at a time
 
 
 def main() -> None:
@@ -40,7 +37,7 @@ def main() -> None:
         eqs.VMC(
             hamiltonian,
             eqs.Metropolis(10),
-            eqs.Spring(learning_rate, norm_bound=lambda step: learning_rate(step) ** 2),
+            eqs.Spring(),
             chunk=64,
         ),
         eqs.SolidNet(crystal, mean_field.occupation, key=key),

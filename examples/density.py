@@ -1,13 +1,13 @@
-"""Electron densities of LiH and graphene: as trained, then averaged over the space
-group, and of the wave function averaged over it.
+"""Electron densities of LiH and graphene, before and after averaging.
 
     python examples/density.py                      # LiH
     python examples/density.py --crystal graphene
 
-A short training, then one pass over walkers of the network for all three densities, the
-pair correlation and the structure factor, with error bars. Writes density.png and
-correlations.csv into the run folder. Run again to observe again, with more --steps to
-train further.
+Densities of the plain network, the same averaged over the space group, and of the wave
+function averaged over it. A short training, then one pass over walkers of the network
+for all three densities, the pair correlation and the structure factor, with error bars.
+Writes density.png and correlations.csv into the run folder. Run again to observe again,
+with more --steps to train further.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Ways to use the symmetry of LiH in training, at the same price per step, against
-averaging after training (Huang et al., ICML 2025, arXiv 2502.05318).
+"""Strategies: symmetry in training, at the same price, against averaging afterwards.
 
     python examples/strategies.py
 
-All start from the same network, fitted to the mean field. A step evaluates about as
-many local energies and gradients of the network with every strategy: those that need
-several per walker get fewer walkers.
+LiH, as Huang et al. (ICML 2025, arXiv 2502.05318) compare strategies. All start from
+the same network, fitted to the mean field. A step evaluates about as many local
+energies and gradients of the network with every strategy: those that need several per
+walker get fewer walkers.
 """
 
 import argparse
