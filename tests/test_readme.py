@@ -81,9 +81,9 @@ def test_wave_function_of_ones_own(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_excited_states(tmp_path, monkeypatch, capsys):
     patterns = (
-        (r"\bsteps=500, walkers=256", "steps=2, walkers=8, burn_in=2"),
+        (r"\bsteps=600, walkers=256", "steps=2, walkers=8, burn_in=2"),
         (r"\bsteps=200\b", "steps=40"),
-        (r"\bkey=keys\[0\]", "key=keys[0], widths=((8, 2),), determinants=1"),
+        (r"\bwidths=\(\(32, 8\),\) \* 2", "widths=((8, 2),), determinants=1"),
         (r"\bkeys\[2\], chunk=64", "keys[2], steps=2, burn_in=2, chunk=4"),
         (r"\bburn_in=100", "steps=2, burn_in=2"),
         (r"\bchunk=64", "chunk=4"),
