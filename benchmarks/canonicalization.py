@@ -1,7 +1,9 @@
-"""How wide the layer of smoothed canonicalization should be: a trained network for LiH,
-canonicalized with several widths and both smoothings, against its group average.
+"""How wide should the layer of smoothed canonicalization be?
 
     python benchmarks/canonicalization.py
+
+A network for LiH is trained, and canonicalized with several widths and both smoothings.
+Its group average is there to compare with.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import eqsym as eqs
 
 
 LATTICE_CONSTANT = 4.02  # Angstrom
-CHUNK = 16  # images, and walkers, evaluated at a time
+CHUNK = 16  # operations, and walkers, evaluated at a time
 
 
 def main() -> None:

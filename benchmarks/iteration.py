@@ -40,7 +40,7 @@ def seconds(function: Callable, *arguments, repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--system", choices=CRYSTALS, default="lih")
     parser.add_argument("--widths", default="64,16", help="per electron and per pair")
     parser.add_argument("--layers", type=int, default=3)

@@ -1,8 +1,8 @@
-"""Does a long run keep its pace and its memory? Trains LiH in the setting of
-`examples/lih.py` for some time, and watches the process.
+"""Does a long run keep its pace and its memory?
 
     python benchmarks/long_run.py --minutes 60
 
+Trains LiH in the setting of `examples/lih.py` for some time, and watches the process.
 Every minute a row goes to a CSV file: steps, processor time, resident memory, open
 files and the size of the run folder. At the end, or after Ctrl-C or SIGTERM, a table of
 windows and the drift per hour. Times per step are those of the processor, which other
@@ -34,8 +34,8 @@ COLUMNS = ("seconds", "steps", "processor", "resident", "files", "folder")
 
 class Recorder:
     """A thread that writes a row at regular times, and ends the run when time is up, by
-    the signal of Ctrl-C. Seconds, steps, seconds of the processor, resident memory and
-    size of the folder in MB, open files."""
+    the signal of Ctrl-C. A row has seconds, steps, seconds of the processor, resident
+    memory in MB, open files, and the size of the folder in MB."""
 
     def __init__(self, folder: Path, file: Path, seconds: float, interval: float):
         self.rows: list[tuple[float, ...]] = []
@@ -109,7 +109,7 @@ def size(folder: Path) -> float:
 
 
 def drift(times: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Slope of a straight line in per cent of the mean per hour, and its standard
+    """Slope of a straight line in percent of the mean per hour, and its standard
     error from the scatter about the line. Seconds."""
     if len(times) < 3:
         return np.nan, np.nan
@@ -162,7 +162,7 @@ def report(rows: list[tuple[float, ...]], window: float, left_out: float) -> str
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """The first of both signals raises `KeyboardInterrupt`, also where the shell makes
+    """The first of both signals raises `KeyboardInterrupt`, even if the shell makes
     processes in the background ignore Ctrl-C; later ones would disturb the saving."""
     numbers = (signal.SIGINT, signal.SIGTERM)
 
@@ -215,7 +215,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     options.path.mkdir(parents=True, exist_ok=True)
-    # A run of before would be prolonged.
+    # An earlier run would be prolonged.
     shutil.rmtree(options.path / "run", ignore_errors=True)
     file = options.path / "long_run.csv"
     recorder = Recorder(

@@ -1,14 +1,14 @@
-"""What the energy of an averaged wave function costs: the time that estimators of E_PA
-need for the same error bar.
+"""What does the energy of an averaged wave function cost?
 
     python benchmarks/post_hoc.py --system lih
     python benchmarks/post_hoc.py --system graphene --walkers 128 --chunk 16
 
-Trains a network for a short time first (once: the run folder is used again). Times are
-medians of calls after compilation, on a CPU in seconds of processor time, which other
-load changes little; start it with `taskset -c 0` for one core. The variance per sample
-is the squared error bar times the number of samples, from the scatter of independent
-walkers: it contains the autocorrelation of the chains. Three kinds of estimators:
+Compares the time that estimators of it need for the same error bar. Trains a network
+for a short time first (once: the run folder is used again). Times are medians of calls
+after compilation, on a CPU in seconds of processor time, which other load changes
+little; start it with `taskset -c 0` for one core. The variance per sample is the
+squared error bar times the number of samples, from the scatter of independent walkers:
+it contains the autocorrelation of the chains. Three kinds of estimators:
 
 - direct: Markov chains of |Pf|^2, 20 moves between samples, one local energy of P f
   for each. From walkers that have reached |Pf|^2; getting there is not counted.
@@ -210,7 +210,7 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--system", choices=CRYSTALS, default="lih")
     parser.add_argument("--path", type=Path, help="runs/post_hoc_<system> by default")
     parser.add_argument("--steps", type=int, default=600, help="of training")

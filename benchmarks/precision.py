@@ -1,11 +1,12 @@
-"""What single precision costs: local energies, amplitudes and SPRING updates in float32
-against float64, of the same network at the same walkers.
+"""What does single precision cost?
 
     taskset -c 1 python benchmarks/precision.py
 
-A short run of training in float32 for each crystal; then walkers of |f|^2 and of its
-average over the space group, |Pf|^2. Numbers of float32 are exact in float64, so both
-see the same parameters and positions, and all differences are from evaluating them.
+Local energies, amplitudes and SPRING updates in float32 against float64, of the same
+network at the same walkers. A short run of training in float32 for each crystal; then
+walkers of |f|^2 and of its average over the space group, |Pf|^2. Numbers of float32 are
+exact in float64, so both see the same parameters and positions, and all differences are
+from evaluating them.
 """
 
 import argparse
@@ -31,7 +32,7 @@ class Setting(NamedTuple):
     pretraining_steps: int
     steps: int
     chunk: int
-    images: int  # of the group average at a time
+    operations: int  # of the group average at a time
 
 
 LIH = functools.partial(eqs.Crystal.rock_salt, "Li", "H", a=4.02, unit="angstrom")
@@ -150,7 +151,7 @@ def in_double(tree: Any) -> Any:
 
 
 def residuals(energies: np.ndarray) -> np.ndarray:
-    """As training makes them of local energies: clipped, centred, over the root of the
+    """As training makes them of local energies: clipped, centered, over the root of the
     number."""
     deviation = energies - np.median(energies)
     bound = 5 * np.mean(np.abs(deviation))
@@ -183,11 +184,11 @@ def compare(name: str, options: argparse.Namespace) -> None:
     f = result.wavefunction
     group = eqs.SpaceGroup.of(hamiltonian.crystal)
     averaged = eqs.Symmetrized(
-        f, eqs.GroupAverage(group), operation_chunk=setting.images
+        f, eqs.GroupAverage(group), operation_chunk=setting.operations
     )
     functions = {"f": (f, options.walkers, setting.chunk)}
     if options.averaged_walkers:
-        few = max(1, setting.chunk // setting.images)
+        few = max(1, setting.chunk // setting.operations)
         functions["Pf"] = (averaged, options.averaged_walkers, few)
 
     print(

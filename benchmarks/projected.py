@@ -1,13 +1,14 @@
-"""Training with the energy of the projection in the objective, against training without
-and with other uses of symmetry: LiH, for the same time each from the same start.
+"""Does it help to train for the energy after averaging?
 
     taskset -c 1 python benchmarks/projected.py --seconds 230
 
-A plain run of some steps is the start. How long a step takes is measured for all in
-turn, several times, and the fastest counts: each gets the steps that fit into the time,
-and the learning rate falls alike over them. Times are those of the processor, on a
-single core that other programs may use as well. Every result is then evaluated as
-trained (OG) and averaged over the group (PA), with the walkers of the start moved on.
+Training with the energy of the projection in the objective, against training without
+and with other uses of symmetry: LiH, for the same time each from the same start. A
+plain run of some steps is the start. How long a step takes is measured for all in turn,
+several times, and the fastest counts: each gets the steps that fit into the time, and
+the learning rate falls alike over them. Times are those of the processor, on a single
+core that other programs may use as well. Every result is then evaluated as trained and
+averaged over the group, with the walkers of the start moved on.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import eqsym as eqs
 
 
 LATTICE_CONSTANT = 4.02  # Angstrom
-WALKERS = 256  # of which each strategy has as many as make so many local energies
+WALKERS = 256  # of plain training; other strategies get as many local energies
 PRETRAINING_STEPS = 300
 START_STEPS = 500
 LAST_STEP = 1700  # of the learning rate
@@ -66,10 +67,10 @@ def strategies(group):
         return eqs.ProjectedTraining(average, chunk=CHUNK, **kwargs)
 
     return {
-        "OG": (eqs.PlainTraining(), 1),
-        "DA": (eqs.AugmentedTraining(group, 4, chunk=CHUNK), 4),
-        "DA, unweighted": (eqs.AugmentedTraining(group, 4, weighted=False), 4),
-        "GA, subset of 4": (eqs.SymmetrizedTraining(eqs.RandomSubset(group, 4)), 4),
+        "plain": (eqs.PlainTraining(), 1),
+        "augmented": (eqs.AugmentedTraining(group, 4, chunk=CHUNK), 4),
+        "augmented, unweighted": (eqs.AugmentedTraining(group, 4, weighted=False), 4),
+        "random subset of 4": (eqs.SymmetrizedTraining(eqs.RandomSubset(group, 4)), 4),
         "P alone, all": (project(share=0.0, orbit_points=group.order), 2),
         "P alone, 2": (project(share=0.0), 2),
         "half P, all": (project(orbit_points=group.order), 2),
@@ -158,7 +159,10 @@ def main() -> None:
         )
 
     print(f"LiH, {options.seconds:.0f} s each; Ha per primitive cell")
-    print("| | steps | seconds | OG | PA | PA - OG | weight of Pf | variance of OG |")
+    print(
+        "| | steps | seconds | plain | averaged | averaged - plain | weight of Pf | "
+        "variance of plain |"
+    )
     print("|---|---|---|---|---|---|---|---|", flush=True)
     report = {"start": {"steps": 0, "seconds": 0.0}}
     evaluated("start", start.wavefunction)

@@ -1,12 +1,12 @@
-"""How memory and time of a training iteration grow with electrons, walkers,
-determinants and images, and the largest system that fits on a device.
+"""How do memory and time of a training iteration grow, and what fits on a device?
 
     taskset -c 1 python benchmarks/scaling.py --figure docs/assets/scaling.png
 
-Memory is what the compiler plans: arguments, results and temporary arrays. Times are
-medians after compilation, on a CPU of the processor, which other load disturbs least.
-For the largest system nothing is allocated: the step is compiled for growing supercells
-of LiH with the network of the large presets of `examples/study.py`.
+With the numbers of electrons, walkers, determinants and images. Memory is what the
+compiler plans: arguments, results and temporary arrays. Times are medians after
+compilation, on a CPU of the processor, which other load disturbs least. For the largest
+system nothing is allocated: the step is compiled for growing supercells of LiH with the
+network of the large presets of `examples/study.py`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import eqsym as eqs
 
 LATTICE_CONSTANT = 4.02  # Angstrom
 MOVES = 5  # of the sampler in an iteration; memory does not depend on them
-CHUNK = 4  # images at a time, where they are not evaluated all at once
+CHUNK = 4  # images at a time, if they are not evaluated all at once
 GIB = 2**30
 
 

@@ -1,13 +1,13 @@
-"""Electron densities of LiH and graphene: as trained, then averaged over the space
-group, and of the wave function averaged over it.
+"""Electron densities of LiH and graphene, before and after averaging.
 
     python examples/density.py                      # LiH
     python examples/density.py --crystal graphene
 
-A short training, then one pass over walkers of the network for all three densities, the
-pair correlation and the structure factor, with error bars. Writes density.png and
-correlations.csv into the run folder. Run again to observe again, with more --steps to
-train further.
+Densities of the plain network, the same averaged over the space group, and of the wave
+function averaged over it. A short training, then one pass over walkers of the network
+for all three densities, the pair correlation and the structure factor, with error bars.
+Writes density.png and correlations.csv into the run folder. Run again to observe again,
+with more --steps to train further.
 """
 
 import argparse
@@ -115,9 +115,9 @@ def main() -> None:
             f"|Pf|^2/|f|^2 = {found.weight}."
         )
     densities = {
-        "OG, as trained": found.plain["density"],
-        "OG, density averaged": found.symmetrized["density"],
-        "PA, wave function averaged": found.averaged["density"],
+        "plain": found.plain["density"],
+        "plain, density averaged": found.symmetrized["density"],
+        "averaged": found.averaged["density"],
     }
     print(f"{options.crystal}: {density.shape} grid points, {group.order} operations")
     print(f"symmetric weight |Pf|^2/|f|^2 = {found.weight}")
@@ -128,7 +128,7 @@ def main() -> None:
     figure = eqs.plot.densities(density, densities, system.sides)
     figure.savefig(path / "density.png")
 
-    lines = ["observable,r [Bohr] or q [1/Bohr],OG,error,PA,error"]
+    lines = ["observable,r [Bohr] or q [1/Bohr],plain,error,averaged,error"]
     for name, places in (
         ("g", pairs.radii),
         ("g up-down", unlike.radii),

@@ -116,8 +116,8 @@ def main() -> None:
     sides = crystal.lattice.vectors[:2]
     averaged = eqs.Symmetrized(result.wavefunction, eqs.GroupAverage(group))
     scans = {
-        "OG, as trained": eqs.translation_scan(result.wavefunction, electrons, sides),
-        "PA, averaged": eqs.translation_scan(averaged, electrons, sides),
+        "plain": eqs.translation_scan(result.wavefunction, electrons, sides),
+        "averaged": eqs.translation_scan(averaged, electrons, sides),
     }
     eqs.plot.scans(scans).savefig(path / "scan.png")
     print(f"\nWrote {path}")

@@ -82,8 +82,8 @@ def main() -> None:
     sides = [[edge, 0, 0], [0, edge, 0]]
     averaged = eqs.Symmetrized(result.wavefunction, eqs.GroupAverage(group))
     scans = {
-        "OG, as trained": eqs.translation_scan(result.wavefunction, electrons, sides),
-        "PA, averaged": eqs.translation_scan(averaged, electrons, sides),
+        "plain": eqs.translation_scan(result.wavefunction, electrons, sides),
+        "averaged": eqs.translation_scan(averaged, electrons, sides),
     }
     eqs.plot.scans(scans).savefig(options.path / "scan.png")
     print(f"\nWrote {options.path} in {time.monotonic() - start:.0f} s")

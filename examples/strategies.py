@@ -1,11 +1,11 @@
-"""Ways to use the symmetry of LiH in training, at the same price per step, against
-averaging after training (Huang et al., ICML 2025, arXiv 2502.05318).
+"""Strategies: symmetry in training, at the same price, against averaging afterwards.
 
     python examples/strategies.py
 
-All start from the same network, fitted to the mean field. A step evaluates about as
-many local energies and gradients of the network with every strategy: those that need
-several per walker get fewer walkers.
+LiH, as Huang et al. (ICML 2025, arXiv 2502.05318) compare strategies. All start from
+the same network, fitted to the mean field. A step evaluates about as many local
+energies and gradients of the network with every strategy: those that need several per
+walker get fewer walkers.
 """
 
 import argparse
@@ -53,19 +53,22 @@ def main() -> None:
 
     # Name, strategy, and the symmetrizer of the function that it trains.
     strategies = {
-        "OG": (eqs.PlainTraining(), None),
-        "DA": (eqs.AugmentedTraining(group, SUBSET), None),
-        "DA, unweighted": (eqs.AugmentedTraining(group, SUBSET, weighted=False), None),
-        "GA": (eqs.SymmetrizedTraining(average, averaged), average),
-        "GA, subset": (
+        "plain": (eqs.PlainTraining(), None),
+        "augmented": (eqs.AugmentedTraining(group, SUBSET), None),
+        "augmented, unweighted": (
+            eqs.AugmentedTraining(group, SUBSET, weighted=False),
+            None,
+        ),
+        "group average": (eqs.SymmetrizedTraining(average, averaged), average),
+        "random subset": (
             eqs.SymmetrizedTraining(eqs.RandomSubset(group, SUBSET)),
             average,
         ),
-        "SC": (
+        "canonicalized": (
             eqs.SymmetrizedTraining(eqs.Canonicalization(domain, max_terms=IMAGES)),
             canonical,
         ),
-        "SC, random": (
+        "canonicalized, random": (
             eqs.SymmetrizedTraining(eqs.RandomCanonicalization(domain)),
             canonical,
         ),
@@ -101,7 +104,7 @@ def main() -> None:
             steps=options.steps,
             walkers=walkers[:count],
             key=key,
-            path=options.path / name.replace(", ", "_").lower(),
+            path=options.path / name.replace(", ", "_").replace(" ", "_"),
         )
         seconds[name] = time.monotonic() - begin
         f = result.wavefunction
@@ -118,12 +121,12 @@ def main() -> None:
             )
             if symmetrizer is None:
                 rows[name] = found.plain
-                rows[f"PA of {name}"] = found.averaged
+                rows[f"{name}, averaged"] = found.averaged
             else:
                 rows[name] = found.averaged
         canonicalized = {name: canonical} if symmetrizer is canonical else {}
-        if name == "OG":
-            canonicalized["PC of OG"] = canonical
+        if name == "plain":
+            canonicalized["plain, canonicalized"] = canonical
         for row, canonicalization in canonicalized.items():
             rows[row] = eqs.evaluate(
                 averaged(f, canonicalization),
@@ -140,7 +143,7 @@ def main() -> None:
     print(eqs.table(rows))
     print("\nPer walker and step: amplitudes, local energies, gradients; training [s]")
     for name, price in prices.items():
-        print(f"{name:>15}  {tuple(price)}  {seconds[name]:.0f}")
+        print(f"{name:>21}  {tuple(price)}  {seconds[name]:.0f}")
     report = {name: row and row.to_dict() for name, row in rows.items()}
     report["seconds"] = seconds
     (options.path / "strategies.json").write_text(json.dumps(report, indent=1))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import eqsym as eqs
 from toys import QUICK
 
 
@@ -43,7 +45,7 @@ def _python(folder: Path, name: str, *arguments: str) -> str:
 @pytest.mark.parametrize("name", ["lih.py", "graphene.py"])
 def test_example_writes_its_table_and_its_run_folder(tmp_path, name):
     printed = _run(tmp_path, name)
-    assert "PA - OG" in printed
+    assert "averaged - plain = " in printed
     for file in ("training.png", "scan.png"):
         assert (tmp_path / "run" / file).read_bytes().startswith(b"\x89PNG")
     history = np.genfromtxt(tmp_path / "run" / "history.csv", delimiter=",", names=True)
@@ -87,18 +89,18 @@ def test_example_compares_strategies(tmp_path):
     command = (
         "--steps 2 --pretraining-steps 40 --evaluation-steps 1 --burn-in 1".split()
     )
-    command += ["--evaluations", "8", "--path", "run", "--only", "DA"]
+    command += ["--evaluations", "8", "--path", "run", "--only", "augmented"]
     printed = _python(tmp_path, "strategies.py", *command)
     report = json.loads((tmp_path / "run" / "strategies.json").read_text())
     seconds = report.pop("seconds")
-    assert list(seconds) == ["DA"]
-    assert list(report) == ["DA", "PA of DA"]
+    assert list(seconds) == ["augmented"]
+    assert list(report) == ["augmented", "augmented, averaged"]
     for name, row in report.items():
         assert name in printed
         assert np.isfinite(row["energy"]["mean"])
     # Averages are symmetric; the network is not.
     assert abs(report["DA"]["symmetry"]["mean"]) > 1e-6
-    assert report["PA of DA"]["symmetry"]["mean"] == 0
+    assert report["augmented, averaged"]["symmetry"]["mean"] == 0
 
 
 @pytest.mark.slow
@@ -172,3 +174,130 @@ def test_study_goes_on_where_it_was_interrupted(tmp_path):
     _, errors = running.communicate()
     assert running.returncode != 0
     assert "repeats was 3, now 4" in errors
+
+
+# Of no use but small: conventional and with its symmetry, rounded, and a layer.
+CIFS = {
+    "cube": """data_lithium_hydride
+_cell_length_a 4.02
+_cell_length_b 4.02
+_cell_length_c 4.02
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'F m -3 m'
+loop_
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+Li 0 0 0
+H 0.5 0.5 0.5
+""",
+    "packed": """data_helium
+_cell_length_a 2.8
+_cell_length_b 2.8
+_cell_length_c 4.57
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 120
+_symmetry_space_group_name_H-M 'P 1'
+loop_
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+He 0.3333 0.6667 0.25
+He 0.6667 0.3333 0.75
+""",
+    "layer": """data_hydrogen
+_cell_length_a 2.4
+_cell_length_b 2.4
+_cell_length_c 12
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 120
+_symmetry_space_group_name_H-M 'P 1'
+loop_
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+H 0.33333333 0.66666667 0.5
+H 0.66666667 0.33333333 0.5
+""",
+}
+
+
+def _crystal_of(name, supercell=(1,), twist=(0, 0, 0)):
+    module = runpy.run_path(str(EXAMPLES / "crystal.py"))
+    crystal = module["crystal_of"](str(name), list(supercell), list(twist))
+    return crystal, module["described"](crystal)
+
+
+@pytest.mark.parametrize("name", CIFS)
+def test_example_reads_crystals(tmp_path, name):
+    file = tmp_path / f"{name}.cif"
+    file.write_text(CIFS[name])
+    crystal, said = _crystal_of(file)
+    formula, order = {
+        "cube": ("LiH", 48),
+        "packed": ("He2", 24),
+        "layer": ("H2", 24),
+    }[name]
+    assert f"Primitive cell: {formula}, " in said
+    assert eqs.SpaceGroup.of(crystal).order == order
+    assert f"Electrons: {crystal.electrons[0]} up" in said
+
+
+def test_example_knows_presets():
+    crystal, said = _crystal_of("lithium-hydride", (2,), (0.5, 0.5, 0.5))
+    assert crystal.cells == 8 and crystal.electrons == (16, 16)
+    assert "90.00" not in said and "60.00, 60.00, 60.00 degrees" in said
+    matrix = [1, 1, -1, 1, -1, 1, -1, 1, 1]
+    assert _crystal_of("diamond", matrix)[0].matrix.tolist() == [
+        [1, 1, -1],
+        [1, -1, 1],
+        [-1, 1, 1],
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, supercell, said",
+    [
+        ("diamonds", (1,), "neither a file nor a preset 'diamonds'.*boron-nitride, d"),
+        ("missing.cif", (1,), "neither a file nor a preset 'missing.cif'"),
+        ("diamond", (1, 2), "one integer, three, or the nine .*, got 2"),
+        (__file__, (1,), "cannot read"),
+    ],
+)
+def test_example_says_what_it_does_not_understand(name, supercell, said):
+    with pytest.raises(ValueError, match=said):
+        _crystal_of(name, supercell)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CIFS)
+def test_example_solves_crystals(tmp_path, name):
+    (tmp_path / "given.cif").write_text(CIFS[name])
+    arguments = ["given.cif", "--basis", "sto-3g"]
+    printed = _run(tmp_path, "crystal.py", *arguments)
+    for said in ("Primitive cell: ", "Group: ", "Mean field: ", "averaged - plain = "):
+        assert said in printed
+    files = "training group sectors".split()
+    for file in files:
+        assert (tmp_path / "run" / f"{file}.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((tmp_path / "run" / "post_hoc.json").read_text())
+    assert np.isfinite(report["plain"]["energy"]["mean"])
+    sectors = json.loads((tmp_path / "run" / "sectors.json").read_text())["sectors"]
+    weights = [sector["weight"]["mean"] for sector in sectors.values()]
+    assert abs(sum(weights) - 1) < 1e-4
+
+    if name == "packed":
+        # Again, and it computes nothing; further, and it goes on.
+        assert "moves nuclei" in printed or "nuclei move" in printed
+        table = printed[printed.index("Averaged over") :]
+        assert table in _run(tmp_path, "crystal.py", *arguments)
+        _python(tmp_path, "crystal.py", *TOY, *arguments, "--steps", "8")
+        history = (tmp_path / "run" / "history.csv").read_text().splitlines()
+        assert len(history) == 1 + 8
