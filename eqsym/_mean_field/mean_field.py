@@ -56,7 +56,8 @@ class Occupation(AbstractFixed, AbstractSummarized):
     def _summary(self) -> str:
         up, down = self._kpoints
         points = len({tuple(np.round(k, 6).tolist()) for k in (*up, *down)})
-        return f"{len(up)} up and {len(down)} down at {points} k-points"
+        several = "s" if points > 1 else ""
+        return f"{len(up)} up and {len(down)} down at {points} k-point{several}"
 
     @property
     def kpoints(self) -> tuple[Float[np.ndarray, "up 3"], Float[np.ndarray, "down 3"]]:
