@@ -134,6 +134,18 @@ class Outer(eqs.AbstractFixed):
     number: jax.Array
 
 
+class Own(eqx.Module):
+    data: jax.Array
+
+    def __repr__(self):
+        return "Own(of its own)"
+
+
+def test_a_class_inside_may_have_a_repr_of_its_own():
+    own = Inner(jnp.zeros((2, 3)), np.zeros(4), Own(jnp.zeros(3)))
+    assert "call=Own(of its own)" in repr(own)
+
+
 def test_modules_inside_are_cut_off_if_there_are_many():
     inner = Inner(jnp.zeros((2, 3), jnp.int32), np.zeros(4), jax.nn.relu)
     few, many = (
