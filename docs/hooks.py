@@ -19,7 +19,7 @@ _MARKED = re.compile(
 )
 # A function without parentheses needs a space before its argument.
 _FUNCTION = re.compile(r"\\(arg|cos|det|log|sin)(?!\w|\s*(\(|\\left|\|))")
-_SOURCE = re.compile(r"\[`(eqsym\.[\w.]+)`\]\(\.\./\.\./eqsym/[^)]*\)")
+_SOURCE = re.compile(r"^\[`eqsym\.[\w.]+`\]: \.\./\.\./eqsym/.*\n", re.MULTILINE)
 # Bars around a number have no spaces, the bar over one stretches, `min` is a name.
 _IMPROVED = {
     '<mo stretchy="false">&#x0007C;': '<mo stretchy="false" lspace="0" rspace="0">|',
@@ -52,9 +52,9 @@ def _mathml(tag: str, tex: str) -> str:
 
 
 def on_page_markdown(markdown: str, **_) -> str:
-    """Names listed by names.py, which lead to sources in the repository, lead to their
-    entries on the site."""
-    return _SOURCE.sub(r"[`\1`][]", markdown)
+    """Names lead to sources in the repository, as names.py defines, and to the entries
+    about them here."""
+    return _SOURCE.sub("", markdown)
 
 
 def on_page_content(content: str, **_) -> str:

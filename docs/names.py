@@ -1,8 +1,9 @@
 """Lists on the pages of docs/api what is on them, for readers of the repository.
 
 `python docs/names.py` writes, between two marks on each page, every name that the page
-documents, with the first sentence of its docstring and a link to its source. On the site
-the links lead to the entry on the page instead (see hooks.py).
+documents, with the first sentence of its docstring; and for these and all other names
+that the page refers to, where their sources are, which makes them links. The site leads
+to the entries of its pages instead: hooks.py leaves the definitions of the links out.
 """
 
 import inspect
@@ -19,6 +20,7 @@ PAGES = sorted((ROOT / "docs" / "api").glob("*.md"))
 _BEGIN, _END = "<!-- names, by docs/names.py -->", "<!-- end of names -->"
 _DIRECTIVE = re.compile(r"^::: (eqsym\.\S+)$", re.MULTILINE)
 _REFERENCE = re.compile(r"\[(`[^`]+`)\]\[\]")
+_NAME = re.compile(r"\[`(eqsym\.[\w.]+)`\]\[\]")
 _FORMULA, _SPACE = re.compile(r"\$[^$]+\$"), "\0"
 # A sentence ends before a capital, but not after "Huang et al.".
 _SENTENCE = re.compile(r"(?<!al\.)(?<=\.)\s(?=[A-Z`$(])")
@@ -32,14 +34,25 @@ def sentence(docstring: str) -> str:
     return _REFERENCE.sub(r"\1", first).rstrip(".:,") + "."
 
 
-def entry(name: str) -> str:
-    """One name of a list."""
+def named(name: str):
+    """What has a name such as `eqsym.plot.group`; of a class, not of its method."""
     value = eqsym
     for part in name.split(".")[1:]:
+        if inspect.isclass(value):
+            break
         value = getattr(value, part)
-    source = pathlib.Path(sys.modules[value.__module__].__file__)
-    link = f"[`{name}`](../../{source.relative_to(ROOT).as_posix()})"
-    text = f"- {link}: {sentence(value.__doc__)}"
+    return value
+
+
+def definition(name: str) -> str:
+    """Where the links of a name lead to in the repository."""
+    source = pathlib.Path(sys.modules[named(name).__module__].__file__)
+    return f"[`{name}`]: ../../{source.relative_to(ROOT).as_posix()}"
+
+
+def entry(name: str) -> str:
+    """One name of a list."""
+    text = f"- [`{name}`][]: {sentence(named(name).__doc__)}"
     # Formulas stay on one line.
     text = _FORMULA.sub(lambda found: found[0].replace(" ", _SPACE), text)
     wrapped = textwrap.fill(
@@ -54,13 +67,18 @@ def entry(name: str) -> str:
 
 def rewritten(page: str) -> str:
     """A page with its list: where it was, or before the first heading or name."""
-    entries = "\n".join(map(entry, _DIRECTIVE.findall(page)))
-    names = f"{_BEGIN}\n\nOn this page:\n\n{entries}\n\n{_END}"
     if _BEGIN in page:
         before, rest = page.split(_BEGIN)
-        return before + names + rest.split(_END)[1]
-    start = re.search(r"^(## |::: |<details)", page, re.MULTILINE).start()
-    return f"{page[:start]}{names}\n\n{page[start:]}"
+        after = rest.split(_END)[1]
+    else:
+        start = re.search(r"^(## |::: |<details)", page, re.MULTILINE).start()
+        before, after = page[:start], f"\n\n{page[start:]}"
+    names = _DIRECTIVE.findall(page)
+    entries = "\n".join(map(entry, names))
+    others = _NAME.findall(before + after)
+    links = "\n".join(map(definition, sorted({*names, *others})))
+    parts = (_BEGIN, "On this page:", entries, links, _END)
+    return before + "\n\n".join(parts) + after
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ def test_pages_list_what_is_on_them():
     for page in names["PAGES"]:
         text = page.read_text()
         assert names["rewritten"](text) == text, f"run {_NAMES}, {page} is not as it is"
-        for link in re.findall(r"\]\((\.\./\.\./eqsym/[^)]*)\)", text):
+        links = dict(re.findall(r"^\[`(\S+)`\]: (\S+)$", text, re.MULTILINE))
+        assert set(re.findall(r"\[`(eqsym\.\S+)`\]\[\]", text)) == set(links)
+        for link in links.values():
             assert (page.parent / link).is_file(), link
     sentence = names["sentence"]
     assert sentence("Of [`eqsym.run`][], by Huang et al. (2025). More.\n\nRest.") == (

@@ -44,6 +44,10 @@ class AbstractSummarized(AbstractModule):
         """The facts, without the name of the class."""
 
 
+# Classes with another one say on their own what matters.
+_GENERAL = (eqx.Module.__repr__, AbstractModule.__repr__)
+
+
 def _shown(module: AbstractModule, depth: int) -> str:
     return wl.pformat(module, width=88, custom=_forms(depth))
 
@@ -55,6 +59,8 @@ def _forms(depth: int, inside: Any = None) -> Callable[[Any], wl.AbstractDoc | N
         if isinstance(value, AbstractSummarized):
             return wl.TextDoc(f"{type(value).__name__}({_facts(value)})")
         if isinstance(value, eqx.Module) and value is not inside:
+            if type(value).__repr__ not in _GENERAL and "\n" not in repr(value):
+                return wl.TextDoc(repr(value))
             if not depth and dataclasses.fields(value):
                 return wl.TextDoc(f"{type(value).__name__}(...)")
             return wl.pdoc(value, custom=_forms(depth - 1, value))

@@ -63,11 +63,10 @@ class SymmetryElements(AbstractSummarized):
 
     def _summary(self) -> str:
         mirrors = sum(plane.is_mirror for plane in self.planes)
-        counts = list(Counter(f"axes {axis.symbol}" for axis in self.axes).items())
-        counts += [("mirror planes", mirrors)]
-        counts += [("glide planes", len(self.planes) - mirrors)]
-        counts += [("centers", len(self.centers))]
-        return ", ".join(f"{n} {name}" for name, n in counts if n)
+        counts = list(Counter(axis.symbol for axis in self.axes).items())
+        counts += [("mirror", mirrors), ("glide", len(self.planes) - mirrors)]
+        counts += [("center", len(self.centers))]
+        return ", ".join(f"{n}x {name}" for name, n in counts if n)
 
 
 def symmetry_elements(group: SpaceGroup) -> SymmetryElements:

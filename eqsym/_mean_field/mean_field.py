@@ -1,5 +1,6 @@
 """Hartree-Fock mean fields: solved by PySCF, evaluated in JAX, kept in files."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -27,12 +28,12 @@ from .._core import (
     precise_matmul,
     whole_number,
 )
-from .._crystal import Crystal
+from .._crystal import Crystal, with_changes
 from .settings import Settings
 from .solver import hartree_fock
 
 
-_FORMAT = "eqsym mean field, version 2"
+_FORMAT = "eqsym mean field, version 3"
 
 
 class Occupation(AbstractFixed, AbstractSummarized):
@@ -56,7 +57,8 @@ class Occupation(AbstractFixed, AbstractSummarized):
     def _summary(self) -> str:
         up, down = self._kpoints
         points = len({tuple(np.round(k, 6).tolist()) for k in (*up, *down)})
-        return f"{len(up)} up and {len(down)} down at {points} k-points"
+        several = "s" if points > 1 else ""
+        return f"{len(up)} up and {len(down)} down at {points} k-point{several}"
 
     @property
     def kpoints(self) -> tuple[Float[np.ndarray, "up 3"], Float[np.ndarray, "down 3"]]:
@@ -238,7 +240,9 @@ class MeanField(AbstractFixed, AbstractSummarized):
                     f"with {'; '.join(differences)}. Name another file, or ask for "
                     "the stored settings."
                 )
-            return stored
+            # Energies do not depend on the vacuum that was named, groups do.
+            same = with_changes(stored.crystal, vacuum=crystal.vacuum)
+            return dataclasses.replace(stored, crystal=same)
         if path is not None:
             # Before the minutes of work rather than after them.
             pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -327,6 +331,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
             "format": _FORMAT,
             "species": crystal.species,
             "electrons": crystal.electrons,
+            "vacuum": crystal.vacuum,
             "basis": self._settings.basis,
             "exp_to_discard": self._settings.exp_to_discard,
             "unrestricted": self._settings.unrestricted,
@@ -387,6 +392,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
             unit="bohr",
             supercell=stored["matrix"],
             twist=stored["twist"],
+            vacuum=header["vacuum"],
         )
         charge = sum(build().electrons) - n_up - n_down
         crystal = build(charge=charge, spin=n_up - n_down)

@@ -71,11 +71,11 @@ def test_other_parts_of_a_crystal_are_one_line():
     elements = eqs.symmetry_elements(GROUP)
     for one, text in (
         (CRYSTAL.lattice, f"Lattice({', '.join(['5.44472'] * 3)} Bohr, 60, 60, 60 deg"),
-        (OCCUPATION, "Occupation(2 up and 2 down at 1 k-point"),
+        (OCCUPATION, "Occupation(2 up and 2 down at 1 k-point)"),
         (eqs.irreps(GROUP)[-1], "Irrep(T2u, dimension 3, Fm-3m)"),
         (eqs.character_table(GROUP), "CharacterTable(Fm-3m, 10 irreps: A1g A2g Eg "),
         (domain, "FundamentalDomain(4 faces, 4 vertices, 2.37778 cubic Bohr, Spac"),
-        (elements, "SymmetryElements(3 axes 4, 3 axes 4_2, 4 axes -3, "),
+        (elements, "SymmetryElements(3x 4, 3x 4_2, 4x -3, "),
         (elements.axes[0], "SymmetryAxis(4 along (-1, -1, 1) at (0, 0, 0))"),
         (elements.planes[0], "SymmetryPlane(mirror, normal (1, 1, 0) at 0)"),
     ):
@@ -132,6 +132,18 @@ class Inner(eqs.AbstractFixed):
 class Outer(eqs.AbstractFixed):
     parts: tuple[Inner, ...]
     number: jax.Array
+
+
+class Own(eqx.Module):
+    data: jax.Array
+
+    def __repr__(self):
+        return "Own(of its own)"
+
+
+def test_a_class_inside_may_have_a_repr_of_its_own():
+    own = Inner(jnp.zeros((2, 3)), np.zeros(4), Own(jnp.zeros(3)))
+    assert "call=Own(of its own)" in repr(own)
 
 
 def test_modules_inside_are_cut_off_if_there_are_many():

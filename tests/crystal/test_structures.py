@@ -336,7 +336,9 @@ def test_a_slab_of_pyscf_needs_vacuum(caplog):
     np.testing.assert_allclose(crystal.lattice.vectors, slab.lattice_vectors())
     assert "`cell` has `dimension` 2. The crystal is periodic" in caplog.text
     assert crystal.vacuum == (2,)
-    chain = eqs.Crystal.from_pyscf(cell(a=(4.0, 14.0, 15.0), dimension=1))
+    chain = eqs.Crystal.from_pyscf(
+        cell(a=(4.0, 14.0, 15.0), dimension=1, low_dim_ft_type="inf_vacuum")
+    )
     assert chain.vacuum == (1, 2) and eqs.SpaceGroup.of(chain).vacuum == (1, 2)
 
 

@@ -14,7 +14,7 @@ import group_toys
 # A Hall number of each crystal system, and of groups with screws, glides, diamond
 # glides and centering.
 _SETTINGS = (1, 2, 4, 64, 90, 115, 227, 349, 400, 433, 458, 462, 485, 488, 490, 502)
-_SETTINGS = (*_SETTINGS, 511, 517, 523, 525, 530)
+_SETTINGS = (*_SETTINGS, 511, 517, 525, 530)
 _NAME = re.compile(
     r"(?P<kind>t|m|-?[12346])(?P<sense>[+-]?)"
     r"( \[(?P<axis>[-\d]+)\])?( \| (?P<move>.*))?"

@@ -314,6 +314,12 @@ def test_solve_keeps_its_result(tmp_path):
             solve(crystal, **other)
     with pytest.raises(ValueError, match="Name another file"):
         solve(_hydrogen(), basis="sto-3g")
+    # The vacuum changes no energy: the file is of the same crystal, and keeps its own.
+    slab = _hydrogen(supercell=_CHECKERBOARD, vacuum=(2,))
+    found = solve(slab, basis="sto-3g")
+    assert (found.crystal.vacuum, found.energy) == ((2,), solved.energy)
+    found.save(path)
+    assert MeanField.load(path).crystal == slab
 
 
 def test_files_of_other_versions(twisted, tmp_path):
