@@ -218,10 +218,13 @@ def restore_checkpoint(
 
     The state that was saved, bit for bit; static data as in `like`.
 
-    **Raises:** `ValueError` with the name of the folder if there is no such checkpoint,
-    with the numbers of those there are; if it is truncated or damaged; and if it is of
-    another model or was saved with other settings, with the fields that differ.
+    **Raises:** `ValueError` if the folder is not there, or has no checkpoint, or none
+    with this number, with the numbers of those there are; if it is truncated or
+    damaged; and if it is of another model or was saved with other settings, with the
+    fields that differ.
     """
+    if step is None or not _steps(Path(folder)):
+        raise ValueError(_no_checkpoint(Path(folder)))
     step = whole_number("step", step, 0)
     description = read_description(folder, step)
     place = Path(folder) / str(step)
@@ -233,6 +236,21 @@ def restore_checkpoint(
         if found:
             raise ValueError(_other(place, description, "settings", found))
     return filled(like, read_arrays(folder, step))
+
+
+def _no_checkpoint(folder: Path) -> str:
+    """Says that there is nothing to restore, and where it may be instead."""
+    if not folder.exists():
+        why = "which does not exist"
+    elif _steps(folder / "checkpoints"):
+        why = f"which is a run folder: they are in {folder / 'checkpoints'}"
+    elif folder.name.isdigit() and _steps(folder.parent):
+        why = f"which is one itself: give {folder.parent}, and {folder.name} as `step`"
+    elif _steps(folder):
+        return f"`step` must be a number, got None: no checkpoint in {folder} is whole."
+    else:
+        why = "which has none"
+    return f"`folder` must be a folder of checkpoints, got {folder.absolute()}, {why}."
 
 
 def changed_settings(
