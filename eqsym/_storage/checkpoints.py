@@ -202,14 +202,18 @@ def _set_aside(folder: Path) -> None:
 
 
 def restore_checkpoint(
-    folder: str | os.PathLike, step: Integer, like: PyTree, settings: Any = None
+    folder: str | os.PathLike,
+    step: Integer | None,
+    like: PyTree,
+    settings: Any = None,
 ) -> PyTree:
     """Reads a checkpoint, to go on from it.
 
     **Arguments:**
 
     - `folder`: holds the checkpoints.
-    - `step`: number of the checkpoint, of [`eqsym.checkpoint.latest`][].
+    - `step`: number of the checkpoint, of [`eqsym.checkpoint.latest`][]. For `None`,
+        which means that there is none, the error says where it was looked for.
     - `like`: a state of the same structure, shapes and static data; also says on which
         devices the arrays are put.
     - `settings`: to compare with those that were saved; `None` for no comparison.
