@@ -106,8 +106,8 @@ class Statistics(eqx.Module):
     rejected_update: Int[Array, ""]
 
 
-class _Bound(eqx.Module):
-    """A method of a module, for `jax.jit` too, which asks for a hash."""
+class _Method(eqx.Module):
+    """A method bound to its module, for `jax.jit` too, which asks for a hash."""
 
     function: Callable = eqx.field(static=True)
     owner: eqx.Module
@@ -120,7 +120,7 @@ class _Bound(eqx.Module):
 
     def __eq__(self, other: Any) -> bool:
         return (
-            isinstance(other, _Bound)
+            isinstance(other, _Method)
             and other.function is self.function
             and other.owner is self.owner
         )
@@ -137,7 +137,7 @@ class _pure:
         self.function, self.__doc__ = function, function.__doc__
 
     def __get__(self, instance: Any, owner: type) -> Callable:
-        return self.function if instance is None else _Bound(self.function, instance)
+        return self.function if instance is None else _Method(self.function, instance)
 
 
 class VMC(eqx.Module):
