@@ -54,7 +54,11 @@ def whole_number(
             raise TypeError
         number = operator.index(given)
     except TypeError:
-        raise ValueError(f"`{name}` must be an integer, got {_short(value)}.") from None
+        integral = isinstance(value, (float, np.floating)) and value == value // 1
+        hint = f": write {int(value)}" if integral else ""
+        raise ValueError(
+            f"`{name}` must be an integer, got {_short(value)}{hint}."
+        ) from None
     if least is not None and number < least:
         at_least = f"be at least {least} {of}".strip() if least else "not be negative"
         raise ValueError(f"`{name}` must {at_least}, got {number}.")

@@ -188,6 +188,21 @@ class AbstractHamiltonian(AbstractModule):
         Kinetic and potential energy of the supercell, [`eqsym.LocalEnergy`][].
         """
 
+    def __call__(
+        self, wavefunction: AbstractWavefunction, electrons: Float[Array, "..."]
+    ) -> LocalEnergy:
+        """The same as `local_energy`.
+
+        **Raises:** `ValueError` for walkers in place of one configuration.
+        """
+        if electrons.ndim != 2:
+            raise ValueError(
+                "`electrons` must be one configuration, of shape (electrons, 3), got "
+                f"an array of shape {electrons.shape}. For walkers type "
+                "`jax.vmap(lambda x: hamiltonian(wavefunction, x))(walkers)`."
+            )
+        return self.local_energy(wavefunction, electrons)
+
 
 class Hamiltonian(AbstractHamiltonian):
     r"""Non-relativistic electrons and clamped nuclei of a crystal,

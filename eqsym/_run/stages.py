@@ -7,16 +7,23 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 
-from .._core import Integer, Key, Walkers, whole_number
-from .._training import AbstractStrategy, VMC, VMCState
+from .._core import check_kind, Integer, Key, Walkers, whole_number
+from .._training import AbstractStrategy, check_strategy, VMC, VMCState
 from .._wavefunction import AbstractWavefunction
 
 
 def check_stages(
     stages: Sequence[tuple[Integer, AbstractStrategy]],
 ) -> tuple[tuple[int, AbstractStrategy], ...]:
-    """**Raises:** `ValueError` for stages that do not start one after the other, after
-    the first step."""
+    """**Raises:** `ValueError` for anything else, and for stages that do not start one
+    after the other, after the first step."""
+    wanted = "pairs of a step and a strategy, such as `[(1000, strategy)]`"
+    if not isinstance(stages, (list, tuple)):
+        check_kind("stages", stages, (), wanted)
+    for pair in stages:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            check_kind("stages", pair, (), wanted)
+        check_strategy("stages", pair[1])
     checked = tuple((whole_number("stages", n), strategy) for n, strategy in stages)
     starts = [0, *(start for start, _ in checked)]
     if any(a >= b for a, b in zip(starts, starts[1:], strict=False)):

@@ -202,14 +202,18 @@ def _set_aside(folder: Path) -> None:
 
 
 def restore_checkpoint(
-    folder: str | os.PathLike, step: Integer, like: PyTree, settings: Any = None
+    folder: str | os.PathLike,
+    step: Integer | None,
+    like: PyTree,
+    settings: Any = None,
 ) -> PyTree:
     """Reads a checkpoint, to go on from it.
 
     **Arguments:**
 
     - `folder`: holds the checkpoints.
-    - `step`: number of the checkpoint, of [`eqsym.checkpoint.latest`][].
+    - `step`: number of the checkpoint, of [`eqsym.checkpoint.latest`][]. For `None`,
+        which means that there is none, the error says where it was looked for.
     - `like`: a state of the same structure, shapes and static data; also says on which
         devices the arrays are put.
     - `settings`: to compare with those that were saved; `None` for no comparison.
@@ -218,10 +222,13 @@ def restore_checkpoint(
 
     The state that was saved, bit for bit; static data as in `like`.
 
-    **Raises:** `ValueError` with the name of the folder if there is no such checkpoint,
-    with the numbers of those there are; if it is truncated or damaged; and if it is of
-    another model or was saved with other settings, with the fields that differ.
+    **Raises:** `ValueError` if the folder is not there, or has no checkpoint, or none
+    with this number, with the numbers of those there are; if it is truncated or
+    damaged; and if it is of another model or was saved with other settings, with the
+    fields that differ.
     """
+    if step is None or not _steps(Path(folder)):
+        raise ValueError(_no_checkpoint(Path(folder)))
     step = whole_number("step", step, 0)
     state, description = _read(folder, step, like)
     found = _changes(description, settings)
@@ -248,6 +255,21 @@ def _read(folder: str | os.PathLike, step: int, like: PyTree) -> tuple[PyTree, J
         place = Path(folder) / str(step)
         raise ValueError(_other(place, description, "model", found))
     return filled(like, read_arrays(folder, step)), description
+
+
+def _no_checkpoint(folder: Path) -> str:
+    """Says that there is nothing to restore, and where it may be instead."""
+    if not folder.exists():
+        why = "which does not exist"
+    elif _steps(folder / "checkpoints"):
+        why = f"which is a run folder: they are in {folder / 'checkpoints'}"
+    elif folder.name.isdigit() and _steps(folder.parent):
+        why = f"which is one itself: give {folder.parent}, and {folder.name} as `step`"
+    elif _steps(folder):
+        return f"`step` must be a number, got None: no checkpoint in {folder} is whole."
+    else:
+        why = "which has none"
+    return f"`folder` must be a folder of checkpoints, got {folder.absolute()}, {why}."
 
 
 def _changes(description: Json, settings: Any) -> list[Difference]:

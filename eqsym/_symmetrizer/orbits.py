@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Inexact, Int
 from .._core import (
     AbstractFixed,
     AbstractModule,
+    check_kind,
     Electrons,
     Integer,
     Key,
@@ -144,11 +145,13 @@ def check_projector(name: str, projection: AbstractProjection) -> None:
     r"""Raises `ValueError` for anything that is not a projector: with
     $U_g U_h = U_{gh}$ that is $\sum_h a_h a_{h^{-1} g} = a_g$ and
     $a_{g^{-1}} = \overline{a_g}$."""
-    if not isinstance(projection, AbstractProjection):
-        raise ValueError(
-            f"`{name}` must be a projection, such as `GroupAverage` or "
-            f"`IrrepProjection`, got `{type(projection).__name__}`."
-        )
+    check_kind(
+        name,
+        projection,
+        AbstractProjection,
+        "a projection, such as `eqs.GroupAverage(group)` or `eqs.IrrepProjection`",
+        {SpaceGroup: "Wrap it in `eqs.GroupAverage`."},
+    )
     group, a = projection.group, np.asarray(projection.coefficients)
     if a.shape != (group.order,):
         raise ValueError(

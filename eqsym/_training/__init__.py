@@ -25,6 +25,7 @@ from .strategy import (
     AbstractStrategy as AbstractStrategy,
     AugmentedTraining as AugmentedTraining,
     Batch as Batch,
+    check_strategy as check_strategy,
     Cost as Cost,
     PlainTraining as PlainTraining,
     SymmetrizedTraining as SymmetrizedTraining,

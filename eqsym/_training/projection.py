@@ -1,6 +1,7 @@
 """Variation after projection: training for the energy of the projected function."""
 
 import functools
+from numbers import Real
 
 import equinox as eqx
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from .._core import (
     check_chunk,
+    check_kind,
     chunked_vmap,
     Electrons,
     Integer,
@@ -103,6 +105,7 @@ class ProjectedTraining(AbstractDraws):
     def __check_init__(self):
         check_projector("projection", self.projection)
         order = self.projection.group.order
+        check_kind("share", self.share, Real, "a number from 0 to 1")
         if not 0 <= self.share <= 1:
             raise ValueError(f"`share` must be from 0 to 1, got {self.share}.")
         if self.local_energies < 2:

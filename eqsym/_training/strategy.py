@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Inexact, Int
 from .._core import (
     AbstractModule,
     check_chunk,
+    check_kind,
     chunked_vmap,
     Electrons,
     Integer,
@@ -20,7 +21,7 @@ from .._core import (
     Walkers,
     whole_number,
 )
-from .._group import SpaceGroup
+from .._group import FundamentalDomain, SpaceGroup
 from .._symmetrizer import (
     AbstractRandomSymmetrizer,
     AbstractSymmetrizer,
@@ -144,6 +145,28 @@ class AbstractStrategy(AbstractModule, Generic[State]):
         """
 
 
+def check_strategy(name: str, value: Any) -> None:
+    """**Raises:** `ValueError` that says what to type instead, unless it is a
+    strategy."""
+    check_kind(
+        name,
+        value,
+        AbstractStrategy,
+        "a strategy, such as `eqs.PlainTraining()`",
+        {
+            SpaceGroup: (
+                "To train the average over a group, type "
+                "`eqs.SymmetrizedTraining(eqs.GroupAverage(group))`; to average after "
+                "training, which we recommend, leave it out here."
+            ),
+            AbstractRandomSymmetrizer: (
+                "Wrap it in `eqs.SymmetrizedTraining`, or a projection in "
+                "`eqs.ProjectedTraining`."
+            ),
+        },
+    )
+
+
 class NoState(eqx.Module):
     """State of a strategy that draws nothing."""
 
@@ -205,9 +228,25 @@ class SymmetrizedTraining(AbstractStrategy[DrawnSymmetrizer]):
             [`eqsym.Symmetrized`][] by default, also as
             `functools.partial(eqsym.Symmetrized, operation_chunk=4)`, or
             [`eqsym.SymmetrizedOrbitals`][].
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         self.symmetrizer = symmetrizer
         self.form = form
+
+    def __check_init__(self):
+        check_kind(
+            "symmetrizer",
+            self.symmetrizer,
+            AbstractRandomSymmetrizer,
+            "a symmetrizer, such as `eqs.GroupAverage(group)`",
+            {
+                SpaceGroup: "Wrap it in `eqs.GroupAverage`.",
+                FundamentalDomain: "Wrap it in `eqs.Canonicalization`.",
+            },
+        )
+        if not callable(self.form):
+            check_kind("form", self.form, (), "a function, such as `eqs.Symmetrized`")
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnSymmetrizer:
         group = self.symmetrizer.group
@@ -313,6 +352,13 @@ class AugmentedTraining(AbstractDraws):
         self.chunk = check_chunk(chunk)
 
     def __check_init__(self):
+        check_kind(
+            "group",
+            self.group,
+            SpaceGroup,
+            "a group, such as `eqs.SpaceGroup.of(crystal)`",
+            {AbstractRandomSymmetrizer: "Images are drawn from the group itself."},
+        )
         check_subset("copies", self.copies, self.replace, self.group)
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnKey:

@@ -1,32 +1,38 @@
 """The training step of variational Monte Carlo, its state and its statistics."""
 
+from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._core import (
     AbstractModule,
     check_chunk,
+    check_kind,
     chunked_vmap,
     combine,
     Integer,
     Key,
     partition,
+    random_key,
     spread,
     WALKERS,
     Walkers,
 )
+from .._crystal import Crystal
 from .._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
 from .._wavefunction import AbstractWavefunction, check_wavefunction
 from .optimizer import AbstractOptimizer, AbstractOptimizerState
 from .sampler import AbstractSampler, AbstractSamplerState
 from .scores import check_factors, Scores
-from .strategy import AbstractStrategy, Coupling, PlainTraining
+from .strategy import AbstractStrategy, check_strategy, Coupling, PlainTraining
 
 
 class VMCState(AbstractModule):
@@ -101,6 +107,40 @@ class Statistics(AbstractModule):
     rejected_update: Int[Array, ""]
 
 
+class _Method(eqx.Module):
+    """A method bound to its module, for `jax.jit` too, which asks for a hash."""
+
+    function: Callable = eqx.field(static=True)
+    owner: eqx.Module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.owner, *args, **kwargs)
+
+    def __hash__(self) -> int:
+        return hash((self.function, id(self.owner)))
+
+    def __eq__(self, other: Any) -> bool:
+        return (
+            isinstance(other, _Method)
+            and other.function is self.function
+            and other.owner is self.owner
+        )
+
+
+class _pure:
+    """Marks a method that `jax.jit` takes as well as `eqx.filter_jit`. Methods of
+    Equinox are modules, whose hash is of their arrays, which have none."""
+
+    function: Callable
+    __doc__: str | None
+
+    def __init__(self, function: Callable):
+        self.function, self.__doc__ = function, function.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> Callable:
+        return self.function if instance is None else _Method(self.function, instance)
+
+
 class VMC(AbstractModule):
     r"""Trains a wave function by variational Monte Carlo, as `init` and `step`.
 
@@ -108,7 +148,8 @@ class VMC(AbstractModule):
     residual $E_L - \langle E_L \rangle$ to the optimizer, clipped to `clip` mean
     absolute deviations from the median, real and imaginary parts apart. Clipping
     affects the gradient, never the energies reported. All methods are pure: jit `step`
-    with `eqx.filter_jit` and call it in a loop, or let [`eqsym.run`][] do so.
+    with `eqx.filter_jit` and call it in a loop, or let [`eqsym.run`][] do so. `jax.jit`
+    works too, if the wave function holds nothing but arrays and static data.
 
     The strategy says how symmetry is used in training. Energies are expectation values
     of the function that it trains; the parameters are always the ones of the bare wave
@@ -146,7 +187,8 @@ class VMC(AbstractModule):
         - `clip`: in mean absolute deviations from the median.
         - `chunk`: walkers whose local energies are evaluated at a time, all by default.
 
-        **Raises:** `ValueError` for `clip` or `chunk` that are not positive.
+        **Raises:** `ValueError` for arguments of the wrong kind, with what to type
+        instead, and for `clip` or `chunk` that are not positive.
         """
         self.hamiltonian = hamiltonian
         self.sampler = sampler
@@ -156,6 +198,38 @@ class VMC(AbstractModule):
         self.chunk = check_chunk(chunk)
 
     def __check_init__(self):
+        exchanged = "Sampler and optimizer are exchanged: the sampler comes first."
+        check_kind(
+            "hamiltonian",
+            self.hamiltonian,
+            AbstractHamiltonian,
+            "a Hamiltonian, such as `eqs.Hamiltonian(crystal)`",
+            {
+                Crystal: "Make one of it: `eqs.Hamiltonian(crystal)`.",
+                AbstractWavefunction: "The wave function comes later, in `eqs.run`.",
+            },
+        )
+        check_kind(
+            "sampler",
+            self.sampler,
+            AbstractSampler,
+            "a sampler, such as `eqs.Metropolis()`",
+            {AbstractOptimizer: exchanged},
+        )
+        check_kind(
+            "optimizer",
+            self.optimizer,
+            AbstractOptimizer,
+            "an optimizer, such as `eqs.Spring()`",
+            {
+                optax.GradientTransformation: (
+                    "Wrap it in `eqs.Optax`, as in `eqs.Optax(optax.adam(1e-3))`."
+                ),
+                AbstractSampler: exchanged,
+            },
+        )
+        check_strategy("strategy", self.strategy)
+        check_kind("clip", self.clip, Real, "a positive number")
         if not self.clip > 0:
             raise ValueError(f"`clip` must be positive, got {self.clip}.")
 
@@ -205,7 +279,13 @@ class VMC(AbstractModule):
 
         **Raises:** `ValueError` as `check` does.
         """
-        draws, chain = jax.random.split(key)
+        check_kind(
+            "wavefunction",
+            wavefunction,
+            AbstractWavefunction,
+            "a wave function, such as `eqs.SolidNet(crystal, occupation, key=key)`",
+        )
+        draws, chain = jax.random.split(random_key(key))
         drawn, tried = (jax.random.fold_in(draws, i) for i in range(2))
         parameters = partition(wavefunction)[0]
         traced = any(
@@ -243,11 +323,12 @@ class VMC(AbstractModule):
             state.wavefunction,
             state.sampler,
             state.optimizer,
-            self.strategy.init(state.wavefunction, key=key),
+            self.strategy.init(state.wavefunction, key=random_key(key)),
             state.step,
             state.scale,
         )
 
+    @_pure
     def equilibrate(self, state: VMCState) -> VMCState:
         """Moves the walkers and leaves everything else: a step of the sampler.
 
@@ -263,6 +344,7 @@ class VMC(AbstractModule):
         sampler = self.sampler.step(view, state.sampler)
         return eqx.tree_at(lambda s: s.sampler, state, sampler)
 
+    @_pure
     def step(self, state: VMCState) -> tuple[VMCState, Statistics]:
         """One training step.
 

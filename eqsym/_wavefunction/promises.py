@@ -199,9 +199,17 @@ def _check_types(
         for x, kind in ((psi.log, jnp.floating), (psi.sign, jnp.inexact))
     )
     if not fits:
+        alone = isinstance(psi, jax.ShapeDtypeStruct)
+        hint = (
+            " For a positive function return `eqs.LogPsi(jnp.ones_like(log), log)`."
+            if alone
+            else ""
+        )
         raise ValueError(
             "`wavefunction` must return a `LogPsi` with a sign and a real logarithm, "
-            f"one floating-point number each for one configuration, got {psi}."
+            "one floating-point number each for one configuration, got "
+            + (f"an array of shape {psi.shape}." if alone else f"{psi}.")
+            + hint
         )
     if jnp.finfo(psi.log.dtype).bits < 32:
         raise ValueError(

@@ -187,12 +187,13 @@ def test_counts_that_are_not_integers_are_refused_before_work(
     wavefunction, key = waves(), jax.random.key(0)
     x, hamiltonian = walkers(hydrogen(), 4), Lattice(hydrogen())
 
-    def pretraining(*args, **kwargs):
-        raise AssertionError("Work has started.")
-
+    # Without a mean field it cannot begin.
+    pretraining = eqs.Pretraining(None, 1)
     good = dict(steps=2, walkers=4, burn_in=1, checkpoint_every=1)
     for name in good:
-        with pytest.raises(ValueError, match=f"`{name}` must be an integer"):
+        missing = wrong is None and name == "walkers"
+        message = "is missing" if missing else "must be an integer"
+        with pytest.raises(ValueError, match=f"`{name}` {message}"):
             eqs.run(
                 vmc(),
                 wavefunction,

@@ -298,13 +298,11 @@ def _run(path, factor, **kwargs):
     return eqs.run(
         vmc,
         waves(a=(0.3, 0.2, 0.1)),
-        steps=170,
-        walkers=16,
         key=jax.random.key(1),
         path=path,
         checkpoint_every=30,
         progress=False,
-        **dict(burn_in=1) | kwargs,
+        **dict(steps=170, walkers=16, burn_in=1) | kwargs,
     )
 
 
@@ -334,7 +332,30 @@ def test_goes_back_once_with_half_the_step(back):
 
 
 def test_without_a_folder_it_goes_back_too(back):
-    assert eqx.tree_equal(_run(None, 3.0).state, back[0].state)
+    """A callback sees the state that it goes back to, and steps that come again."""
+    seen = []
+    found = _run(None, 3.0, callback=lambda n, _, s: seen.append((n, int(s.step))))
+    assert eqx.tree_equal(found.state, back[0].state)
+    numbers = [*range(1, 153), *range(101, 171)]
+    assert seen == [(n, n) for n in numbers[:151]] + [(152, 100)] + [
+        (n, n) for n in numbers[152:]
+    ]
+
+
+def test_goes_back_to_another_number_of_walkers(tmp_path):
+    """Bit for bit the same whether the run was resumed or not in between, which reads
+    the state to go back to again; and afterwards from where it went back to."""
+    others = dict(walkers=6, changed_settings=True)
+    found = []
+    for name, stops in (("one", [170]), ("two", [140, 154, 170])):
+        _run(tmp_path / name, 3.0, steps=120)
+        for steps in stops:
+            found.append(_run(tmp_path / name, 3.0, steps=steps, **others))
+            others = dict(walkers=6)
+        others |= dict(changed_settings=True)
+    once, *_, thrice = found
+    assert once.state.scale == 0.5 and once.walkers.shape == (6, 1, 3)
+    assert eqx.tree_equal(once.state, thrice.state)
 
 
 def _interrupted(monkeypatch, path, rows, factor=3.0, **kwargs):

@@ -102,6 +102,34 @@ for phase, work in (
 """
 
 
+_CALLBACK = """
+import json, sys
+number, port, folder, _, found = sys.argv[1:]
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"localhost:{port}", 2, int(number))
+import eqsym as eqs
+from test_processes import trained
+
+def stop(step, statistics, state):
+    if number == "1" and step == 3:
+        raise StopIteration
+
+def fail(step, statistics, state):
+    if number == "0" and step == 5:
+        raise KeyError("mine")
+
+mesh = eqs.device_mesh()
+first = trained(folder, 10, mesh, callback=stop)
+try:
+    trained(folder, 10, mesh, callback=fail)
+except Exception as error:
+    with open(found, "w") as file:
+        json.dump([first.step, type(error).__name__, str(error)], file)
+"""
+
+
 def crystal():
     return hydrogen(supercell=(2, 1, 1))
 
@@ -239,6 +267,21 @@ def test_one_is_terminated(tmp_path, start):
     steps = read_history(history)["step"]
     assert eqs.checkpoint.latest(folder / "checkpoints") == steps[-1] == len(steps)
     assert eqs.load_run(folder, waves(crystal(), b=(0, 0, 0))).step == len(steps)
+
+
+def test_callback_on_one_of_them(tmp_path, start):
+    """What it raises ends both at the same step, saved together; and the run goes on
+    as if nothing had been."""
+    folder = tmp_path / "run"
+    started = start(folder, 0, _CALLBACK)
+    _wait(started)
+    found = [json.loads(place.read_text()) for _, place in started]
+    assert found[0] == [3, "KeyError", "'mine'"]
+    assert found[1][:2] == [3, "RuntimeError"]
+    assert found[1][2] == "`callback` raised on another process, after step 5."
+    assert eqs.checkpoint.latest(folder / "checkpoints") == 5
+    resumed, alone = trained(folder, 6), trained(None, 6)
+    np.testing.assert_allclose(resumed.walkers, alone.walkers, rtol=1e-9)
 
 
 def test_every_loop_ends_together(tmp_path, start):

@@ -1,14 +1,13 @@
 """The result of a run: which wave function is which, how it prints, its energy."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import eqsym as eqs
 from eqsym._run.result import correlated_error
-from toys import hydrogen, Lattice, waves
+from toys import hydrogen, waves
 
 
 def _result(energies):
@@ -77,43 +76,6 @@ def test_prints_in_one_line():
     assert repr(_result(energies[:3])).endswith("over the last 3)")
     assert repr(_result([1.0])) == "RunResult(step 1)"
     assert "history={" in eqx.tree_pformat(result)
-
-
-@pytest.fixture(scope="module")
-def projected(tmp_path_factory):
-    """A projection that begins after one plain step."""
-    crystal, path = hydrogen(), tmp_path_factory.mktemp("projected") / "run"
-    group = eqs.SpaceGroup(
-        crystal, [np.eye(3, dtype=int), -np.eye(3, dtype=int)], [[0, 0, 0]] * 2
-    )
-    vmc = eqs.VMC(Lattice(crystal), eqs.Metropolis(2), eqs.Spring())
-    average = eqs.GroupAverage(group)
-    found = eqs.run(
-        vmc,
-        waves(c=(0.1, 0.2, 0.3)),
-        steps=2,
-        walkers=4,
-        key=jax.random.key(0),
-        stages=[(1, eqs.SymmetrizedTraining(average))],
-        burn_in=0,
-        progress=False,
-        path=path,
-    )
-    return found, path, average
-
-
-def test_bare_and_trained(projected):
-    found, path, average = projected
-    assert found.wavefunction is found.state.wavefunction
-    assert found.walkers is found.state.sampler.walkers
-    assert eqx.tree_equal(found.trained, eqs.Symmetrized(found.wavefunction, average))
-    assert (found.crystal, found.group) == (hydrogen(), average.group)
-    loaded = eqs.load_run(path, waves(c=(0.0, 0.0, 0.0)))
-    assert type(loaded) is eqs.RunResult and loaded.state is None
-    assert repr(loaded) == repr(found) and loaded.energy() == found.energy()
-    for name in ("wavefunction", "trained", "walkers", "step", "crystal", "group"):
-        one, other = getattr(found, name), getattr(loaded, name)
-        assert eqx.tree_equal(one, other), name
 
 
 def test_group_of_the_crystal():

@@ -81,6 +81,12 @@ def test_loaded_run(trained):
         np.testing.assert_array_equal(found.history[name], values)
     averaged = eqs.Symmetrized(result.wavefunction, eqs.GroupAverage(_group()))
     assert eqx.tree_equal(found.trained, averaged)
+    # The same class, with the same content but for the state.
+    assert type(found) is type(result) is eqs.RunResult
+    assert result.wavefunction is result.state.wavefunction and found.state is None
+    assert eqx.tree_equal(result.trained, averaged) and result.group == _group()
+    assert (result.step, result.crystal) == (2, _CRYSTAL)
+    assert repr(found) == repr(result) and found.energy() == result.energy()
     # A wave function as any other.
     one, other = (eqx.filter_jit(f) for f in (found.trained, averaged))
     assert one(found.walkers[0]).log == other(found.walkers[0]).log
@@ -293,7 +299,6 @@ def test_run_goes_on_with_changed_settings(tmp_path, plain, caplog):
     "change",
     [
         dict(wavefunction=waves(hydrogen(twist=(0.25, 0, 0)))),
-        dict(walkers=5),
         dict(wavefunction=waves(c=(0.0, 0.0, 0.0))),
     ],
 )
@@ -433,9 +438,10 @@ def test_stage_of_a_checkpoint(tmp_path):
     stages, and others are other settings."""
     stages = [(2, eqs.SymmetrizedTraining(eqs.GroupAverage(_group())))]
     for steps, kind in ((2, type(waves())), (3, eqs.Symmetrized)):
-        _run(tmp_path, steps, wavefunction=waves(), stages=stages)
+        result = _run(tmp_path, steps, wavefunction=waves(), stages=stages)
         found = eqs.load_run(tmp_path, waves())
-        assert type(found.trained) is kind and found.group == _group()
+        assert type(result.trained) is type(found.trained) is kind
+        assert result.group == found.group == _group()
     described = json.loads((tmp_path / "run.json").read_text())["symmetry"]
     assert described["stages"] == [
         {"from_step": 0, "strategy": "PlainTraining"},

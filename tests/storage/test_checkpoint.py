@@ -216,8 +216,19 @@ def test_missing_checkpoint(tmp_path):
     eqs.checkpoint.save(tmp_path, 5, _state(1))
     with pytest.raises(ValueError, match=r"got 4\. There are: 5\.$"):
         eqs.checkpoint.restore(tmp_path, 4, _state(1))
-    with pytest.raises(ValueError, match=r"got 4\. There are: none\.$"):
-        eqs.checkpoint.restore(tmp_path / "nowhere", 4, _state(1))
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(tmp_path / "5", tmp_path / "run" / "checkpoints" / "5")
+    for folder, why in (
+        ("nowhere", "nowhere, which does not exist."),
+        ("empty", "empty, which has none."),
+        ("run", "is a run folder: they are in .*/run/checkpoints."),
+        ("5", "which is one itself: give .*, and 5 as `step`."),
+    ):
+        with pytest.raises(ValueError, match=f"`folder` must be a .*{why}$"):
+            eqs.checkpoint.restore(tmp_path / folder, 4, _state(1))
+        # As `latest` says it.
+        with pytest.raises(ValueError, match=f"{why}$"):
+            eqs.checkpoint.restore(tmp_path / folder, None, _state(1))
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,21 @@ def test_refuses_what_does_not_fit():
         vmc.init(waves(), walkers(other, 2), key=key)
 
 
+def test_step_is_compiled_by_jax_too():
+    """It asks for a hash, which modules with arrays of numpy do not have."""
+    vmc = _vmc(hydrogen(), eqs.Spring())
+    state = vmc.init(waves(), walkers(hydrogen(), 4), key=jax.random.key(0))
+    (one, seen), (other, expected) = (
+        jit(vmc.step)(state) for jit in (jax.jit, eqx.filter_jit)
+    )
+    np.testing.assert_allclose(one.wavefunction.a, other.wavefunction.a, rtol=1e-10)
+    np.testing.assert_allclose(seen.energy, expected.energy, rtol=1e-10)
+    # Compiled once for one VMC, whichever way it is asked for.
+    assert vmc.step == vmc.step and hash(vmc.step) == hash(vmc.step)
+    assert vmc.step != vmc.equilibrate
+    assert "One training step" in eqs.VMC.step.__doc__
+
+
 class Infinite(eqs.AbstractOptimizer):
     """Updates that are not finite in every other step."""
 
