@@ -9,7 +9,7 @@ from .correlations import (
 )
 from .decomposition import Sectors as Sectors, sectors as sectors
 from .densities import Density as Density, FourierDensity as FourierDensity
-from .estimate import Estimate as Estimate, Evaluation as Evaluation, table as table
+from .estimate import Estimate as Estimate
 from .evaluation import evaluate as evaluate
 from .expectation import (
     observe as observe,
@@ -22,6 +22,7 @@ from .noise import (
     GradientNoise as GradientNoise,
 )
 from .observables import AbstractObservable as AbstractObservable
+from .results import Evaluation as Evaluation, table as table
 from .scans import (
     translation_scan as translation_scan,
     TranslationScan as TranslationScan,

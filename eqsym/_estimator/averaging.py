@@ -15,8 +15,9 @@ from .._symmetrizer import check_projection
 from .._wavefunction import AbstractWavefunction
 from .chains import Chains
 from .energies import evaluation, per_cell, Quantities, sampled
-from .estimate import Estimate, Evaluation, is_present, jackknife, table
+from .estimate import Estimate, is_present, jackknife
 from .orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
+from .results import Evaluation, table
 
 
 class PostHoc(eqx.Module):

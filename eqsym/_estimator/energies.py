@@ -18,7 +18,7 @@ from .._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
 from .._wavefunction import AbstractWavefunction
 from .chain_mixing import Mixing
 from .chains import Chains
-from .estimate import Evaluation
+from .results import Evaluation
 from .sampling import AbstractEstimator, accumulate, Sample
 
 

@@ -20,7 +20,8 @@ from .energies import (
     Quantities,
     sampled,
 )
-from .estimate import Evaluation, jackknife
+from .estimate import jackknife
+from .results import Evaluation
 
 
 class _EnergyMoments(NamedTuple):

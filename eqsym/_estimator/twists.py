@@ -12,7 +12,8 @@ from .._core import AbstractModule, aligned
 from .._crystal import Crystal, quiet, SYMPREC, with_changes
 from .._group import SpaceGroup, supercell_rotations
 from .chain_mixing import worst
-from .estimate import Estimate, Evaluation, QUANTITIES, table
+from .estimate import Estimate
+from .results import Evaluation, QUANTITIES, table
 
 
 class Twists(AbstractModule):
