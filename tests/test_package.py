@@ -32,7 +32,15 @@ def test_all_names_are_public_and_the_other_way_round():
 
 
 # Made by functions, which say what is in them.
-_RESULTS = {"Cost", "Estimate", "Irrep", "LocalEnergy", "LogPsi", "MeanField"}
+_RESULTS = {
+    "Cost",
+    "Estimate",
+    "Irrep",
+    "LocalEnergy",
+    "LogPsi",
+    "MeanField",
+    "RunResult",
+}
 
 
 @pytest.mark.parametrize("name", sorted({*_classes()} - _RESULTS))

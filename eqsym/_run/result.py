@@ -1,4 +1,4 @@
-"""What a run returns, and what is loaded from its folder."""
+"""The result of a run, also as it is loaded from its folder."""
 
 import equinox as eqx
 import numpy as np
@@ -19,7 +19,7 @@ _WINDOW = 5
 
 
 class RunResult(eqx.Module):
-    r"""What [`eqsym.run`][] returns, and [`eqsym.load_run`][] reads from a folder.
+    r"""The result of [`eqsym.run`][], which [`eqsym.load_run`][] reads from a folder.
 
     With a strategy in training there are two wave functions. `wavefunction` is the bare
     network, whose parameters were trained. `trained` is the function whose energy was
