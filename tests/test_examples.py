@@ -99,7 +99,7 @@ def test_example_compares_strategies(tmp_path):
         assert name in printed
         assert np.isfinite(row["energy"]["mean"])
     # Averages are symmetric; the network is not.
-    assert abs(report["DA"]["symmetry"]["mean"]) > 1e-6
+    assert abs(report["augmented"]["symmetry"]["mean"]) > 1e-6
     assert report["augmented, averaged"]["symmetry"]["mean"] == 0
 
 
