@@ -61,20 +61,8 @@ def crystal_of(name: str, supercell: list[int], twist: list[float]) -> eqs.Cryst
             f"There is neither a file nor a preset {name!r}. The presets are "
             f"{', '.join(PRESETS)}."
         )
-    crystal = eqs.Crystal.from_ase(_read(name))
+    crystal = eqs.Crystal.from_ase(name)
     return crystal.symmetrized(ROUNDING).primitive(**settings)
-
-
-def _read(file: str):
-    import ase.io
-
-    try:
-        return ase.io.read(file)
-    except Exception as error:
-        # ASE has a reader of its own, and its own errors, for every format.
-        raise ValueError(
-            f"ASE cannot read {file!r} as a structure: {type(error).__name__}: {error}"
-        ) from error
 
 
 def described(crystal: eqs.Crystal) -> str:
