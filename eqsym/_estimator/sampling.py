@@ -63,8 +63,8 @@ class AbstractEstimator(eqx.Module):
 
     @abc.abstractmethod
     def reference(self, found: PyTree[np.ndarray]) -> PyTree[Array]:
-        """The reference, a tree like `zero`, from what `measure` found with zeros. So nothing
-        else has to be compiled for it."""
+        """The reference, a tree like `zero`, from what `measure` found with zeros: so
+        nothing else has to be compiled for it."""
 
     @abc.abstractmethod
     def measure(
