@@ -44,7 +44,8 @@ class Chains(AbstractModule):
             added, up to ten times `burn_in`. After 0 or 1 steps a drift cannot be seen.
         - `sampler`: [`eqsym.Metropolis`][] with 20 moves by default.
         - `chunk`: walkers evaluated at a time, all by default.
-        - `progress`: whether to show a progress bar; by default on terminals only.
+        - `progress`: whether to show a progress bar; by default in terminals and
+            notebooks.
 
         **Raises:** `ValueError` for walkers of another shape, or fewer than two of
         them, less than one step, a negative `burn_in`, or a `chunk` that is not

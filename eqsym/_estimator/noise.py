@@ -88,7 +88,7 @@ def gradient_noise(
     - `spacing`: sampler steps between two batches, in addition to the one of each step.
         If chains are slower than this, batches are alike and the deviations too small.
     - `burn_in`: sampler steps before the first batch, in which the sampler adapts.
-    - `progress`: whether to show a progress bar; by default on terminals only.
+    - `progress`: whether to show a progress bar; by default in terminals and notebooks.
 
     **Returns:**
 

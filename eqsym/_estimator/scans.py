@@ -64,7 +64,7 @@ def translation_scan(
     - `points`: along each side, both ends included.
     - `hamiltonian`: for the local energy, if wanted.
     - `chunk`: points evaluated at a time, one line by default.
-    - `progress`: whether to show a progress bar; by default on terminals only.
+    - `progress`: whether to show a progress bar; by default in terminals and notebooks.
 
     **Returns:**
 

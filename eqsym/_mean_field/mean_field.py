@@ -192,7 +192,8 @@ class MeanField(AbstractFixed, AbstractSummarized):
         - `max_cycles`: the most self-consistency iterations.
         - `path`: a file to keep the result in; its folder is made. A file that exists
             is read instead of solving again, if crystal and settings are the same.
-        - `progress`: whether to show a progress bar; by default on terminals only.
+        - `progress`: whether to show a progress bar; by default in terminals and
+            notebooks.
 
         **Returns:**
 

@@ -179,7 +179,7 @@ def run(
     - `figure`: draws `training.png` in the run folder from the history, every 30
         seconds or more while the run goes on: [`eqsym.plot.training`][], which needs
         matplotlib, or a function of your own that returns a matplotlib figure.
-    - `progress`: whether to show progress bars; by default on terminals only.
+    - `progress`: whether to show progress bars; by default in terminals and notebooks.
 
     **Returns:**
 

@@ -299,7 +299,8 @@ class FactoredScores(eqx.Module):
         for a complex wave function, the rows of the imaginary parts.
         """
         size, components = len(self.shares), self._components
-        total = jnp.zeros((components, size, components, size), self.shares.dtype)
+        # Pairs of components first.
+        total = jnp.zeros((components, components, size, size), self.shares.dtype)
         matrix = self.matrix
         if matrix.size:
             # Every device gets all walkers' derivatives by some of the parameters, as
@@ -309,11 +310,12 @@ class FactoredScores(eqx.Module):
             matrix = spread(matrix, WALKERS, None, OPERATIONS)
             matrix = spread(matrix, None, None, (OPERATIONS, WALKERS))
             matrix = jnp.swapaxes(matrix, 0, 1).reshape(components * size, -1)
-            total += (matrix @ matrix.T).reshape(total.shape)
+            found = (matrix @ matrix.T).reshape(components, size, components, size)
+            total += jnp.swapaxes(found, 1, 2)
         wide, _, _ = self._split(self.parameters)
         for tap, linear in zip(self.taps, wide, strict=True):
-            total += _tap_gram(tap, linear.bias is not None)
-        total, shares = spread(total), self.shares
+            total = _with_tap_gram(total, tap, linear.bias is not None)
+        total, shares = spread(jnp.swapaxes(total, 1, 2)), self.shares
         total -= jnp.einsum("axby,x->aby", total, shares)[:, None]
         total -= jnp.einsum("axby,y->axb", total, shares)[..., None]
         root = jnp.sqrt(shares)
@@ -505,13 +507,16 @@ def _empty_tap(linear: Linear, dtype) -> _Tap:
     )
 
 
-def _tap_gram(
-    tap: _Tap, with_bias: bool
-) -> Float[Array, "components walkers components walkers"]:
+def _with_tap_gram(
+    total: Float[Array, "components components walkers walkers"],
+    tap: _Tap,
+    with_bias: bool,
+) -> Float[Array, "components components walkers walkers"]:
+    """With the inner products of one layer added."""
     activations = spread(jnp.moveaxis(tap.rows, 1, 0), None, WALKERS)
     cotangents = jnp.transpose(tap.cotangents, (2, 1, 0, 3))
     cotangents = spread(cotangents, None, None, WALKERS)
-    rows, components, walkers, _ = cotangents.shape
+    components = cotangents.shape[1]
     bias = jnp.asarray(with_bias, activations.dtype)
 
     def inner(x, y):
@@ -532,6 +537,4 @@ def _tap_gram(
         return total + jnp.array(blocks), None
 
     # One row index at a time: the memory is walkers x rows x walkers.
-    start = jnp.zeros((components, components, walkers, walkers), activations.dtype)
-    total, _ = jax.lax.scan(add, start, (activations, cotangents))
-    return jnp.swapaxes(total, 1, 2)
+    return jax.lax.scan(add, total, (activations, cotangents))[0]

@@ -201,7 +201,7 @@ def _signal_at(patch, phase, step, number, *, killed=False):
 
     patch.setattr(Checkpoints, "keep", signalled)
     if killed:
-        patch.setattr(Checkpoints, "_save_last", lambda self, state: None)
+        patch.setattr(Checkpoints, "_save_last", lambda self, state, ended: None)
 
 
 def _interrupted(run, path, monkeypatch, caplog, *cases):
