@@ -141,13 +141,14 @@ def train_and_measure(
         if step == 0:
             return vmc.init(study.network, walkers, key=key)
         run = {"walkers": walkers, "key": key, "path": folder / "run"}
-        state = eqs.run(vmc, study.network, steps=step, **run).state
-        if int(state.step) != step:
+        result = eqs.run(vmc, study.network, steps=step, **run)
+        if result.step != step:
             raise SystemExit(
-                f"{folder} is at step {int(state.step)} already, but its file of step "
+                f"{folder} is at step {result.step} already, but its file of step "
                 f"{step} is gone. Delete the folder to train again."
             )
-        return state
+        assert result.state is not None
+        return result.state
 
     def measured_noise(step: int) -> dict[str, Any]:
         return eqs.gradient_noise(

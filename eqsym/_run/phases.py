@@ -98,8 +98,6 @@ class Checkpoints(Generic[State]):
         self._changes: list[Difference] = []
         self._noted, self._key = False, key
         self.resampled = False
-        # Steps whose checkpoints have another number of walkers.
-        self._resampled: set[int] = set()
         self._saved = 0
         self._on_disk: set[int] = set()
         self._failed_in_row = 0
@@ -132,7 +130,7 @@ class Checkpoints(Generic[State]):
             )
         warn_of_uncompared(place, state=expected, settings=self._settings)
         _logger.info("Resuming from the checkpoint %s.", place)
-        self.resampled = found in self._resampled
+        self.resampled = saved_walkers(self._place, found) != self._settings.walkers
         return state
 
     @property
@@ -242,8 +240,9 @@ class Checkpoints(Generic[State]):
         if self._place is not None:
             forget_after(self._place, step)
             # Settings that changed since it was written change for good.
-            changed = self._changes or step in self._resampled
-            if common_checkpoint(self._place) != step or changed:
+            if common_checkpoint(self._place) != step or changed_settings(
+                self._place, step, self._settings
+            ):
                 self._write(state)
         self._saved = step
         return state
@@ -260,7 +259,6 @@ class Checkpoints(Generic[State]):
         saved, here = saved_walkers(self._place, step), self._settings.walkers
         if saved == here:
             return restore_checkpoint(self._place, step, like)
-        self._resampled.add(step)
         state = restore_checkpoint(self._place, step, like_saved(like, here, saved))
         # The same whenever a run comes here, also after it was resumed.
         key = jax.random.fold_in(self._key, step)
