@@ -141,14 +141,14 @@ def train_and_measure(
         if step == 0:
             return vmc.init(study.network, walkers, key=key)
         run = {"walkers": walkers, "key": key, "path": folder / "run"}
-        found = eqs.run(vmc, study.network, steps=step, **run)
-        if found.step != step:
+        result = eqs.run(vmc, study.network, steps=step, **run)
+        if result.step != step:
             raise SystemExit(
-                f"{folder} is at step {found.step} already, but its file of step "
+                f"{folder} is at step {result.step} already, but its file of step "
                 f"{step} is gone. Delete the folder to train again."
             )
-        assert found.state is not None
-        return found.state
+        assert result.state is not None
+        return result.state
 
     def measured_noise(step: int) -> dict[str, Any]:
         return eqs.gradient_noise(

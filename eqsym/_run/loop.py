@@ -185,18 +185,20 @@ def run(
 
     The last state and the history, [`eqsym.RunResult`][].
 
-    **Raises:** `ValueError` for less than one step or walker, numbers that are not
-    integers, stages that do not start one after the other, walkers of the wrong shape
-    or number, a wave function that a strategy does not fit, pretraining of a wave
-    function without orbitals of its own, and a folder whose checkpoints are all
-    damaged, or are of another model or of other settings (with the fields that differ;
-    `steps`, `checkpoint_every`, `mesh` and every `chunk` may, and all settings with
-    `changed_settings`; functions are compared by their names and the values that they
-    hold, not by their code, which a warning says), or whose history has other columns;
-    `OSError` for a folder that cannot be written, or in which another run is going on.
-    All before anything is computed. `FloatingPointError` if training diverges a second
-    time, after it has gone back, or from the start, so that there is nothing to go back
-    to. `OSError` if three checkpoints in a row could not be written.
+    **Raises:** `ValueError` for arguments of the wrong kind, with what to type instead,
+    less than one step or walker, numbers that are not integers, a `state` that does not
+    belong to the sampler, optimizer or strategy, stages that do not start one after the
+    other, walkers of the wrong shape or number, a wave function that a strategy does
+    not fit, pretraining of a wave function without orbitals of its own, and a folder
+    whose checkpoints are all damaged, or are of another model or of other settings
+    (with the fields that differ; `steps`, `checkpoint_every`, `mesh` and every `chunk`
+    may, and all settings with `changed_settings`; functions are compared by their names
+    and the values that they hold, not by their code, which a warning says), or whose
+    history has other columns; `OSError` for a folder that cannot be written, or in
+    which another run is going on. All before anything is computed. `FloatingPointError`
+    if training diverges a second time, after it has gone back, or from the start, so
+    that there is nothing to go back to. `OSError` if three checkpoints in a row could
+    not be written.
     """
     check_kinds(
         vmc=vmc, wavefunction=wavefunction, pretraining=pretraining, state=state

@@ -97,10 +97,10 @@ class Checkpoints(Generic[State]):
         self._changes: list[Difference] = []
         self._noted, self._key = False, key
         self.resampled = False
-        # Steps whose checkpoints have another number of walkers.
-        self._resampled: set[int] = set()
         self._saved = 0
         self._on_disk: set[int] = set()
+        # Steps of checkpoints with other settings.
+        self._changed: set[int] = set()
         self._failed_in_row = 0
 
     def resume(self, like: Callable[[int], State]) -> State | None:
@@ -130,7 +130,7 @@ class Checkpoints(Generic[State]):
             )
         warn_of_uncompared(place, state=expected, settings=self._settings)
         _logger.info("Resuming from the checkpoint %s.", place)
-        self.resampled = found in self._resampled
+        self.resampled = saved_walkers(self._place, found) != self._settings.walkers
         return state
 
     @property
@@ -249,8 +249,7 @@ class Checkpoints(Generic[State]):
         if self._place is not None:
             forget_after(self._place, step)
             # Settings that changed since it was written change for good.
-            changed = self._changes or step in self._resampled
-            if common_checkpoint(self._place) != step or changed:
+            if common_checkpoint(self._place) != step or step in self._changed:
                 self._write(state)
         self._saved = step
         return state
@@ -268,8 +267,9 @@ class Checkpoints(Generic[State]):
         saved, here = saved_walkers(self._place, step), self._settings.walkers
         sized = like if saved == here else like_saved(like, here, saved)
         state, changes = restore_with_changes(self._place, step, sized, self._settings)
+        if changes:
+            self._changed.add(step)
         if saved != here:
-            self._resampled.add(step)
             # The same whenever a run comes here, also after it was resumed.
             key = jax.random.fold_in(self._key, step)
             state = resampled(state, like, here, chosen_walkers(saved, here, key=key))
@@ -298,6 +298,7 @@ class Checkpoints(Generic[State]):
         step, keep = int(state.step), tuple(self.marks)
         save_checkpoint(self._place, step, state, self._settings, keep=keep)
         self._on_disk.add(step)
+        self._changed.discard(step)
         self._saved = step
 
     def _save_if_due(self, state: State) -> None:

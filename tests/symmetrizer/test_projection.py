@@ -52,5 +52,5 @@ def test_others_are_refused():
         eqs.ProjectedTraining(Sum(_GROUP, 0.5))
     some = SubsetAverage(_GROUP, jnp.arange(2))
     # Without the check of types, which users do not have.
-    with pytest.raises(ValueError, match="got `SubsetAverage`"):
+    with pytest.raises(ValueError, match="an instance of `SubsetAverage`"):
         check_projector.__wrapped__("projection", some)

