@@ -154,10 +154,10 @@ class Checkpoints(Generic[State]):
         try:
             yield
         except BaseException as error:
-            ended = isinstance(error, (KeyboardInterrupt, SystemExit))
             # One of several processes that ends for another reason than these is alone,
             # and cannot save alone.
             shared = isinstance(error, (FloatingPointError, OSError))
+            ended = not shared
             together = shared or self.interrupts.ending or jax.process_count() == 1
             raise
         finally:
