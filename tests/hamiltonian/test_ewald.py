@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from pyscf.pbc import gto
 
-from eqsym._crystal.crystal import Crystal
-from eqsym._crystal.lattice import Lattice
-from eqsym._hamiltonian.ewald import Ewald, ewald_energy
+from eqsym import Crystal, Ewald, Lattice
+from eqsym._hamiltonian.ewald import ewald_energy
 
 
 def lih(**kwargs) -> Crystal:

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float, Inexact
 
-from eqsym._core.math import log_sum, rescaled, sum_of_determinants
-from eqsym._core.types import Electrons, LogPsi
-from eqsym._crystal.crystal import Crystal
-from eqsym._hamiltonian.local_energy import (
+from eqsym import (
+    AbstractWavefunction,
+    Crystal,
     ForwardLaplacian,
     Hamiltonian,
     HessianLaplacian,
     LocalEnergy,
+    LogPsi,
 )
-from eqsym._wavefunction.base import AbstractWavefunction
+from eqsym._core.math import log_sum, rescaled, sum_of_determinants
+from eqsym._core.types import Electrons
 
 
 KINETIC = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import eqsym as eqs
-from eqsym._core import device_mesh, replicate
+from eqsym import device_mesh, replicate
 from eqsym._run.loop import _moved, _unburnt
 from toys import hydrogen, Lattice, small_network, walkers, waves
 

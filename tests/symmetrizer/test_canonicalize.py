@@ -12,20 +12,23 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from jaxtyping import Array, Complex, Float
 
-from eqsym._core.types import LogPsi, partition
-from eqsym._crystal.crystal import Crystal
-from eqsym._group.domain import FundamentalDomain
-from eqsym._group.space_group import SpaceGroup
-from eqsym._hamiltonian.local_energy import ForwardLaplacian, HessianLaplacian
-from eqsym._symmetrizer.canonicalization import (
+from eqsym import (
+    AbstractWavefunction,
     Canonicalization,
+    Crystal,
+    ForwardLaplacian,
+    FundamentalDomain,
+    GroupAverage,
+    HessianLaplacian,
+    LogPsi,
+    partition,
     RandomCanonicalization,
-    RandomImage,
     SmoothStep,
+    SpaceGroup,
     SplineStep,
+    Symmetrized,
 )
-from eqsym._symmetrizer.orbits import GroupAverage, Symmetrized
-from eqsym._wavefunction.base import AbstractWavefunction
+from eqsym._symmetrizer.canonicalization import RandomImage
 
 
 class Determinants(AbstractWavefunction):

@@ -12,22 +12,26 @@ from hypothesis import given, settings, strategies as st
 from jaxtyping import Array, Float, Inexact
 
 import group_toys
-from eqsym._core.types import combine, LogPsi, partition
-from eqsym._crystal.crystal import Crystal
-from eqsym._group.representations import character_table, irreps
-from eqsym._group.space_group import SpaceGroup
-from eqsym._hamiltonian.local_energy import ForwardLaplacian, HessianLaplacian
-from eqsym._mean_field.mean_field import Occupation
-from eqsym._symmetrizer.orbits import (
+from eqsym import (
     AbstractSymmetrizer,
+    AbstractWavefunction,
+    character_table,
+    combine,
+    Crystal,
+    ForwardLaplacian,
     GroupAverage,
+    HessianLaplacian,
     IrrepProjection,
+    irreps,
+    LogPsi,
+    Occupation,
     Orbit,
+    partition,
+    SolidNet,
+    SpaceGroup,
     Symmetrized,
     symmetry_ratio,
 )
-from eqsym._wavefunction.base import AbstractWavefunction
-from eqsym._wavefunction.solidnet import SolidNet
 
 
 class Determinants(AbstractWavefunction):
