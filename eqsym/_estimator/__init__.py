@@ -9,7 +9,7 @@ from .correlations import (
 )
 from .decomposition import Sectors as Sectors, sectors as sectors
 from .densities import Density as Density, FourierDensity as FourierDensity
-from .estimate import Estimate as Estimate
+from .estimate import Estimate as Estimate, estimate_from as estimate_from
 from .evaluation import evaluate as evaluate
 from .expectation import (
     observe as observe,

@@ -13,6 +13,7 @@ from .._group import SpaceGroup
 from .._hamiltonian import AbstractHamiltonian
 from .._symmetrizer import check_projection
 from .._wavefunction import AbstractWavefunction
+from .arguments import check_kinds
 from .chains import Chains
 from .energies import evaluation, per_cell, Quantities, sampled
 from .estimate import Estimate, is_present, jackknife
@@ -172,6 +173,9 @@ def post_hoc(
     orbit points or one local energy, and if the average is not a projection of f, see
     [`eqsym.Symmetrized`][].
     """
+    check_kinds(
+        wavefunction=wavefunction, hamiltonian=hamiltonian, group=group, chains=chains
+    )
     group.check_crystal(wavefunction.crystal)
     trivial = np.ones((1, group.order))
     check_projection(wavefunction, group, trivial[0])
@@ -185,7 +189,7 @@ def post_hoc(
             local_energies=local_energies,
         )
     )
-    samples = sampled(sample, wavefunction, hamiltonian, chains, path)
+    samples = sampled("post_hoc", sample, wavefunction, hamiltonian, chains, path)
     rest: Any = dict(reference=samples.reference, cells=wavefunction.crystal.cells)
 
     def results(means: _PostHocMoments) -> _PostHocNumbers:
@@ -205,7 +209,7 @@ def post_hoc(
             )
         return _PostHocNumbers(plain, averaged, averaged.energy - plain.energy, weight)
 
-    found: _PostHocNumbers = jackknife(samples.means, results)
+    found: _PostHocNumbers = jackknife(samples.means, results, samples.origin)
     plain = evaluation(found.plain, samples)
     if not is_present(found.weight):
         return PostHoc(plain, None, None, found.weight)

@@ -12,6 +12,7 @@ from .._group import character_table, SpaceGroup
 from .._hamiltonian import AbstractHamiltonian
 from .._symmetrizer import check_projection
 from .._wavefunction import AbstractWavefunction
+from .arguments import check_kinds
 from .chain_mixing import Mixing
 from .chains import Chains
 from .energies import sampled
@@ -173,6 +174,9 @@ def sectors(
     orbit points or one local energy, and if the operations do not act on f as a group,
     see [`eqsym.Symmetrized`][].
     """
+    check_kinds(
+        wavefunction=wavefunction, hamiltonian=hamiltonian, group=group, chains=chains
+    )
     group.check_crystal(wavefunction.crystal)
     table = character_table(group)
     # Something is left of f in one irrep or another: the regular representation.
@@ -188,7 +192,7 @@ def sectors(
             local_energies=local_energies,
         )
     )
-    samples = sampled(sample, wavefunction, hamiltonian, chains, path)
+    samples = sampled("sectors", sample, wavefunction, hamiltonian, chains, path)
     reference, cells = samples.reference, wavefunction.crystal.cells
     zero = float(reference.kinetic + reference.potential) / cells
 
@@ -203,7 +207,7 @@ def sectors(
         ]
         return _SectorsNumbers(plain + zero, tuple(parts))
 
-    found: _SectorsNumbers = jackknife(samples.means, results)
+    found: _SectorsNumbers = jackknife(samples.means, results, samples.origin)
     parts = []
     for irrep, part in zip(table.irreps, found.sectors, strict=True):
         if not is_present(part.weight):

@@ -18,6 +18,7 @@ from .._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
 from .._wavefunction import AbstractWavefunction
 from .chain_mixing import Mixing
 from .chains import Chains
+from .estimate import origin_of
 from .results import Evaluation
 from .sampling import AbstractEstimator, accumulate, Sample
 
@@ -28,13 +29,15 @@ _logger = logging.getLogger("eqsym")
 class Samples(NamedTuple):
     """Means of the moments over the chain of every walker that ever had a finite local
     energy, (walkers, ...); the reference energies, from the first samples; how many
-    samples were finite, and how many not; whether the chains have mixed."""
+    samples were finite, and how many not; whether the chains have mixed; by what
+    estimates from them are told from others."""
 
     means: Any
     reference: LocalEnergy
     valid: int
     invalid: int
     mixing: Mixing
+    origin: frozenset[str]
 
 
 class AbstractSample(eqx.Module):
@@ -122,6 +125,7 @@ def _measured(
 
 
 def sampled(
+    name: str,
     sample: AbstractSample,
     wavefunction: AbstractWavefunction,
     hamiltonian: AbstractHamiltonian,
@@ -130,23 +134,26 @@ def sampled(
 ) -> Samples:
     """Means of a sample over chains of |psi|^2.
 
-    Walkers and samples without a finite local energy are left out, with a warning.
+    Walkers and samples without a finite local energy are left out, with a warning that
+    begins with `name`, of the function that was called.
 
     **Raises:** as `accumulate` does, and `FloatingPointError` if more than half of the
     walkers have no finite local energy in the first 10 steps, or in all.
     """
     check_crystals(wavefunction, hamiltonian)
     chain, draws = jax.random.split(chains.key)
+    origin = origin_of(chains.key)
     estimator = _Energies(sample, wavefunction, hamiltonian, draws, chains.chunk)
     chains = dataclasses.replace(chains, key=chain)
-    found = accumulate("Evaluating", estimator, wavefunction, chains, path)
+    found = accumulate(name, estimator, wavefunction, chains, path)
     counts: Int[np.ndarray, " walkers"] = found.sums["counts"]
     kept = counts > 0
     if not np.all(kept):
         _logger.warning(
-            "Evaluating: %d of %d walkers never had a finite local energy in %d steps "
+            "%s: %d of %d walkers never had a finite local energy in %d steps "
             "and are left out. The estimates come from the other walkers: they are "
             "biased if these walkers were in places that the others do not reach.",
+            name,
             np.sum(~kept),
             len(kept),
             chains.steps,
@@ -155,9 +162,10 @@ def sampled(
     missing = chains.steps * int(np.sum(kept)) - valid
     if missing:
         _logger.warning(
-            "Evaluating: %d of %d samples (%.2g %%) had no finite local energy and are "
+            "%s: %d of %d samples (%.2g %%) had no finite local energy and are "
             "left out. The estimates are biased, which their error bars do not show, "
             "unless energies fail at random places.",
+            name,
             missing,
             missing + valid,
             100 * missing / (missing + valid),
@@ -170,6 +178,7 @@ def sampled(
         valid,
         chains.steps * len(counts) - valid,
         found.mixing,
+        origin,
     )
 
 

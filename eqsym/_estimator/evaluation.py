@@ -11,6 +11,7 @@ from .._core import Electrons, Key
 from .._hamiltonian import AbstractHamiltonian, LocalEnergy
 from .._symmetrizer import AbstractSymmetrizer, symmetry_ratio
 from .._wavefunction import AbstractWavefunction
+from .arguments import check_kinds
 from .chains import Chains
 from .energies import (
     AbstractSample,
@@ -103,8 +104,14 @@ def evaluate(
     walkers have no finite local energy in the first 10 steps, or less than two have
     one.
     """
+    check_kinds(
+        wavefunction=wavefunction,
+        hamiltonian=hamiltonian,
+        chains=chains,
+        symmetrizer=symmetrizer,
+    )
     sample = _EnergySample(wavefunction, hamiltonian, symmetrizer)
-    samples = sampled(sample, wavefunction, hamiltonian, chains, path)
+    samples = sampled("evaluate", sample, wavefunction, hamiltonian, chains, path)
 
     def results(means: _EnergyMoments) -> Quantities:
         symmetry = None
@@ -119,5 +126,5 @@ def evaluate(
             cells=wavefunction.crystal.cells,
         )
 
-    found: Quantities = jackknife(samples.means, results)
+    found: Quantities = jackknife(samples.means, results, samples.origin)
     return evaluation(found, samples)

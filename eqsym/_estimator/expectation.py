@@ -24,9 +24,10 @@ from .._group import SpaceGroup
 from .._hamiltonian import Ewald
 from .._symmetrizer import check_projection
 from .._wavefunction import AbstractWavefunction, amplitude
+from .arguments import check_kinds, named_observables
 from .chain_mixing import Mixing
 from .chains import Chains
-from .estimate import Estimate, is_present
+from .estimate import Estimate, estimate_from, is_present, origin_of
 from .observables import AbstractObservable
 from .sampling import AbstractEstimator, accumulate, Sample
 
@@ -65,7 +66,7 @@ class PostHocObserved(eqx.Module):
 
 def observe(
     wavefunction: AbstractWavefunction,
-    observables: Mapping[str, AbstractObservable],
+    observables: AbstractObservable | Mapping[str, AbstractObservable],
     chains: Chains,
     *,
     group: SpaceGroup | None = None,
@@ -84,7 +85,8 @@ def observe(
     **Arguments:**
 
     - `wavefunction`: the wave function.
-    - `observables`: what to observe, by name, for the same crystal.
+    - `observables`: what to observe, by name, for the same crystal. A single one needs
+        no name: it gets that of its class, such as `found["Density"]`.
     - `chains`: how to sample, [`eqsym.Chains`][].
     - `group`: if given, observables are averaged over the images of every sample: they
         become as symmetric as the group. If $|\psi|^2$ has this symmetry, this only
@@ -114,9 +116,15 @@ def observe(
     half of the blocks no amplitude is finite in the first 10 steps, or less than two
     have one.
     """
+    check_kinds(
+        optional=("group",), wavefunction=wavefunction, chains=chains, group=group
+    )
+    observables = named_observables(observables)
     if group is not None:
         group.check_crystal(wavefunction.crystal)
-    sums, mixing = _sampled(_Plain(group), wavefunction, observables, chains, path)
+    sums, mixing = _sampled(
+        "observe", _Plain(group), wavefunction, observables, chains, path
+    )
     return {
         name: _jackknife(_of_kind(_WALKERS, name, one, sums), sums, mixing)
         for name, one in observables.items()
@@ -125,7 +133,7 @@ def observe(
 
 def observe_post_hoc(
     wavefunction: AbstractWavefunction,
-    observables: Mapping[str, AbstractObservable],
+    observables: AbstractObservable | Mapping[str, AbstractObservable],
     group: SpaceGroup,
     chains: Chains,
     *,
@@ -167,15 +175,20 @@ def observe_post_hoc(
     **Raises:** as [`eqsym.observe`][] does, and `ValueError` if the average is not a
     projection of f, see [`eqsym.Symmetrized`][].
     """
+    check_kinds(wavefunction=wavefunction, group=group, chains=chains)
+    observables = named_observables(observables)
     group.check_crystal(wavefunction.crystal)
     check_projection(wavefunction, group, np.ones(group.order))
-    sums, mixing = _sampled(_PostHoc(group), wavefunction, observables, chains, path)
+    sums, mixing = _sampled(
+        "observe_post_hoc", _PostHoc(group), wavefunction, observables, chains, path
+    )
 
     shares = _replicates(
         sums.weights[:, [_AVERAGED]], sums.weights[:, _MIXTURE], lambda means: means
     )
     weights = _jackknife(shares, sums, mixing)
-    weight = Estimate(float(weights.mean[0]), float(weights.error[0]))
+    origin = origin_of(chains.key)
+    weight = estimate_from(origin, weights.mean[0], weights.error[0])
 
     def weighted(kind: int) -> dict[str, _Replicates]:
         return {
@@ -326,6 +339,7 @@ class _Observables(AbstractEstimator):
 
 
 def _sampled(
+    name: str,
     kinds: _AbstractKinds,
     wavefunction: AbstractWavefunction,
     observables: Mapping[str, AbstractObservable],
@@ -334,27 +348,26 @@ def _sampled(
 ) -> tuple[_Sums, Mixing]:
     """Sums over chains of |psi|^2, and whether these have mixed. Samples whose weight
     is not finite are left out, and blocks without a sample, with a warning."""
-    if not observables:
-        raise ValueError("`observables` must be at least one, got none.")
-    for name, one in observables.items():
+    for label, one in observables.items():
         different = wavefunction.crystal.difference(one.crystal)
         if different is not None:
             raise ValueError(
-                f"`observables` must have the crystal of `wavefunction`, but {name!r} "
+                f"`observables` must have the crystal of `wavefunction`, but {label!r} "
                 f"has another one: between them {different}."
             )
     potential = Ewald(wavefunction.crystal, precision=_PRECISION)
     estimator = _Observables(
         kinds, wavefunction, dict(observables), potential, chains.chunk
     )
-    found = accumulate("Observing", estimator, wavefunction, chains, path)
+    found = accumulate(name, estimator, wavefunction, chains, path)
     sums: _Sums = found.sums
     kept = sums.valid > 0
     if np.all(kept):
         return sums, found.mixing
     _logger.warning(
-        "Observing: in %d of %d blocks of walkers no amplitude was finite in %d steps. "
-        "They are left out; the estimates come from the other walkers.",
+        "%s: in %d of %d blocks of walkers no amplitude was finite in %d steps. They "
+        "are left out; the estimates come from the other walkers.",
+        name,
         np.sum(~kept),
         len(kept),
         chains.steps,

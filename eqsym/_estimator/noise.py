@@ -15,10 +15,12 @@ from .._core import (
     on_mesh,
     partition,
     progress_bar,
+    random_key,
     whole_number,
 )
 from .._training import AbstractOptimizer, AbstractOptimizerState, Scores, VMC, VMCState
-from .estimate import Estimate
+from .arguments import check_kinds
+from .estimate import Estimate, estimate_from, origin_of
 
 
 class Scatter(eqx.Module):
@@ -111,6 +113,8 @@ def gradient_noise(
     as `vmc.init` does; `FloatingPointError` if fewer than 3 batches had a finite
     gradient.
     """
+    check_kinds(vmc=vmc, state=state)
+    key = random_key(key)
     repeats = whole_number("repeats", repeats)
     if repeats < 3:
         raise ValueError(
@@ -151,8 +155,8 @@ def gradient_noise(
     # The first vector has no mean before it.
     gradient, update = np.array(squares[1:]).T
     return GradientNoise(
-        _scatter(_seen(current).gradient, gradient),
-        _scatter(_seen(current).update, update),
+        _scatter(_seen(current).gradient, gradient, origin_of(key)),
+        _scatter(_seen(current).update, update, origin_of(key)),
         walkers=len(walkers),
         repeats=repeats,
         rejected=repeats - len(squares),
@@ -242,7 +246,11 @@ def _square(tree: PyTree) -> Float[Array, ""]:
     return jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)]))
 
 
-def _scatter(running: _Running, squares: Float[np.ndarray, " repeats"]) -> Scatter:
+def _scatter(
+    running: _Running,
+    squares: Float[np.ndarray, " repeats"],
+    origin: frozenset[str],
+) -> Scatter:
     variance = float(np.mean(squares))
     error = float(np.std(squares, ddof=1) / np.sqrt(len(squares)))
     deviation = np.sqrt(variance)
@@ -251,5 +259,5 @@ def _scatter(running: _Running, squares: Float[np.ndarray, " repeats"]) -> Scatt
     relative = error / (2 * deviation) if deviation > 0 else 0.0
     return Scatter(
         norm=float(np.sqrt(max(square, 0.0))),
-        deviation=Estimate(float(deviation), float(relative)),
+        deviation=estimate_from(origin, deviation, relative),
     )

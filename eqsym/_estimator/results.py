@@ -95,6 +95,6 @@ def table(rows: dict[str, Evaluation | None]) -> str:
 
 
 def _to_dict(node: Any) -> Any:
-    if isinstance(node, eqx.Module):
+    if isinstance(node, (eqx.Module, Estimate)):
         return {name: _to_dict(value) for name, value in vars(node).items()}
     return node

@@ -26,7 +26,7 @@ from .._core import (
     Walkers,
 )
 from .._training import AbstractSampler, AbstractSamplerState, REPLACED
-from .._wavefunction import AbstractWavefunction
+from .._wavefunction import AbstractWavefunction, amplitude, first_walkers
 from .chain_mixing import drifts, Mixing, mixing, Record
 from .chains import Chains
 from .folder import estimate_folder, EstimateFolder
@@ -36,6 +36,8 @@ _logger = logging.getLogger("eqsym")
 
 # The longest burn-in, in multiples of what was asked for.
 _LONGEST = 10
+# Folded into the key for first walkers, unlike anything that samplers draw.
+_PLACES = 2**31
 # Samples after which an estimate gives up if too little of it is finite.
 _PATIENCE = 10
 
@@ -146,7 +148,7 @@ def accumulate(
 
     **Arguments:**
 
-    - `name`: of the work, for messages: "Evaluating".
+    - `name`: of the function that was called, for messages.
     - `estimator`: chooses the sums.
     - `wavefunction`: to be sampled.
     - `chains`: how to sample.
@@ -156,7 +158,9 @@ def accumulate(
     something else in it; `FloatingPointError` if too little is
     finite; `OSError` for a folder that cannot be written, or is in use.
     """
-    sampler, walkers = chains.sampler, chains.walkers
+    sampler = chains.sampler
+    place = jax.random.fold_in(chains.key, _PLACES)
+    walkers = first_walkers(chains.walkers, wavefunction.crystal, key=place)
     state = _State(
         sampler=sampler.init(wavefunction, walkers, key=chains.key),
         burned=np.asarray(0),
@@ -170,10 +174,10 @@ def accumulate(
     settings = _Settings(
         estimator, wavefunction, sampler, walkers, chains.key, chains.burn_in
     )
-    place = None if path is None else Path(path)
+    kept = None if path is None else Path(path)
     with (
         on_mesh(mesh_of(walkers)),
-        estimate_folder(place, name, settings, estimator.names) as folder,
+        estimate_folder(kept, name, settings, estimator.names) as folder,
         interruptible() as interrupts,
     ):
         state = _restored(folder, estimator, state, chains)
@@ -377,7 +381,7 @@ def _advanced(
 def _log_psi(
     wavefunction: AbstractWavefunction, walkers: Walkers, chunk: int | None
 ) -> Float[Array, " walkers"]:
-    return chunked_vmap(lambda electrons: wavefunction(electrons).log, walkers, chunk)
+    return chunked_vmap(lambda x: amplitude(wavefunction, x).log, walkers, chunk)
 
 
 def _check(

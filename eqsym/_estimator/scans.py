@@ -18,6 +18,7 @@ from .._core import (
 )
 from .._hamiltonian import AbstractHamiltonian, check_crystals
 from .._wavefunction import AbstractWavefunction, amplitude
+from .arguments import check_kinds
 
 
 class TranslationScan(eqx.Module):
@@ -72,6 +73,9 @@ def translation_scan(
 
     **Raises:** `ValueError` for a Hamiltonian of another crystal.
     """
+    check_kinds(
+        optional=("hamiltonian",), wavefunction=wavefunction, hamiltonian=hamiltonian
+    )
     if hamiltonian is not None:
         check_crystals(wavefunction, hamiltonian)
     points, chunk = whole_number("points", points, 2), check_chunk(chunk)

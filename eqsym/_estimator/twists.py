@@ -12,7 +12,7 @@ from .._core import AbstractModule, aligned
 from .._crystal import Crystal, quiet, SYMPREC, with_changes
 from .._group import SpaceGroup, supercell_rotations
 from .chain_mixing import worst
-from .estimate import Estimate
+from .estimate import Estimate, estimate_from, origin_of
 from .results import Evaluation, QUANTITIES, table
 
 
@@ -187,9 +187,8 @@ def twist_average(
             return None
         means = np.array([part.mean for part in parts])
         errors = np.array([part.error for part in parts])
-        return Estimate(
-            float(weights @ means), float(np.hypot.reduce(weights * errors))
-        )
+        error = np.hypot.reduce(weights * errors)
+        return estimate_from(origin_of(*parts), weights @ means, error)
 
     quantities: Any = {name: mean(name) for name in QUANTITIES}
     whole = Evaluation(

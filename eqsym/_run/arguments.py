@@ -4,14 +4,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
-from .._core import check_kind, Key, Walkers, whole_number
+from .._core import check_kind, Key, Walkers
 from .._mean_field import MeanField
 from .._training import Pretraining, VMC, VMCState
-from .._wavefunction import AbstractWavefunction, check_walkers, initial_walkers
+from .._wavefunction import AbstractWavefunction, first_walkers
 
 
 def check_kinds(**given: Any) -> None:
@@ -70,7 +68,7 @@ def starting_point(
             f"`{missing}` is missing: `eqs.run(vmc, wavefunction, walkers=256, ...)`, "
             "or to go on from a state, `eqs.run(vmc, state=state, ...)`."
         )
-    return wavefunction, _first_walkers(walkers, wavefunction, key), 0
+    return wavefunction, first_walkers(walkers, wavefunction.crystal, key=key), 0
 
 
 def check_state(state: VMCState, like: VMCState) -> None:
@@ -106,28 +104,3 @@ def _outline(tree: PyTree) -> Any:
 
 def _named(value: Any) -> str:
     return f"a `{type(value).__name__}`"
-
-
-def _first_walkers(
-    walkers: Any, wavefunction: AbstractWavefunction, key: Key
-) -> Walkers:
-    """Positions that are given, as an array of any kind or in lists, or their number
-    in normal clouds around the nuclei."""
-    crystal = wavefunction.crystal
-    if not (isinstance(walkers, (list, tuple)) or np.ndim(walkers)):
-        count = whole_number("walkers", walkers, 1, of="walker")
-        return initial_walkers(crystal, count, key=key)
-    if not (
-        isinstance(walkers, jax.Array) and jnp.issubdtype(walkers.dtype, jnp.floating)
-    ):
-        try:
-            given = np.asarray(walkers)
-            kind = given.dtype if given.dtype.kind == "f" else np.dtype(float)
-            walkers = jnp.asarray(given.astype(kind, casting="safe"))
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                "`walkers` must be a number of walkers, or positions in Bohr in an "
-                f"array of shape (walkers, {sum(crystal.electrons)}, 3): {error}"
-            ) from error
-    check_walkers(crystal, walkers)
-    return walkers

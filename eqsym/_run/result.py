@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from .._core import Integer, Walkers, whole_number
 from .._crystal import Crystal
-from .._estimator import Estimate
+from .._estimator import Estimate, estimate_from
 from .._group import SpaceGroup
 from .._training import VMCState
 from .._wavefunction import AbstractWavefunction
@@ -89,7 +89,8 @@ class RunResult(eqx.Module):
 
         **Returns:**
 
-        The mean and its standard error, [`eqsym.Estimate`][].
+        The mean and its standard error, [`eqsym.Estimate`][]. Energies of one run are
+        correlated, over whatever steps.
 
         **Raises:** `ValueError` for fewer than two steps with a finite energy.
         """
@@ -102,7 +103,16 @@ class RunResult(eqx.Module):
                 "An error bar needs at least 2 training steps with a finite energy, "
                 f"got {len(energies)} in the last {min(last, taken)}."
             )
-        return Estimate(float(np.mean(energies)), correlated_error(energies))
+        return estimate_from(
+            self._origin, np.mean(energies), correlated_error(energies)
+        )
+
+    @property
+    def _origin(self) -> frozenset[str]:
+        """Stands for the run, also as it is loaded or goes on: its first energy."""
+        energies = self.history["energy"]
+        first = np.asarray(energies[np.isfinite(energies)][:1], np.float64)
+        return frozenset({f"run {first.tobytes().hex()}"})
 
     def __repr__(self) -> str:
         taken = len(self.history["energy"])

@@ -15,4 +15,9 @@ from .hartree_fock import HartreeFock as HartreeFock
 from .linear import Linear as Linear
 from .promises import check_wavefunction as check_wavefunction
 from .solidnet import SolidNet as SolidNet
-from .walkers import check_walkers as check_walkers, initial_walkers as initial_walkers
+from .walkers import (
+    as_walkers as as_walkers,
+    check_walkers as check_walkers,
+    first_walkers as first_walkers,
+    initial_walkers as initial_walkers,
+)

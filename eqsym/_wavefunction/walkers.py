@@ -1,11 +1,13 @@
 """First configurations, and whether configurations fit a crystal."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._core import Integer, Key, Walkers, whole_number
+from .._core import check_kind, Integer, Key, Walkers, whole_number
 from .._crystal import Crystal
 
 
@@ -18,6 +20,49 @@ def check_walkers(crystal: Crystal, walkers: Walkers) -> None:
             f"for {crystal.electrons[0]} spin-up and {crystal.electrons[1]} spin-down "
             f"electrons, got {tuple(walkers.shape)}."
         )
+
+
+def as_walkers(walkers: Any) -> Walkers | int:
+    """A number of walkers, or positions of theirs that are given in an array of any
+    kind or in lists, in an array of JAX.
+
+    **Raises:** `ValueError` for anything else.
+    """
+    if isinstance(walkers, jax.Array) and walkers.ndim:
+        if jnp.issubdtype(walkers.dtype, jnp.floating):
+            return walkers
+    elif isinstance(walkers, (int, float, complex, np.generic, np.ndarray, jax.Array)):
+        if not np.ndim(walkers):
+            return whole_number("walkers", walkers, 1, of="walker")
+    elif not isinstance(walkers, (list, tuple)):
+        check_kind(
+            "walkers",
+            walkers,
+            (),
+            "a number of walkers, or positions in Bohr, such as `result.walkers`",
+        )
+    try:
+        given = np.asarray(walkers)
+        kind = given.dtype if given.dtype.kind == "f" else np.dtype(float)
+        return jnp.asarray(given.astype(kind, casting="safe"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`walkers` must be a number of walkers, or positions in Bohr in an array "
+            f"of shape (walkers, electrons, 3): {error}"
+        ) from error
+
+
+def first_walkers(walkers: Any, crystal: Crystal, *, key: Key) -> Walkers:
+    """Positions that are given, as `as_walkers` takes them, or as many as are asked for
+    from `initial_walkers`.
+
+    **Raises:** `ValueError` for anything else, and for walkers of the wrong shape.
+    """
+    found = as_walkers(walkers)
+    if isinstance(found, int):
+        return initial_walkers(crystal, found, key=key)
+    check_walkers(crystal, found)
+    return found
 
 
 def initial_walkers(

@@ -411,7 +411,7 @@ def test_walkers_that_are_replaced_are_reported(caplog, burn_in, where):
     )
     assert found.invalid_samples == 0
     (message,) = caplog.messages
-    assert message.startswith(f"Evaluating, {where}: 2 walkers without a finite")
+    assert message.startswith(f"evaluate, {where}: 2 walkers without a finite")
     assert ("error bars too small" in message) == (burn_in == 0)
 
 

@@ -43,7 +43,7 @@ _CHAINS = eqs.Chains(
     _PLACES,
     key=jax.random.key(1),
     steps=1,
-    burn_in=0,
+    burn_in=1,
     sampler=eqs.Metropolis(1),
     progress=False,
 )

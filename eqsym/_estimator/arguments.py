@@ -1,0 +1,106 @@
+"""Arguments of estimators: what they must be, and what to type instead."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .._core import check_kind
+from .._crystal import Crystal
+from .._group import SpaceGroup
+from .._hamiltonian import AbstractHamiltonian
+from .._symmetrizer import AbstractRandomSymmetrizer, AbstractSymmetrizer
+from .._training import VMC, VMCState
+from .._wavefunction import AbstractWavefunction
+from .chains import Chains
+from .observables import AbstractObservable
+
+
+_OTHER_WAY = (
+    "Wave function and Hamiltonian are exchanged: the wave function comes first."
+)
+_GROUP_FIRST = "Group and chains are exchanged: the group comes first."
+
+# By the name of an argument: what it must be, and for some wrong kinds what to do.
+_KINDS: dict[str, tuple[type, str, dict[type, str]]] = {
+    "wavefunction": (
+        AbstractWavefunction,
+        "a wave function, such as `result.trained` of a run",
+        {AbstractHamiltonian: _OTHER_WAY},
+    ),
+    "hamiltonian": (
+        AbstractHamiltonian,
+        "a Hamiltonian, such as `eqs.Hamiltonian(crystal)`",
+        {
+            AbstractWavefunction: _OTHER_WAY,
+            Crystal: "Make one of it: `eqs.Hamiltonian(crystal)`.",
+        },
+    ),
+    "group": (
+        SpaceGroup,
+        "a group, such as `eqs.SpaceGroup.of(crystal)`",
+        {
+            Chains: _GROUP_FIRST,
+            AbstractRandomSymmetrizer: "Give the group that it was made from.",
+            Crystal: "Find one: `eqs.SpaceGroup.of(crystal)`.",
+        },
+    ),
+    "chains": (
+        Chains,
+        "how to sample, such as `eqs.Chains(result.walkers, key=key)` or "
+        "`eqs.Chains(256, key=key)`",
+        {SpaceGroup: _GROUP_FIRST},
+    ),
+    "symmetrizer": (
+        AbstractSymmetrizer,
+        "a symmetrizer, such as `eqs.GroupAverage(group)`",
+        {SpaceGroup: "Wrap it in `eqs.GroupAverage`."},
+    ),
+    "vmc": (
+        VMC,
+        "what takes training steps, `eqs.VMC(hamiltonian, sampler, optimizer)`",
+        {},
+    ),
+    "state": (VMCState, "a state of training, such as `result.state`", {}),
+}
+# These may be left out.
+_OPTIONAL = ("symmetrizer",)
+
+
+def check_kinds(*, optional: tuple[str, ...] = _OPTIONAL, **given: Any) -> None:
+    """Every estimator calls this first.
+
+    **Arguments:**
+
+    - `optional`: names of arguments that may be `None`.
+    - `given`: arguments by name.
+
+    **Raises:** `ValueError`, in one line, for arguments of the wrong kind.
+    """
+    for name, value in given.items():
+        if value is not None or name not in optional:
+            check_kind(name, value, *_KINDS[name])
+
+
+def named_observables(observables: Any) -> dict[str, AbstractObservable]:
+    """Observables by name; a single one has the name of its class.
+
+    **Raises:** `ValueError`, in one line, for anything else, and for none.
+    """
+    if isinstance(observables, AbstractObservable):
+        return {type(observables).__name__: observables}
+    check_kind(
+        "observables",
+        observables,
+        Mapping,
+        "an observable, or several by name, such as "
+        '`{"density": eqs.Density(crystal, (16, 16, 16))}`',
+    )
+    if not observables:
+        raise ValueError("`observables` must be at least one, got none.")
+    for name, one in observables.items():
+        check_kind(
+            f"observables[{name!r}]",
+            one,
+            AbstractObservable,
+            "an observable, such as `eqs.Density(crystal, (16, 16, 16))`",
+        )
+    return dict(observables)
