@@ -116,7 +116,7 @@ def main() -> None:
         )
     densities = {
         "plain": found.plain["density"],
-        "plain, density averaged": found.symmetrized["density"],
+        "plain, density averaged": found.mixture["density"],
         "averaged": found.averaged["density"],
     }
     print(f"{options.crystal}: {density.shape} grid points, {group.order} operations")

@@ -47,7 +47,11 @@ from .shown import (
     as_fraction as as_fraction,
     formula as formula,
 )
-from .text import aligned as aligned
+from .text import (
+    aligned as aligned,
+    data_frame as data_frame,
+    html_table as html_table,
+)
 from .threads import enlarge_pool as enlarge_pool
 from .types import (
     AbstractFixed as AbstractFixed,

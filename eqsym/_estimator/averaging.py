@@ -3,7 +3,6 @@
 import os
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
@@ -18,16 +17,17 @@ from .chains import Chains
 from .energies import evaluation, per_cell, Quantities, sampled
 from .estimate import Estimate, is_present, jackknife
 from .orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
-from .results import Evaluation, table
+from .results import columns, Evaluation
+from .tables import AbstractResult, Column, Table, with_unit
 
 
-class PostHoc(eqx.Module):
+class PostHoc(AbstractResult):
     """A trained wave function f before and after averaging over a group, from the same
-    walkers.
+    walkers. It prints as a table, with the rows `plain` and `averaged`.
 
-    - `plain`: f as trained ("OG").
-    - `averaged`: P f ("PA"); `None` if `weight` is not positive by three standard
-        errors: then P f is zero as far as these samples can tell.
+    - `plain`: f as trained.
+    - `averaged`: P f; `None` if `weight` is not positive by three standard errors: then
+        P f is zero as far as these samples can tell.
     - `difference`: energy of `averaged` minus energy of `plain`, in Hartree per
         primitive cell. Its error is the error of the paired difference, much smaller
         than that of either energy. `None` if there is no `averaged`.
@@ -39,30 +39,30 @@ class PostHoc(eqx.Module):
     difference: Estimate | None
     weight: Estimate
 
-    def to_dict(self) -> dict[str, Any]:
-        """Numbers only, for JSON."""
-        return {
-            "plain": self.plain.to_dict(),
-            "averaged": None if self.averaged is None else self.averaged.to_dict(),
-            "difference": None if self.difference is None else vars(self.difference),
-            "weight": vars(self.weight),
-        }
-
-    def __str__(self) -> str:
+    def _table(self) -> Table:
         if self.difference is None:
             difference = (
-                "PA - OG = -: the average is zero as far as "
+                "averaged - plain = -: the average is zero as far as "
                 f"{self.plain.samples} samples can tell"
             )
         else:
             difference = (
-                f"PA - OG = {self.difference} Ha per cell, from the same "
+                f"averaged - plain = {self.difference} Ha per cell, from the same "
                 f"{self.plain.samples} samples"
             )
+        found = (
+            *columns([self.plain, self.averaged]),
+            Column("difference", None, ["", self.difference], True),
+            Column("weight", None, [1.0, self.weight], True),
+        )
+        weight = f"symmetric weight |Pf|^2/|f|^2 = {self.weight}"
+        return Table(("plain", "averaged"), found, (difference, weight))
+
+    def _summary(self) -> str:
+        averaged = None if self.averaged is None else self.averaged.energy
         return (
-            f"{table({'OG': self.plain, 'PA': self.averaged})}\n"
-            f"{difference}\n"
-            f"symmetric weight |Pf|^2/|f|^2 = {self.weight}"
+            f"plain={self.plain.energy} Ha, averaged={with_unit(averaged)}, "
+            f"averaged - plain={with_unit(self.difference)}, weight={self.weight}"
         )
 
 
@@ -136,8 +136,8 @@ def post_hoc(
     to $p = |G|^{-1} \sum_g |f(g^{-1}x)|^2$, which is the same all over the orbit. With
     $F = (Pf)(x)$, and because H commutes with the projector P,
 
-    $$E_{PA} = \frac{E[\overline{F} \, (H f)(y) / p]}{E[|F|^2 / p]}, \quad
-    E_{OG} = E[|f(y)|^2 E_L(y) / p]$$
+    $$E_{Pf} = \frac{E[\overline{F} \, (H f)(y) / p]}{E[|F|^2 / p]}, \quad
+    E_f = E[|f(y)|^2 E_L(y) / p]$$
 
     for points y drawn from the orbit: |G| amplitudes per walker and one local energy
     per point, without a new Markov chain. From a random part of the orbit, of

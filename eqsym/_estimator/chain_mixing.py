@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import ndtri, stdtr
+
+from .._core import AbstractSummarized
 
 
 # The square of R-hat of chains in equilibrium, of n steps with an autocorrelation time
@@ -28,7 +29,7 @@ _ROUNDING = 1e-5
 _ROWS = 512
 
 
-class Mixing(eqx.Module):
+class Mixing(AbstractSummarized):
     r"""Whether the chains of an estimate have mixed, so that its means do not depend on
     where the walkers started, and its error bars can be trusted.
 
@@ -88,6 +89,10 @@ class Mixing(eqx.Module):
     def mixed(self) -> bool:
         """Whether nothing is wrong: no R-hat beyond its bound, and no drift."""
         return not self.drifts and not self.beyond
+
+    def _summary(self) -> str:
+        state = "mixed" if self.mixed else "not mixed"
+        return f"{state}, R-hat {self}, burn_in={self.burn_in}"
 
     def __str__(self) -> str:
         value = self.potential_rhat if self.energy_rhat is None else self.energy_rhat

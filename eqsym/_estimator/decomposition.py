@@ -3,11 +3,10 @@
 import os
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Inexact
 
-from .._core import aligned, Integer
+from .._core import Integer
 from .._group import character_table, SpaceGroup
 from .._hamiltonian import AbstractHamiltonian
 from .._symmetrizer import check_projection
@@ -18,9 +17,14 @@ from .chains import Chains
 from .energies import sampled
 from .estimate import Estimate, is_present, jackknife
 from .orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
+from .tables import AbstractLabeled, AbstractResult, Column, Table, with_unit
 
 
-class Sector(eqx.Module):
+# Sectors on one line.
+_SHOWN = 3
+
+
+class Sector(AbstractLabeled):
     """The part of a wave function that belongs to one irreducible representation;
     [`eqsym.Sectors`][] describes the fields."""
 
@@ -30,8 +34,14 @@ class Sector(eqx.Module):
     energy: Estimate | None
     difference: Estimate | None
 
+    def _summary(self) -> str:
+        return (
+            f"{self.label}, dimension={self.dimension}, weight={self.weight}, "
+            f"energy={with_unit(self.energy)}, minus plain={with_unit(self.difference)}"
+        )
 
-class Sectors(eqx.Module):
+
+class Sectors(AbstractResult):
     r"""A wave function f taken apart by the irreps of a group; see
     [`eqsym.sectors`][]. It prints as a table, and `found["A1"]` is the sector with
     this label.
@@ -66,32 +76,31 @@ class Sectors(eqx.Module):
         names = ", ".join(sector.label for sector in self.sectors)
         raise KeyError(f"{label!r} is none of the sectors {names}.")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Numbers only, for JSON."""
-        rows = {
-            sector.label: {
-                name: vars(value) if isinstance(value, Estimate) else value
-                for name, value in vars(sector).items()
-                if name != "label"
-            }
-            for sector in self.sectors
-        }
-        return {
-            "sectors": rows,
-            "energy": vars(self.energy),
-            "samples": self.samples,
-            "invalid_samples": self.invalid_samples,
-            "mixing": vars(self.mixing),
-        }
+    def _table(self) -> Table:
+        parts, blank = self.sectors, [""] * len(self.sectors)
+        energies = [self.energy, *(part.energy for part in parts)]
+        differences = ["", *(part.difference for part in parts)]
+        rhat, mixed = self.mixing.energy_rhat, self.mixing.mixed
+        found = (
+            Column("dimension", "d", ["", *(part.dimension for part in parts)]),
+            Column("weight", "weight", [1.0, *(part.weight for part in parts)], True),
+            Column("energy", "energy [Ha]", energies, True),
+            Column("difference", "minus plain [Ha]", differences, True),
+            Column(None, "R-hat", [self.mixing, *blank]),
+            Column("rhat", None, [rhat, *blank]),
+            Column("mixed", None, [mixed, *blank]),
+            Column("samples", None, [self.samples, *blank]),
+            Column("invalid_samples", None, [self.invalid_samples, *blank]),
+        )
+        return Table(("plain", *(part.label for part in parts)), found)
 
-    def __str__(self) -> str:
-        head = ["", "d", "weight", "energy [Ha]", "minus OG [Ha]", "R-hat"]
-        lines = [head, ["OG", "", "1", str(self.energy), "", str(self.mixing)]]
-        for sector in self.sectors:
-            values = (sector.weight, sector.energy, sector.difference)
-            shown = ["-" if value is None else str(value) for value in values]
-            lines.append([sector.label, str(sector.dimension), *shown, ""])
-        return aligned(lines)
+    def _summary(self) -> str:
+        heavy = sorted(self.sectors, key=lambda part: -part.weight.mean)[:_SHOWN]
+        weights = ", ".join(f"{part.label} {part.weight}" for part in heavy)
+        return (
+            f"plain={self.energy} Ha, {len(self.sectors)} sectors, largest weights "
+            f"{weights}"
+        )
 
 
 class _SectorMoments(NamedTuple):

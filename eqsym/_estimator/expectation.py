@@ -5,7 +5,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -14,8 +14,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, PyTree, Shaped
 
 from .._core import (
+    AbstractSummarized,
     chunked_sum,
     chunked_vmap,
+    data_frame,
     Electrons,
     normalized,
     Walkers,
@@ -32,6 +34,9 @@ from .observables import AbstractObservable
 from .sampling import AbstractEstimator, accumulate, Sample
 
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 _logger = logging.getLogger("eqsym")
 
 # Error bars from so many blocks are themselves uncertain by an eighth.
@@ -42,7 +47,7 @@ _PRECISION = 1e-3
 _WALKERS, _MIXTURE, _AVERAGED = range(3)
 
 
-class Observed(eqx.Module):
+class Observed(AbstractSummarized):
     """An array of means and one of their errors; [`eqsym.observe`][] describes the
     fields."""
 
@@ -52,16 +57,37 @@ class Observed(eqx.Module):
     invalid_samples: int
     mixing: Mixing | None = None
 
+    def to_frame(self) -> "DataFrame":
+        """A data frame of pandas with the columns `mean` and `error`, and one row for
+        each element, in the order of `mean.ravel()`.
 
-class PostHocObserved(eqx.Module):
+        **Raises:** `ImportError` if pandas is not installed: eqsym does without.
+        """
+        return data_frame({"mean": self.mean.ravel(), "error": self.error.ravel()})
+
+    def _summary(self) -> str:
+        if self.mean.size == 1 and not np.iscomplexobj(self.mean):
+            found = str(Estimate(self.mean.item(), self.error.item()))
+        else:
+            found = f"shape {self.mean.shape}"
+        return f"{found}, {self.samples} samples"
+
+
+class PostHocObserved(AbstractSummarized):
     """Observables before and after averaging over a group;
     [`eqsym.observe_post_hoc`][] describes the fields."""
 
     plain: dict[str, Observed]
-    symmetrized: dict[str, Observed]
+    mixture: dict[str, Observed]
     averaged: dict[str, Observed] | None
     difference: dict[str, Observed] | None
     weight: Estimate
+
+    def _summary(self) -> str:
+        rows = ["plain", "mixture"]
+        if self.averaged is not None:
+            rows += ["averaged", "difference"]
+        return f"{', '.join(rows)} of {', '.join(self.plain)}; weight={self.weight}"
 
 
 def observe(
@@ -146,7 +172,7 @@ def observe_post_hoc(
     to $p = |G|^{-1} \sum_g |f(g^{-1}x)|^2$, which is the same all over the orbit, as
     $|F|^2$ is for $F = Pf$. A function A of the positions has therefore the mean
 
-    $$\langle A \rangle_{PA} = \frac{E[w(x) \, |G|^{-1} \sum_g A(g^{-1} x)]}{E[w(x)]} ,
+    $$\langle A \rangle_{Pf} = \frac{E[w(x) \, |G|^{-1} \sum_g A(g^{-1} x)]}{E[w(x)]} ,
     \quad w = |F|^2 / p$$
 
     in P f: |G| amplitudes per walker, no new Markov chain, no local energy, and every
@@ -162,12 +188,12 @@ def observe_post_hoc(
 
     With fields that are each, by name, as [`eqsym.observe`][] returns them:
 
-    - `plain`: of f as trained ("OG").
-    - `symmetrized`: of f, then averaged over the group: of the mixture of all $U_g f$.
-    - `averaged`: of P f ("PA"); `None` if `weight` is not positive by three standard
-        errors: then P f is zero as far as these samples can tell.
-    - `difference`: `averaged` minus `symmetrized`, with the error of the paired
-        difference; `None` if there is no `averaged`.
+    - `plain`: of f as trained.
+    - `mixture`: of the mixture of all $U_g f$: of f, then averaged over the group.
+    - `averaged`: of P f; `None` if `weight` is not positive by three standard errors:
+        then P f is zero as far as these samples can tell.
+    - `difference`: `averaged` minus `mixture`, with the error of the paired difference;
+        `None` if there is no `averaged`.
 
     And `weight`, an [`eqsym.Estimate`][]: $|Pf|^2 / |f|^2$, the share of f that is
     symmetric.
@@ -209,7 +235,7 @@ def observe_post_hoc(
         averaged, difference = estimates(found), estimates(gaps)
     return PostHocObserved(
         plain=estimates(weighted(_WALKERS)),
-        symmetrized=estimates(mixture),
+        mixture=estimates(mixture),
         averaged=averaged,
         difference=difference,
         weight=weight,

@@ -1,7 +1,5 @@
 """How noisy gradients and updates of a training step are."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from .._core import (
+    AbstractSummarized,
     Integer,
     Key,
     mesh_of,
@@ -21,19 +20,23 @@ from .._core import (
 from .._training import AbstractOptimizer, AbstractOptimizerState, Scores, VMC, VMCState
 from .arguments import check_kinds
 from .estimate import Estimate, estimate_from, origin_of
+from .tables import AbstractResult, Column, Table
 
 
-class Scatter(eqx.Module):
+class Scatter(AbstractSummarized):
     """Of a vector of all parameters; [`eqsym.gradient_noise`][] describes the
     fields."""
 
     norm: float
     deviation: Estimate
 
+    def _summary(self) -> str:
+        return f"norm={self.norm:.4g}, deviation={self.deviation}"
 
-class GradientNoise(eqx.Module):
+
+class GradientNoise(AbstractResult):
     r"""Sizes and deviations of two vectors of all parameters, over repeated draws of a
-    batch; [`eqsym.gradient_noise`][] describes the fields."""
+    batch; [`eqsym.gradient_noise`][] describes the fields. It prints as a table."""
 
     gradient: Scatter
     update: Scatter
@@ -41,19 +44,21 @@ class GradientNoise(eqx.Module):
     repeats: int
     rejected: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Numbers only, for JSON."""
+    def _table(self) -> Table:
+        parts = self.gradient, self.update
+        found = (
+            Column("norm", "norm", [part.norm for part in parts]),
+            Column("deviation", "deviation", [part.deviation for part in parts], True),
+        )
+        note = (
+            f"{self.repeats} batches of {self.walkers} walkers, {self.rejected} left "
+            "out"
+        )
+        return Table(("gradient", "update"), found, (note,))
 
-        def plain(scatter: Scatter) -> dict[str, Any]:
-            return {"norm": scatter.norm, "deviation": vars(scatter.deviation)}
-
-        return {
-            "gradient": plain(self.gradient),
-            "update": plain(self.update),
-            "walkers": self.walkers,
-            "repeats": self.repeats,
-            "rejected": self.rejected,
-        }
+    def _summary(self) -> str:
+        gradient, update = self.gradient._summary(), self.update._summary()
+        return f"gradient: {gradient}; update: {update}; {self.repeats} batches"
 
 
 def gradient_noise(

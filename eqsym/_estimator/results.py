@@ -1,15 +1,13 @@
 """Energies of a wave function, and the tables they print."""
 
-from typing import Any
+from collections.abc import Iterable
 
-import equinox as eqx
-
-from .._core import aligned
 from .chain_mixing import Mixing
 from .estimate import Estimate
+from .tables import AbstractResult, Column, Table
 
 
-class Evaluation(eqx.Module):
+class Evaluation(AbstractResult):
     r"""The energy of a wave function with its error bar, and whether to trust it.
     Energies are in Hartree per primitive cell. It prints as a table.
 
@@ -53,12 +51,17 @@ class Evaluation(eqx.Module):
     invalid_samples: int
     mixing: Mixing | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Numbers only, for JSON: `{"energy": {"mean": .., "error": ..}, ..}`."""
-        return _to_dict(self)
-
-    def __str__(self) -> str:
+    def _table(self) -> Table:
         return table({"": self})
+
+    def _summary(self) -> str:
+        parts = [f"energy={self.energy} Ha"]
+        if self.variance is not None:
+            parts.append(f"variance={self.variance} Ha^2")
+        parts.append(f"{self.samples} samples")
+        if self.mixing is not None and not self.mixing.mixed:
+            parts.append("chains not mixed")
+        return ", ".join(parts)
 
 
 # Heads of table columns by names of fields.
@@ -72,29 +75,38 @@ QUANTITIES = {
 }
 
 
-def table(rows: dict[str, Evaluation | None]) -> str:
-    """A text table of evaluations, one row each. The column `R-hat` is split R-hat of
-    the energy, and what is beyond its bound; see [`eqsym.Evaluation`][]. If samples
-    were left out, a last column has their number.
+def table(rows: dict[str, Evaluation | None]) -> Table:
+    """A table of evaluations, one row each. The column `R-hat` is split R-hat of the
+    energy, and what is beyond its bound; see [`eqsym.Evaluation`][]. If samples were
+    left out, a last column has their number.
 
     **Arguments:**
 
     - `rows`: evaluations by name; `None` for a row without energy, such as an average
         that is zero.
+
+    **Returns:**
+
+    The table: `print` and notebooks show it, `to_frame()` makes a data frame of pandas,
+    with errors as columns of their own, `energy` and `energy_error`.
     """
-    lines = [["", *QUANTITIES.values(), "R-hat"]]
-    for name, row in rows.items():
-        columns = (*QUANTITIES, "mixing")
-        values = [getattr(row, column, None) for column in columns]
-        lines.append([name, *("-" if v is None else str(v) for v in values)])
-    invalid = [row.invalid_samples if row is not None else 0 for row in rows.values()]
-    if any(invalid):
-        column = ["left out", *map(str, invalid)]
-        lines = [[*line, cell] for line, cell in zip(lines, column, strict=True)]
-    return aligned(lines)
+    return Table(tuple(rows), tuple(columns(rows.values())))
 
 
-def _to_dict(node: Any) -> Any:
-    if isinstance(node, (eqx.Module, Estimate)):
-        return {name: _to_dict(value) for name, value in vars(node).items()}
-    return node
+def columns(rows: Iterable[Evaluation | None]) -> list[Column]:
+    """The numbers of evaluations."""
+    rows = list(rows)
+
+    def of(name: str) -> list:
+        return [getattr(row, name, None) for row in rows]
+
+    mixings = of("mixing")
+    invalid = [0 if count is None else count for count in of("invalid_samples")]
+    return [
+        *(Column(name, head, of(name), True) for name, head in QUANTITIES.items()),
+        Column(None, "R-hat", mixings),
+        Column("rhat", None, [getattr(one, "energy_rhat", None) for one in mixings]),
+        Column("mixed", None, [getattr(one, "mixed", None) for one in mixings]),
+        Column("samples", None, of("samples")),
+        Column("invalid_samples", "left out" if any(invalid) else None, invalid),
+    ]

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._core import (
+    AbstractSummarized,
     check_chunk,
     chunked_vmap,
     Electrons,
@@ -21,7 +22,7 @@ from .._wavefunction import AbstractWavefunction, amplitude
 from .arguments import check_kinds
 
 
-class TranslationScan(eqx.Module):
+class TranslationScan(AbstractSummarized):
     r"""$\log |\psi|^2$, and maybe the local energy, when all electrons are moved at
     once over a parallelogram; see [`eqsym.translation_scan`][].
 
@@ -36,6 +37,11 @@ class TranslationScan(eqx.Module):
     local_energy: Float[np.ndarray, "points points"] | None
     origin: Float[np.ndarray, "3"]
     vectors: Float[np.ndarray, "2 3"]
+
+    def _summary(self) -> str:
+        energies = "out" if self.local_energy is None else ""
+        points = " x ".join(map(str, self.log_density.shape))
+        return f"{points} points, with{energies} local energies"
 
 
 def translation_scan(

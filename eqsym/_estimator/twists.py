@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 import spglib
 from jaxtyping import Float
@@ -13,7 +12,8 @@ from .._crystal import Crystal, quiet, SYMPREC, with_changes
 from .._group import SpaceGroup, supercell_rotations
 from .chain_mixing import worst
 from .estimate import Estimate, estimate_from, origin_of
-from .results import Evaluation, QUANTITIES, table
+from .results import columns, Evaluation, QUANTITIES
+from .tables import AbstractResult, Column, Table
 
 
 class Twists(AbstractModule):
@@ -109,34 +109,30 @@ def irreducible_twists(
     )
 
 
-class TwistAverage(eqx.Module):
+class TwistAverage(AbstractResult):
     """The mean of evaluations at several twists; [`eqsym.twist_average`][] describes
-    the fields."""
+    the fields. It prints as a table."""
 
     mean: Evaluation
     evaluations: tuple[Evaluation, ...]
     weights: Float[np.ndarray, " twists"]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Numbers only, for JSON."""
-        return {
-            "mean": self.mean.to_dict(),
-            "evaluations": [one.to_dict() for one in self.evaluations],
-            "weights": self.weights.tolist(),
-        }
-
-    def __str__(self) -> str:
-        rows = {
-            f"{i}: {weight:.4f}": one
-            for i, (one, weight) in enumerate(
-                zip(self.evaluations, self.weights, strict=True)
-            )
-        }
-        return (
-            f"{table({**rows, 'mean': self.mean})}\n"
-            f"{len(self.evaluations)} twists, each with its weight; "
-            f"{self.mean.samples} samples"
+    def _table(self) -> Table:
+        names = (*map(str, range(len(self.evaluations))), "mean")
+        weights = [*self.weights.tolist(), ""]
+        note = f"{len(self.evaluations)} twists; {self.mean.samples} samples"
+        found = (
+            Column("weight", "weight", weights, shown=_digits),
+            *columns([*self.evaluations, self.mean]),
         )
+        return Table(names, found, (note,))
+
+    def _summary(self) -> str:
+        return f"energy={self.mean.energy} Ha, {len(self.evaluations)} twists"
+
+
+def _digits(weight: Any) -> str:
+    return f"{weight:.4f}" if isinstance(weight, float) else weight
 
 
 def twist_average(

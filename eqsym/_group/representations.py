@@ -2,14 +2,13 @@
 
 import functools
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Complex, Inexact, Int
 
-from .._core import AbstractFixed, AbstractSummarized, aligned
+from .._core import AbstractFixed, AbstractSummarized, aligned, html_table
 from .mulliken import class_heads, INTEGER, labeled
 from .names import caption
 from .space_group import SpaceGroup
@@ -137,15 +136,9 @@ class CharacterTable(AbstractFixed, AbstractSummarized):
 
     def _repr_html_(self) -> str:
         heads = class_heads(self.group, self.classes)
-        cells = [["", *("<br>".join(filter(None, head)) for head in heads)]]
-        cells += [[escape(cell) for cell in row] for row in self._rows()]
-        lines = [
-            "".join(f"<{tag}>{cell}</{tag}>" for cell in row)
-            for row, tag in zip(cells, ["th", *["td"] * len(cells)], strict=False)
-        ]
-        body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-        caption = escape(f"{self.group.symbol}. {self._caption(heads)}")
-        return f"<table>\n<caption>{caption}</caption>\n{body}\n</table>"
+        rows = [["", *("\n".join(filter(None, head)) for head in heads)]]
+        caption = f"{self.group.symbol}. {self._caption(heads)}"
+        return html_table([*rows, *self._rows()], caption)
 
     def _rows(self) -> list[list[str]]:
         return [

@@ -257,7 +257,7 @@ def plot_sectors(sectors: Sectors) -> "Figure":
         capsize=3,
         color="tab:orange",
     )
-    bottom.axhline(sectors.energy.mean, color="gray", linestyle="--", label="OG")
+    bottom.axhline(sectors.energy.mean, color="gray", linestyle="--", label="plain")
     bottom.legend()
     bottom.set_ylabel("energy [Ha per cell]")
     bottom.set_xticks(places, labels)

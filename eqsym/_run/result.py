@@ -1,15 +1,21 @@
 """The result of a run, also as it is loaded from its folder."""
 
+from typing import TYPE_CHECKING
+
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._core import Integer, Walkers, whole_number
+from .._core import data_frame, Integer, Walkers, whole_number
 from .._crystal import Crystal
 from .._estimator import Estimate, estimate_from
 from .._group import SpaceGroup
 from .._training import VMCState
 from .._wavefunction import AbstractWavefunction
+
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 # The fewest steps that an energy is the mean of by default.
@@ -113,6 +119,16 @@ class RunResult(eqx.Module):
         energies = self.history["energy"]
         first = np.asarray(energies[np.isfinite(energies)][:1], np.float64)
         return frozenset({f"run {first.tobytes().hex()}"})
+
+    def to_frame(self) -> "DataFrame":
+        """The history as a data frame of pandas, one row for each training step.
+
+        **Raises:** `ImportError` if pandas is not installed: eqsym does without.
+        """
+        columns = {name: x for name, x in self.history.items() if name != "step"}
+        steps = self.history["step"].astype(int)
+        frame = data_frame(columns, steps)
+        return frame.rename_axis("step")
 
     def __repr__(self) -> str:
         taken = len(self.history["energy"])

@@ -172,7 +172,7 @@ class NoState(eqx.Module):
 
 
 class PlainTraining(AbstractStrategy[NoState]):
-    """Trains the bare wave function as it is ("OG"). Has no state."""
+    """Trains the bare wave function as it is. Has no state."""
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> NoState:
         del wavefunction, key

@@ -76,7 +76,7 @@ def _observe(path=None, **changes):
         row: {
             name: jax.tree.leaves(value) for name, value in getattr(found, row).items()
         }
-        for row in ("plain", "symmetrized", "averaged", "difference")
+        for row in ("plain", "mixture", "averaged", "difference")
     } | {"weight": vars(found.weight)}
 
 

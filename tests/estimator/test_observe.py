@@ -160,7 +160,7 @@ def test_against_quadrature(name):
         _agree(found.plain[key], plain[key], most)
         _agree(found.averaged[key], projected[key], most)
         # The mixture: every operation takes the vectors of the cube to themselves.
-        gap = found.averaged[key].mean - found.symmetrized[key].mean
+        gap = found.averaged[key].mean - found.mixture[key].mean
         np.testing.assert_allclose(found.difference[key].mean, gap, atol=1e-12)
     # And it is not the same, by far.
     gap = np.abs(plain["density"] - projected["density"])
@@ -212,7 +212,7 @@ def test_symmetrized_densities_are_invariant():
     images = np.einsum("gij,...j->g...i", group.frac_rotations, density.points / 4)
     images += group.frac_translations[:, None, None, None]
     places = np.round(images * density.shape).astype(int) % density.shape
-    for row, same in (("plain", False), ("symmetrized", True), ("averaged", True)):
+    for row, same in (("plain", False), ("mixture", True), ("averaged", True)):
         mean = getattr(found, row)["density"].mean
         error = getattr(found, row)["density"].error
         moved = [(mean[tuple(p)], error[tuple(p)]) for p in np.moveaxis(places, -1, 1)]

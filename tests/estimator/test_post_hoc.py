@@ -546,11 +546,12 @@ def test_numbers_and_tables():
     assert numbers["averaged"]["variance"] is None
     assert numbers["difference"]["error"] == found.difference.error
     text = str(found)
-    assert "OG" in text and "PA" in text and "energy [Ha]" in text
+    assert "plain" in text and "averaged - plain = " in text and "energy [Ha]" in text
     assert str(found.weight) in text
     printed = text.splitlines()[2].split()
-    assert printed[:3] == ["PA", str(found.averaged.energy), "-"]
-    rows = eqs.table({"a": found.plain, "bc": found.averaged}).splitlines()
+    assert printed[:3] == ["averaged", str(found.averaged.energy), "-"]
+    table = eqs.table({"a": found.plain, "bc": found.averaged})
+    rows = str(table).splitlines()
     assert len(rows) == 3
     assert rows[2].split()[0] == "bc"
     assert json.dumps(found.plain.to_dict())
@@ -660,7 +661,7 @@ def test_nothing_is_said_of_an_average_that_is_zero(orbit_points):
     assert found.averaged is None and found.difference is None
     assert found.weight.mean <= max(3 * found.weight.error, 1e-12)
     row = str(found).splitlines()[2].split()
-    assert row == ["PA", *"-------"]
+    assert row == ["averaged", *"-------"]
     assert "the average is zero" in str(found)
     assert json.loads(json.dumps(found.to_dict()))["averaged"] is None
     density = {"rho": eqs.Density(wavefunction.crystal, (4, 4, 4))}

@@ -234,8 +234,8 @@ def test_average_prints_and_converts():
     )
     lines = str(found).splitlines()
     assert [line.split()[:2] for line in lines[1:3]] == [
-        ["0:", "0.2500"],
-        ["1:", "0.7500"],
+        ["0", "0.2500"],
+        ["1", "0.7500"],
     ]
     assert lines[3].split()[:2] == ["mean", "-1.750(12)"]
     written = json.loads(json.dumps(found.to_dict()))

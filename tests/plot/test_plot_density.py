@@ -61,7 +61,7 @@ def test_symmetric_densities_give_symmetric_pictures():
     mean = np.mean([noise[tuple(np.moveaxis(p, -1, 0))] for p in places], axis=0)
     sides = 7.6 * np.eye(3)[:2]
     for values, same in ((mean, True), (noise, False)):
-        observed = {"PA": _found(values)}
+        observed = {"averaged": _found(values)}
         # Truncated kernels differ a little if two grid points are as near.
         drawn = _drawn(eqs.plot.densities(density, observed, sides, points=30))
         gaps = [drawn - other for other in (drawn.T, drawn[::-1], drawn[:, ::-1])]

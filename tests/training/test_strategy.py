@@ -22,7 +22,7 @@ _CRYSTAL = hydrogen()
 _GROUP = eqs.SpaceGroup.of(_CRYSTAL)
 _SKEW = waves(_CRYSTAL, a=(0.3, 0.2, -0.1), c=(0.2, -0.1, 0.3))
 _STRATEGIES = {
-    "OG": eqs.PlainTraining(),
+    "plain": eqs.PlainTraining(),
     "DA": eqs.AugmentedTraining(_GROUP, 2),
     "DA, unweighted": eqs.AugmentedTraining(_GROUP, 2, weighted=False),
     "GA": eqs.SymmetrizedTraining(
@@ -268,7 +268,9 @@ def test_weighted_gradient(optimizer):
 def test_another_strategy_adopts_the_state():
     """Walkers, optimizer and parameters go on; the strategy draws by its own key."""
     spring = eqs.Spring(0.1, norm_bound=1e-2)
-    plain, average = (_vmc(_STRATEGIES[name], spring) for name in ("OG", "GA, subset"))
+    plain, average = (
+        _vmc(_STRATEGIES[name], spring) for name in ("plain", "GA, subset")
+    )
     state, _ = eqx.filter_jit(plain.step)(_state(plain))
     key = jax.random.key(7)
     adopted = average.adopt(state, key=key)
@@ -299,7 +301,7 @@ def test_equilibration_samples_what_is_trained():
 def test_cost():
     costs = {name: s.cost(moves=10) for name, s in _STRATEGIES.items()}
     assert costs == {
-        "OG": eqs.Cost(11, 1, 1),
+        "plain": eqs.Cost(11, 1, 1),
         "DA": eqs.Cost(11 + 48, 2, 2),
         "DA, unweighted": eqs.Cost(11, 2, 2),
         "GA": eqs.Cost(11 * 48, 48, 48),
