@@ -25,7 +25,7 @@ SEED = 0
 
 
 class Study(NamedTuple):
-    """What all stages share."""
+    """The data that all stages share."""
 
     preset: Preset
     path: Path
@@ -58,7 +58,7 @@ class Study(NamedTuple):
 
 
 def finished(file: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a stage found: of the file it has left, or of running it now."""
+    """The results of a stage: read from the file it has left, or computed now."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         write(file, json.dumps(compute(), indent=1))

@@ -1,4 +1,4 @@
-"""What `eqsym` shows of itself: its names, and what `help` says of them."""
+"""The names that `eqsym` shows, and the texts of `help` about them."""
 
 import inspect
 import pathlib

@@ -1,4 +1,4 @@
-"""The base of everything: array types, maths, devices, processes, interrupts."""
+"""The base of everything: array types, numerics, devices, processes, interrupts."""
 
 from .arguments import describe_arguments as describe_arguments
 from .interrupts import (

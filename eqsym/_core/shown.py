@@ -1,4 +1,4 @@
-"""What one sees of a module in a notebook or a message: some lines, not the tree."""
+"""Short texts for modules in notebooks and messages, in place of the whole tree."""
 
 import abc
 import dataclasses

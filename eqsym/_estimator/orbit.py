@@ -165,29 +165,39 @@ class AbstractOrbitEstimate(AbstractSample):
         """A named tuple of the moments of one walker."""
 
 
-def _choose(walker: Float[Array, " points"], images: int, key: Key) -> _Choice:
+def _choose(walker: Float[Array, " points"], local_energies: int, key: Key) -> _Choice:
     """Draws images without replacement: one time out of two the walker, which is the
     first point, and random others, else random points. The weights forget which of the
     points was the walker; its probabilities are `walker`.
     """
     points, dtype = walker.shape[0], walker.dtype
-    if images == points:
+    if local_energies == points:
         ones = jnp.ones((points,), dtype)
         return _Choice(jnp.arange(points), ones, jnp.ones((points, points), dtype))
     toss, order = jax.random.split(key)
     others = jax.random.permutation(order, points - 1) + 1
-    with_walker = jnp.concatenate([jnp.zeros((1,), others.dtype), others[: images - 1]])
-    share = 0.5 + 0.5 * images / points
-    chosen = jnp.where(jax.random.bernoulli(toss, share), with_walker, others[:images])
+    with_walker = jnp.concatenate(
+        [jnp.zeros((1,), others.dtype), others[: local_energies - 1]]
+    )
+    share = 0.5 + 0.5 * local_energies / points
+    chosen = jnp.where(
+        jax.random.bernoulli(toss, share), with_walker, others[:local_energies]
+    )
     # Of a point that is the walker, and of one that is not.
-    own, other = share, (images - share) / (points - 1)
+    own, other = share, (local_energies - share) / (points - 1)
     walker = walker[chosen]
     weights = 1 / (own * walker + other * (1 - walker))
-    if images == 1:
+    if local_energies == 1:
         return _Choice(chosen, weights, None)
-    one = share * (images - 1) / (points - 1)
-    none = (images - 1) * (images - 2 * share) / ((points - 1) * (points - 2))
+    one = share * (local_energies - 1) / (points - 1)
+    none = (
+        (local_energies - 1)
+        * (local_energies - 2 * share)
+        / ((points - 1) * (points - 2))
+    )
     either = walker[:, None] + walker[None, :]
     together = one * either + none * (1 - either)
-    pairs = jnp.where(np.eye(images, dtype=bool), jnp.diag(weights), 1 / together)
+    pairs = jnp.where(
+        np.eye(local_energies, dtype=bool), jnp.diag(weights), 1 / together
+    )
     return _Choice(chosen, weights, pairs)

@@ -1,5 +1,4 @@
-"""What results have in common: a table, as text, in notebooks and as a data frame, and
-numbers for JSON."""
+"""Tables of results, as text, in notebooks and as data frames, and numbers for JSON."""
 
 import abc
 from collections.abc import Callable, Sequence

@@ -93,7 +93,7 @@ def listing(operations: Operations) -> str:
 
 
 def caption(operations: Operations, shifted: bool) -> str:
-    """What the numbers in names are; `shifted` if there are translations."""
+    """Explains the numbers in names; `shifted` if there are translations."""
     axes = "x, y, z" if along_cartesian(operations) else "the lattice vectors"
     axes = f"Axes [...] along {axes}."
     return f"{axes} Translations in fractions of lattice vectors." if shifted else axes

@@ -1,4 +1,4 @@
-"""What operations must satisfy to be a symmetry group of a crystal."""
+"""Conditions on operations to be a symmetry group of a crystal."""
 
 import numpy as np
 from jaxtyping import Bool, Float

@@ -298,7 +298,7 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each operation is, such as `"3+ [111]"` or `"m [100] | 1/2 0 0"`: the
+        """Names of the operations, such as `"3+ [111]"` or `"m [100] | 1/2 0 0"`: the
         symbol of the International Tables; the axis of a rotation, or the normal of a
         plane; and the translation, unless it is 0, in fractions of the primitive
         lattice vectors. Pure translations are `t`.

@@ -165,7 +165,7 @@ class Ewald(AbstractFixed):
             ]
         )
         images = jnp.asarray(self.images, dtype)
-        # Coordinate by coordinate and with pairs last: vectorised three times better.
+        # Coordinate by coordinate and with pairs last: three times faster.
         square = sum(
             (difference[None, :, axis] + images[:, axis, None]) ** 2
             for axis in range(3)

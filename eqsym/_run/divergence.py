@@ -139,7 +139,7 @@ class Watch:
 
     @property
     def kick(self) -> str:
-        """What to say of a kick, once: when it has lasted for 20 steps."""
+        """The message about a kick, once: when it has lasted for 20 steps."""
         return self._seen.kick
 
     def _is_due(self, step: int) -> bool:

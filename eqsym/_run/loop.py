@@ -125,11 +125,11 @@ def run(
     steps in a row energies are not finite, updates are rejected, or energy or variance
     have left the range of the last hundred steps: a variance above 10 times its median,
     or an energy above all others by more than the spread of these and the standard
-    deviation of the local energy; or when they have crept far above those of the best
-    hundred steps. No state is saved while a step is outside of that range. The history
-    is then that of the steps that were kept; `run.json` and the log tell about the
-    others. In the first 20 steps there is no range yet: energies or variances far above
-    those of the first step get a warning.
+    deviation of the local energy; or when both have crept far above the best hundred
+    steps. No state is saved while a step is outside of that range. The history then has
+    the steps that were kept; `run.json` and the log tell about the others. In the first
+    20 steps there is no range yet: an energy or variance far above the first step gets
+    a warning.
 
     The standard logger `eqsym` tells of the start, of compilation and how long it took,
     and of the end as information; of faults and how often they came, and after Ctrl-C
@@ -139,8 +139,8 @@ def run(
 
     - `vmc`: takes the training steps.
     - `wavefunction`: to start from.
-    - `steps`: the number of training steps in total, resumed ones and those of a
-        `state` included.
+    - `steps`: the number of training steps in total, with the steps of a run that is
+        resumed, or of a `state`.
     - `walkers`: their number, or first configurations in Bohr, (walkers, electrons, 3).
     - `key`: seeds everything.
     - `state`: to go on from, in place of `wavefunction` and `walkers`: such as

@@ -204,7 +204,7 @@ class Checkpoints(Generic[State]):
         self._write(state)
 
     def mark(self, state: State, numbers: Collection[int]) -> None:
-        """Adds a state to go back to, and forgets all but those of some steps."""
+        """Adds a state to go back to, and forgets all but the ones of some steps."""
         marks = {**self.marks, int(state.step): state}
         self.marks = {n: marked for n, marked in marks.items() if n in numbers}
 
@@ -262,7 +262,7 @@ class Checkpoints(Generic[State]):
 
     def _restored(self, step: int, like: State) -> tuple[State, list[Difference]]:
         """The state of a checkpoint, with the number of walkers of the run; and the
-        settings that are not those of the run."""
+        settings in which it differs from the run."""
         assert self._place is not None
         saved, here = saved_walkers(self._place, step), self._settings.walkers
         sized = like if saved == here else like_saved(like, here, saved)

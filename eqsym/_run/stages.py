@@ -101,7 +101,7 @@ class Stages(eqx.Module):
         return strategy.view(state.wavefunction, state.strategy)
 
     def at(self, step: int) -> VMC:
-        """What took a step, and the one before the first step for 0."""
+        """The stage that took a step; for 0 the one that takes the first."""
         return self.trainers[stage_of(self.starts, step)]
 
     def _enter(self, stage: int, state: VMCState) -> VMCState:

@@ -237,8 +237,8 @@ def _encode_function(
 
 
 def _unwrapped(value: Any) -> tuple[dict[str, Any], Any]:
-    """What a callable calls in the end, and what the user's own methods and decorators
-    around it hold."""
+    """The function that a callable calls in the end, and the data that the user's own
+    methods and decorators around it hold."""
     held = {}
     while True:
         if isinstance(value, MethodType):
@@ -258,7 +258,7 @@ def _held(function: FunctionType) -> dict[str, Any]:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """What an object holds by name, without what it computes when it is asked."""
+    """The attributes of an object, without those that it computes when it is asked."""
     names = list(getattr(value, "__dict__", ()))
     for cls in type(value).__mro__:
         slots = vars(cls).get("__slots__", ())

@@ -151,7 +151,7 @@ class Canonicalization(AbstractSymmetrizer):
 
     @property
     def characters(self) -> Float[np.ndarray, " ops"]:
-        """Those of the trivial representation: P f is invariant."""
+        """The characters of the trivial representation: P f is invariant."""
         return np.ones(self.group.order)
 
     def weights(self, electrons: Electrons) -> Float[Array, "electrons ops"]:
@@ -285,7 +285,8 @@ class RandomCanonicalization(AbstractRandomSymmetrizer):
 
     @property
     def characters(self) -> Float[np.ndarray, " ops"]:
-        """Those of the trivial representation: the mean over draws is invariant."""
+        """The characters of the trivial representation: the mean over draws is
+        invariant."""
         return np.ones(self.group.order)
 
     def draw(self, key: Key) -> RandomImage:
@@ -396,7 +397,7 @@ def _width(domain: FundamentalDomain, eps: float | None) -> float:
     if not 0 < eps <= domain.circumradius:
         raise ValueError(
             "`eps` must be a positive length in Bohr of at most the size of the "
-            f"domain, {domain.circumradius:.6g}, got {eps}. Where more images shall be "
+            f"domain, {domain.circumradius:.6g}, got {eps}. If more images shall be "
             "mixed, use `GroupAverage`."
         )
     return float(eps)

@@ -105,7 +105,7 @@ class AbstractSymmetrizer(AbstractRandomSymmetrizer):
         """
 
     def draw(self, key: Key) -> "AbstractSymmetrizer":
-        """Itself: nothing is random about it."""
+        """The symmetrizer itself: nothing about it is random."""
         del key
         return self
 
@@ -185,7 +185,7 @@ class GroupAverage(AbstractProjection):
 
     @property
     def characters(self) -> Float[np.ndarray, " ops"]:
-        """Those of the trivial representation."""
+        """The characters of the trivial representation."""
         return np.ones(self.group.order)
 
     @property
@@ -252,7 +252,7 @@ class IrrepProjection(AbstractProjection):
 
     @property
     def characters(self) -> Inexact[np.ndarray, " ops"]:
-        """Those of the irrep."""
+        """The characters of the irrep."""
         return self.irrep.characters
 
     @property

@@ -13,7 +13,7 @@ from .orbits import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
 
 class SubsetAverage(AbstractSymmetrizer):
     r"""The average over some operations of a group, $k^{-1} \sum_m f(g_m^{-1} x)$: a
-    draw of [`eqsym.RandomSubset`][]. No projector, unless the operations are a group.
+    draw of [`eqsym.RandomSubset`][]. It is a projector only if they are a group.
     """
 
     group: SpaceGroup
@@ -57,7 +57,8 @@ class RandomSubset(AbstractRandomSymmetrizer):
 
     @property
     def characters(self) -> Float[np.ndarray, " ops"]:
-        """Those of the trivial representation: the mean over draws is invariant."""
+        """The characters of the trivial representation: the mean over draws is
+        invariant."""
         return np.ones(self.group.order)
 
     def draw(self, key: Key) -> SubsetAverage:

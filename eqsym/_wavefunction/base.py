@@ -1,4 +1,4 @@
-"""What a wave function is."""
+"""The interface of wave functions, and their amplitudes."""
 
 import abc
 

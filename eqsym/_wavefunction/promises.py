@@ -1,4 +1,4 @@
-"""What a wave function promises, tried at a few configurations."""
+"""The promises of a wave function, tried at a few configurations."""
 
 import functools
 from collections.abc import Iterator

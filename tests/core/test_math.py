@@ -169,9 +169,9 @@ def test_log_sum_of_nothing_and_of_what_cancels(sign):
     none = log_sum(_amplitudes([-np.inf] * 3, [0 * sign] * 3))
     assert none.sign == 0
     assert none.log == -jnp.inf
-    cancelled = log_sum(_amplitudes([1.0, 1.0], [sign, -sign]))
-    assert cancelled.sign == 0
-    assert cancelled.log == -jnp.inf
+    canceled = log_sum(_amplitudes([1.0, 1.0], [sign, -sign]))
+    assert canceled.sign == 0
+    assert canceled.log == -jnp.inf
 
 
 @pytest.mark.parametrize("sign", [1.0, 1.0j])

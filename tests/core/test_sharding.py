@@ -23,8 +23,8 @@ import eqsym as eqs
 from eqsym._core.sharding import on_mesh
 from toys import Lattice, hydrogen, walkers, waves
 MESHES = [
-    eqs.device_mesh(operations=images, devices=devices)
-    for devices, images in ((1, 1), (8, 1), (4, 2), (2, 1), (4, 1), (8, 8))
+    eqs.device_mesh(operations=operations, devices=devices)
+    for devices, operations in ((1, 1), (8, 1), (4, 2), (2, 1), (4, 1), (8, 8))
 ]
 
 

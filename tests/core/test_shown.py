@@ -1,4 +1,4 @@
-"""What one sees of a module is short, and Equinox still shows the whole tree."""
+"""Texts of modules are short, and Equinox still shows the whole tree."""
 
 import equinox as eqx
 import jax

@@ -1,4 +1,4 @@
-"""What structures of ASE and PySCF say beside cell and nuclei."""
+"""Charges, moments and periodicity in structures of ASE and PySCF."""
 
 import io
 import logging

@@ -195,7 +195,7 @@ def test_electrons_may_move_by_vectors_of_the_supercell(name):
         np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
-# Cubic, hexagonal, with screws and glides, centred, rhombohedral, monoclinic.
+# Cubic, hexagonal, with screws and glides, centered, rhombohedral, monoclinic.
 _HALL = (-106, -58, 9, 62, 115, 202, 435, 458, 488, 501)
 
 

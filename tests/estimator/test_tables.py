@@ -1,4 +1,4 @@
-"""What results look like: text, HTML, data frames, one line, and JSON."""
+"""Results as text, HTML, data frames, one line, and JSON."""
 
 import json
 import sys

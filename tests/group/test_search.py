@@ -1,4 +1,4 @@
-"""What is said about operations that rounding of nuclei or of the twist hides."""
+"""Warnings of operations that rounding of nuclei or of the twist hides."""
 
 import re
 

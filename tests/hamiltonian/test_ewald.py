@@ -196,8 +196,8 @@ def test_truncation_of_the_worst_clusters():
     for name in ("rock salt", "graphene"):
         crystal = CRYSTALS[name]
         count = sum(crystal.electrons)
-        centres = rng.uniform(size=(3, 1, 3)) @ crystal.supercell.vectors
-        configurations = centres + 0.1 * rng.normal(size=(3, count, 3))
+        centers = rng.uniform(size=(3, 1, 3)) @ crystal.supercell.vectors
+        configurations = centers + 0.1 * rng.normal(size=(3, count, 3))
         got = compiled(name)(jnp.asarray(configurations))
         expected = [reference(crystal, electrons) for electrons in configurations]
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-7)

@@ -243,7 +243,7 @@ def test_kinetic_energy_has_no_conjugation():
 
 
 def test_hydrogen_atom_in_a_large_box_has_its_energy():
-    """exp(-r) is an eigenstate up to the periodic images: the neutral atom polarises
+    """exp(-r) is an eigenstate up to the periodic images: the neutral atom polarizes
     nothing at this distance, so that the local energy varies by what its images do to a
     dipole, -2 pi r^2 / (3 V) to leading order."""
     edge = 60.0

@@ -194,12 +194,12 @@ def _signal_at(patch, phase, step, number, *, killed=False):
     """A signal in a step of a phase, or an end after which nothing is saved."""
     keep = Checkpoints.keep
 
-    def signalled(self, state):
+    def signaled(self, state):
         if self._phase == phase and int(state.step) == step:
             os.kill(os.getpid(), number)
         keep(self, state)
 
-    patch.setattr(Checkpoints, "keep", signalled)
+    patch.setattr(Checkpoints, "keep", signaled)
     if killed:
         patch.setattr(Checkpoints, "_save_last", lambda self, state, ended: None)
 

@@ -47,8 +47,8 @@ def _jacobian(wavefunction, places):
 
 def _dense(wavefunction, places):
     jacobian = np.asarray(_jacobian(wavefunction, places))
-    centred = jacobian - np.mean(jacobian, axis=1, keepdims=True)
-    return centred.reshape(-1, jacobian.shape[-1]) / np.sqrt(_WALKERS)
+    centered = jacobian - np.mean(jacobian, axis=1, keepdims=True)
+    return centered.reshape(-1, jacobian.shape[-1]) / np.sqrt(_WALKERS)
 
 
 def _flat(tree):

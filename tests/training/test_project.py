@@ -105,15 +105,15 @@ def _exact(name):
         return eqx.filter_jit(jax.value_and_grad(objective, has_aux=True))(parameters)
 
 
-def _draws(projection, images, amplitudes):
+def _draws(projection, local_energies, orbit_points):
     """Operations of all draws, and which of them are evaluated."""
     group = projection.group
     identity = int(np.flatnonzero(group.multiplication_table[:, 0] == 0)[0])
     others = [i for i in range(group.order) if i != identity]
-    subsets = itertools.combinations(others, amplitudes - 1)
-    chosen = [tuple(range(images))]
-    if images < amplitudes:
-        chosen = list(itertools.product(range(amplitudes), repeat=images))
+    subsets = itertools.combinations(others, orbit_points - 1)
+    chosen = [tuple(range(local_energies))]
+    if local_energies < orbit_points:
+        chosen = list(itertools.product(range(orbit_points), repeat=local_energies))
     pairs = list(itertools.product(subsets, chosen))
     subsets = jnp.asarray([(identity, *some) for some, _ in pairs])
     return subsets, jnp.asarray([which for _, which in pairs])
@@ -122,9 +122,12 @@ def _draws(projection, images, amplitudes):
 def _expected(name, monkeypatch):
     """The batch that all places on a grid with all draws make, each with its
     probability, so that sums over it are expectations; and the mean weight of P f."""
-    wavefunction, projection, share, images, amplitudes = _CASES[name]
+    wavefunction, projection, share, local_energies, orbit_points = _CASES[name]
     strategy = eqs.ProjectedTraining(
-        projection, share=share, local_energies=images, orbit_points=amplitudes
+        projection,
+        share=share,
+        local_energies=local_energies,
+        orbit_points=orbit_points,
     )
     state = strategy.init(wavefunction, key=jax.random.key(0))
     places = grid(_CRYSTAL, _POINTS)
@@ -140,25 +143,27 @@ def _expected(name, monkeypatch):
             projection_module, "draw_with_identity", lambda *_: operations
         )
         probabilities = density
-        if images < amplitudes:
+        if local_energies < orbit_points:
             orbit = jax.vmap(lambda x: projection.group.apply_inverse(x, operations))
             squares = jnp.exp(2 * jax.vmap(jax.vmap(wavefunction))(orbit(places)).log)
             ratios = squares / jnp.mean(squares, axis=1, keepdims=True)
             # Half of the draws are uniform, half by |f|^2.
-            single = (0.5 + 0.5 * ratios[:, chosen]) / amplitudes
+            single = (0.5 + 0.5 * ratios[:, chosen]) / orbit_points
             probabilities = density * jnp.prod(single, axis=1)
             monkeypatch.setattr(eqs.ProjectedTraining, "_draw", draw)
         batch = strategy.batch(wavefunction, places, state)
-        weights = batch.weights.reshape(-1, images) * probabilities[:, None]
+        weights = batch.weights.reshape(-1, local_energies) * probabilities[:, None]
         matrices = batch.coupling.matrices
         scale = probabilities[:, None, None].astype(matrices.dtype)
         return batch.walkers, weights.reshape(-1), matrices * scale
 
     points, weights, matrices = (
         part.reshape(-1, *part.shape[2:])
-        for part in jax.jit(jax.vmap(drawn))(*_draws(projection, images, amplitudes))
+        for part in jax.jit(jax.vmap(drawn))(
+            *_draws(projection, local_energies, orbit_points)
+        )
     )
-    weight = np.sum(np.asarray(matrices)) / float(jnp.sum(weights)) / images
+    weight = np.sum(np.asarray(matrices)) / float(jnp.sum(weights)) / local_energies
     return eqs.Batch(points, weights, coupling=Coupling(matrices, share)), weight
 
 
@@ -176,7 +181,7 @@ def test_objective_and_gradient(name, monkeypatch):
     """In the mean over all walkers and draws: the energy reported, and the gradient
     that the optimizer gets. No statistical error."""
     (objective, (plain, weight)), gradient = _exact(name)
-    wavefunction, projection, share, images, _ = _CASES[name]
+    wavefunction, projection, share, local_energies, _ = _CASES[name]
     batch, found = _expected(name, monkeypatch)
     np.testing.assert_allclose(found, weight, rtol=1e-7)
     local = jax.vmap(lambda x: _HAMILTONIAN.local_energy(wavefunction, x))

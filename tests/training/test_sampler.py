@@ -409,10 +409,10 @@ def test_every_nucleus_gets_its_electrons(species, supercell):
 
 
 @pytest.mark.parametrize("charge", [-3, -1, 1, 3])
-@pytest.mark.parametrize("polarised", [False, True])
-def test_charged_and_polarised(charge, polarised):
+@pytest.mark.parametrize("polarized", [False, True])
+def test_charged_and_polarized(charge, polarized):
     electrons = 4 - charge
-    spin = electrons if polarised else None
+    spin = electrons if polarized else None
     crystal = eqs.Crystal.rock_salt(
         "Li", "H", a=7.7, unit="bohr", charge=charge, spin=spin
     )

@@ -99,8 +99,8 @@ def _dense(name):
     jacobian = np.asarray(jax.jit(jax.jacrev(rows))(flat))
     shares = _shares(scores)
     mean = np.average(jacobian, axis=1, weights=shares)
-    centred = np.sqrt(shares)[:, None] * (jacobian - mean[:, None])
-    return centred.reshape(-1, flat.size), unravel
+    centered = np.sqrt(shares)[:, None] * (jacobian - mean[:, None])
+    return centered.reshape(-1, flat.size), unravel
 
 
 def _shares(scores):

@@ -251,11 +251,11 @@ def test_weighted_gradient(optimizer):
         return jax.vmap(f)(batch.walkers).log
 
     scores = np.concatenate(jax.jit(jax.jacrev(rows))((_SKEW.a, _SKEW.c)), axis=1)
-    centred = scores - shares @ scores
+    centered = scores - shares @ scores
     residual = energies - shares @ energies
-    update = -2 * centred.T @ (shares * residual)
+    update = -2 * centered.T @ (shares * residual)
     if optimizer == "spring":
-        rooted = np.sqrt(shares)[:, None] * centred
+        rooted = np.sqrt(shares)[:, None] * centered
         gram = rooted.T @ rooted
         shift = 1e-3 + np.finfo(float).eps * np.trace(gram)
         update = np.linalg.solve(gram + shift * np.eye(6), update / 2)

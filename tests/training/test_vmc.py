@@ -14,7 +14,7 @@ from toys import Counting, grid, hydrogen, Lattice, small_network, walkers, wave
 
 
 def _naive_residual(energies, clip):
-    """Clipped to `clip` mean absolute deviations from the median, then centred; real
+    """Clipped to `clip` mean absolute deviations from the median, then centered; real
     and imaginary parts apart; without what is not finite."""
     if np.iscomplexobj(energies):
         real, clipped = _naive_residual(energies.real, clip)
@@ -97,8 +97,8 @@ def test_step(is_complex, chunk):
 
     log, phase = map(np.asarray, jax.jit(jax.jacrev(rows))(flat))
     scores = log + 1j * phase
-    centred = scores - scores.mean(axis=0)
-    gradient = 2 * np.real(np.conj(centred).T @ residual) / np.sqrt(10)
+    centered = scores - scores.mean(axis=0)
+    gradient = 2 * np.real(np.conj(centered).T @ residual) / np.sqrt(10)
     np.testing.assert_allclose(
         _flat(following.wavefunction)[0], flat - gradient, rtol=1e-9
     )

@@ -1,4 +1,4 @@
-"""What is tried of a wave function before it is trained."""
+"""Promises of a wave function are tried before it is trained."""
 
 import functools
 from typing import Any
