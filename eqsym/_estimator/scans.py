@@ -77,13 +77,20 @@ def translation_scan(
 
     The values, [`eqsym.TranslationScan`][].
 
-    **Raises:** `ValueError` for a Hamiltonian of another crystal.
+    **Raises:** `ValueError` for a Hamiltonian of another crystal, and electrons of
+    another shape.
     """
     check_kinds(
         optional=("hamiltonian",), wavefunction=wavefunction, hamiltonian=hamiltonian
     )
     if hamiltonian is not None:
         check_crystals(wavefunction, hamiltonian)
+    shape, fitting = np.shape(electrons), (sum(wavefunction.crystal.electrons), 3)
+    if shape != fitting:
+        raise ValueError(
+            f"`electrons` must be one configuration, of shape {fitting}, such as "
+            f"`result.walkers[0]`, got shape {shape}."
+        )
     points, chunk = whole_number("points", points, 2), check_chunk(chunk)
     vectors = np.asarray(vectors, dtype=np.float64)
     start = np.asarray(origin, dtype=np.float64)

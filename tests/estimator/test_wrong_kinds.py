@@ -107,6 +107,14 @@ _OTHERS = {
         ),
         "Make one of it",
     ),
+    "scanned walkers": (
+        lambda: eqs.translation_scan(_WAVES, jnp.zeros((4, 1, 3)), np.eye(3)[:2]),
+        r"`electrons` must be one .*`result.walkers\[0\]`, got shape \(4, 1, 3\)",
+    ),
+    "averaged over twists": (
+        lambda: eqs.twist_average([_CHAINS], np.ones(1)),
+        r"`evaluations\[0\]` must be what `eqs.evaluate` returns, or",
+    ),
     "noise": (
         lambda: eqs.gradient_noise(_VMC, _WAVES, key=_KEY),
         "`state` must be a state of training, such as `result.state`, got",

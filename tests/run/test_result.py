@@ -81,3 +81,13 @@ def test_prints_in_one_line():
 def test_group_of_the_crystal():
     """Without one that was used."""
     assert _result([1.0, 2.0]).group == eqs.SpaceGroup.of(hydrogen())
+
+
+def test_energies_of_one_run_are_correlated():
+    """Also of one that is loaded, or went on; those of two runs are not."""
+    result, other = _result(np.arange(40)), _result(np.arange(40) - 1.0)
+    for same in (result, _result(np.r_[np.nan, np.arange(100)])):
+        with pytest.raises(ValueError, match="correlated"):
+            result.energy() - same.energy(5)
+    gap, each = result.energy() - other.energy(), result.energy().error
+    assert gap.mean == 1.0 and gap.error == pytest.approx(np.sqrt(2) * each)
