@@ -175,6 +175,8 @@ def test_names_of_classes_are_unique():
 
 def test_source_habits():
     for name, tree in _trees().items():
+        # Called `plain` and `averaged` here.
+        assert not re.search(r"\b(OG|PA)\b", _SOURCES[name].read_text()), name
         # Products have their precision from one place.
         if name != "eqsym._core.math":
             assert ".HIGHEST" not in _SOURCES[name].read_text(), name

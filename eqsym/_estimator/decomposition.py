@@ -77,7 +77,7 @@ class Sectors(AbstractResult):
         raise KeyError(f"{label!r} is none of the sectors {names}.")
 
     def _table(self) -> Table:
-        parts, blank = self.sectors, [""] * len(self.sectors)
+        parts, count = self.sectors, 1 + len(self.sectors)
         energies = [self.energy, *(part.energy for part in parts)]
         differences = ["", *(part.difference for part in parts)]
         rhat, mixed = self.mixing.energy_rhat, self.mixing.mixed
@@ -86,11 +86,11 @@ class Sectors(AbstractResult):
             Column("weight", "weight", [1.0, *(part.weight for part in parts)], True),
             Column("energy", "energy [Ha]", energies, True),
             Column("difference", "minus plain [Ha]", differences, True),
-            Column(None, "R-hat", [self.mixing, *blank]),
-            Column("rhat", None, [rhat, *blank]),
-            Column("mixed", None, [mixed, *blank]),
-            Column("samples", None, [self.samples, *blank]),
-            Column("invalid_samples", None, [self.invalid_samples, *blank]),
+            Column(None, "R-hat", [self.mixing, *[""] * len(parts)]),
+            Column("rhat", None, [rhat] * count),
+            Column("mixed", None, [mixed] * count),
+            Column("samples", None, [self.samples] * count),
+            Column("invalid_samples", None, [self.invalid_samples] * count),
         )
         return Table(("plain", *(part.label for part in parts)), found)
 

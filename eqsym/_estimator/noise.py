@@ -99,7 +99,9 @@ def gradient_noise(
 
     **Returns:**
 
-    Sizes and deviations of two vectors of all parameters, with the fields
+    Sizes and deviations of two vectors of all parameters. They print as a table;
+    `to_frame()` makes a data frame of pandas, `to_dict()` numbers for JSON. The fields
+    are
 
     - `gradient`: derivative of the energy of the supercell by the parameters, in
         Hartree over the units of the parameters.

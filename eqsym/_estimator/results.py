@@ -101,12 +101,13 @@ def columns(rows: Iterable[Evaluation | None]) -> list[Column]:
         return [getattr(row, name, None) for row in rows]
 
     mixings = of("mixing")
-    invalid = [0 if count is None else count for count in of("invalid_samples")]
+    invalid = [count or 0 for count in of("invalid_samples")]
     return [
         *(Column(name, head, of(name), True) for name, head in QUANTITIES.items()),
         Column(None, "R-hat", mixings),
         Column("rhat", None, [getattr(one, "energy_rhat", None) for one in mixings]),
         Column("mixed", None, [getattr(one, "mixed", None) for one in mixings]),
         Column("samples", None, of("samples")),
-        Column("invalid_samples", "left out" if any(invalid) else None, invalid),
+        Column("invalid_samples", None, of("invalid_samples")),
+        Column(None, "left out" if any(invalid) else None, invalid),
     ]

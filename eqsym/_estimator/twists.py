@@ -152,7 +152,8 @@ def twist_average(
 
     **Returns:**
 
-    The mean, which prints as a table together with the evaluations, with the fields
+    The mean, which prints as a table together with the evaluations; `to_frame()` makes
+    a data frame of pandas, `to_dict()` numbers for JSON. The fields are
 
     - `mean`: an [`eqsym.Evaluation`][] of all quantities. Its variance and symmetry
         measure are means over the twists too, `None` if one of them is. `samples` and

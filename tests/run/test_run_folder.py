@@ -393,6 +393,9 @@ def test_history_opens_in_pandas(plain):
         "rejected_update",
     ]
     assert all(table[name].dtype == np.int64 for name in counts)
+    # The same as it is handed over without the file.
+    frame = result.to_frame().reset_index()
+    pandas.testing.assert_frame_equal(frame, table, check_dtype=False)
 
 
 def test_functions_in_a_folder_are_not_called(tmp_path, trained, caplog):
