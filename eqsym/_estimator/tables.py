@@ -71,7 +71,7 @@ class Table(eqx.Module):
         for name, _, values, error, _ in self.columns:
             if name is None:
                 continue
-            values = [None if value == "" else value for value in values]
+            values = [None if isinstance(one, str) else one for one in values]
             if error:
                 pairs = [_pair(value) for value in values]
                 found[name] = [mean for mean, _ in pairs]
