@@ -1,6 +1,5 @@
 """The training step of variational Monte Carlo, its state and its statistics."""
 
-from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -29,6 +28,7 @@ from .._core import (
 from .._crystal import Crystal
 from .._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
 from .._wavefunction import AbstractWavefunction, check_wavefunction
+from .methods import pure
 from .optimizer import AbstractOptimizer, AbstractOptimizerState
 from .sampler import AbstractSampler, AbstractSamplerState
 from .scores import check_factors, Scores
@@ -105,40 +105,6 @@ class Statistics(AbstractModule):
     replaced_walkers: Int[Array, ""]
     solver_retries: Int[Array, ""]
     rejected_update: Int[Array, ""]
-
-
-class _Method(eqx.Module):
-    """A method bound to its module, for `jax.jit` too, which asks for a hash."""
-
-    function: Callable = eqx.field(static=True)
-    owner: eqx.Module
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self.owner, *args, **kwargs)
-
-    def __hash__(self) -> int:
-        return hash((self.function, id(self.owner)))
-
-    def __eq__(self, other: Any) -> bool:
-        return (
-            isinstance(other, _Method)
-            and other.function is self.function
-            and other.owner is self.owner
-        )
-
-
-class _pure:
-    """Marks a method that `jax.jit` takes as well as `eqx.filter_jit`. Methods of
-    Equinox are modules, whose hash is of their arrays, which have none."""
-
-    function: Callable
-    __doc__: str | None
-
-    def __init__(self, function: Callable):
-        self.function, self.__doc__ = function, function.__doc__
-
-    def __get__(self, instance: Any, owner: type) -> Callable:
-        return self.function if instance is None else _Method(self.function, instance)
 
 
 class VMC(AbstractModule):
@@ -328,7 +294,7 @@ class VMC(AbstractModule):
             state.scale,
         )
 
-    @_pure
+    @pure
     def equilibrate(self, state: VMCState) -> VMCState:
         """Moves the walkers and leaves everything else: a step of the sampler.
 
@@ -344,7 +310,7 @@ class VMC(AbstractModule):
         sampler = self.sampler.step(view, state.sampler)
         return eqx.tree_at(lambda s: s.sampler, state, sampler)
 
-    @_pure
+    @pure
     def step(self, state: VMCState) -> tuple[VMCState, Statistics]:
         """One training step.
 
