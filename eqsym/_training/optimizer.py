@@ -51,6 +51,8 @@ def _check_rate(name: str, value: Any) -> None:
             value,
             "a number, or a function of the step such as `eqs.InverseDecay(0.1)`",
         )
+        if not isinstance(value, Tracer) and not value >= 0:
+            raise ValueError(f"`{name}` must not be negative, got {value}.")
 
 
 class AbstractOptimizerState(AbstractModule):

@@ -164,7 +164,10 @@ def test_optax():
         (dict(momentum=1.0), r"`momentum` must be in \[0, 1\), got 1.0"),
         (dict(momentum=-0.1), r"`momentum` must be in \[0, 1\)"),
         (dict(damping=0.0), "`damping` must be positive, got 0.0"),
-        (dict(norm_bound=-1.0), "`norm_bound` must be positive"),
+        (dict(learning_rate=-0.1), "`learning_rate` must not be negative, got -0.1"),
+        (dict(learning_rate=np.nan), "`learning_rate` must not be negative, got nan"),
+        (dict(norm_bound=-1.0), "`norm_bound` must not be negative"),
+        (dict(norm_bound=0.0), "`norm_bound` must be positive"),
         (dict(norm_bound="1"), "`norm_bound` must be a number, or a function of the"),
         (dict(damping="1e-3"), "`damping` must be a positive number, got '1e-3'"),
         (dict(momentum=True), "`momentum` must be a number, .* got True"),
@@ -173,7 +176,7 @@ def test_optax():
 )
 def test_errors(change, message, unchecked):
     with pytest.raises(ValueError, match=message):
-        eqs.Spring(0.1, **change)
+        eqs.Spring(**{"learning_rate": 0.1, **change})
 
 
 def test_recommended_setting():
