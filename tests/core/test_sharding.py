@@ -175,7 +175,11 @@ def numbers(mesh):
         progress=False,
     )
     found.append(noise.update.deviation.mean)
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
+    return [
+        np.array([leaf.mean, leaf.error]) if isinstance(leaf, eqs.Estimate)
+        else np.asarray(leaf)
+        for leaf in jax.tree.leaves(found)
+    ]
 
 
 mesh = eqs.device_mesh(devices=4, operations=2)
