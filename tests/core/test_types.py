@@ -191,8 +191,10 @@ def test_counts_that_are_not_integers_are_refused_before_work(
     pretraining = eqs.Pretraining(None, 1)
     good = dict(steps=2, walkers=4, burn_in=1, checkpoint_every=1)
     for name in good:
-        missing = wrong is None and name == "walkers"
-        message = "is missing" if missing else "must be an integer"
+        others = {None: "is missing", "64": "must be a number of walkers"}
+        message = "must be an integer"
+        if name == "walkers" and not isinstance(wrong, (bool, float)):
+            message = others[wrong]
         with pytest.raises(ValueError, match=f"`{name}` {message}"):
             eqs.run(
                 vmc(),
@@ -203,7 +205,7 @@ def test_counts_that_are_not_integers_are_refused_before_work(
                 **good | {name: wrong},
             )
     assert not (tmp_path / "run").exists()
-    for name in ["steps", "burn_in"] + ([] if wrong is None else ["chunk"]):
+    for name in ["steps"] + ([] if wrong is None else ["burn_in", "chunk"]):
         with pytest.raises(ValueError, match=f"`{name}` must be an integer"):
             eqs.Chains(x, key=key, **{name: wrong})
     chains = eqs.Chains(x, key=key)
