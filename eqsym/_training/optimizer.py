@@ -51,8 +51,9 @@ def _check_rate(name: str, value: Any) -> None:
             value,
             "a number, or a function of the step such as `eqs.InverseDecay(0.1)`",
         )
-        if not isinstance(value, Tracer) and not value >= 0:
-            raise ValueError(f"`{name}` must not be negative, got {value}.")
+        number: Any = value
+        if not isinstance(number, Tracer) and not number >= 0:
+            raise ValueError(f"`{name}` must not be negative, got {number}.")
 
 
 class AbstractOptimizerState(AbstractModule):
