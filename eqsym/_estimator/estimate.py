@@ -78,42 +78,19 @@ class Estimate(_Traced):
         return estimate_from, (self._origin, self.mean, self.error)
 
     def __add__(self, other: Any) -> "Estimate":
-        found = _independent(self, other)
-        if found is None:
-            return NotImplemented
-        mean, error, origin = found
-        return estimate_from(origin, self.mean + mean, np.hypot(self.error, error))
-
-    def __mul__(self, other: Any) -> "Estimate":
-        found = _independent(self, other)
-        if found is None:
-            return NotImplemented
-        mean, error, origin = found
-        both = np.hypot(self.error * mean, self.mean * error)
-        return estimate_from(origin, self.mean * mean, both)
-
-    def __truediv__(self, other: Any) -> "Estimate":
-        found = _independent(self, other)
-        if found is None:
-            return NotImplemented
-        mean, error, origin = found
-        ratio = self.mean / mean
-        both = np.hypot(self.error, ratio * error) / mean
-        return estimate_from(origin, ratio, both)
-
-    def __rtruediv__(self, other: Any) -> "Estimate":
-        number = _number(other)
-        if number is None:
-            return NotImplemented
-        ratio = number / self.mean
-        return estimate_from(self._origin, ratio, ratio / self.mean * self.error)
+        return _propagated(self, other, lambda a, b: (a + b, 1.0, 1.0))
 
     def __sub__(self, other: Any) -> "Estimate":
-        found = _independent(self, other)
-        if found is None:
-            return NotImplemented
-        mean, error, origin = found
-        return estimate_from(origin, self.mean - mean, np.hypot(self.error, error))
+        return _propagated(self, other, lambda a, b: (a - b, 1.0, -1.0))
+
+    def __mul__(self, other: Any) -> "Estimate":
+        return _propagated(self, other, lambda a, b: (a * b, b, a))
+
+    def __truediv__(self, other: Any) -> "Estimate":
+        return _propagated(self, other, lambda a, b: (a / b, 1 / b, -a / b / b))
+
+    def __rtruediv__(self, other: Any) -> "Estimate":
+        return _propagated(self, other, lambda a, b: (b / a, -b / a / a, 1 / a))
 
     def __radd__(self, other: Any) -> "Estimate":
         return self + other
@@ -167,15 +144,27 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def _independent(
-    one: Estimate, other: Any
-) -> tuple[float, float, frozenset[str]] | None:
-    """Mean and error of the other one, and the samples behind both; `None` for
-    anything but numbers and estimates."""
-    if not isinstance(other, Estimate):
-        number = _number(other)
-        return None if number is None else (number, 0.0, one._origin)
-    if one._origin & other._origin:
+def _propagated(
+    one: Estimate,
+    other: Any,
+    function: Callable[[float, float], tuple[float, float, float]],
+) -> Any:
+    """A function of two means, with the error to first order; `NotImplemented` for
+    anything but estimates and numbers, which are exact.
+
+    **Arguments:**
+
+    - `function`: of the means, returns its value and its derivatives by both.
+
+    **Raises:** `ValueError` for estimates from the same samples.
+    """
+    if isinstance(other, Estimate):
+        mean, error, origin = other.mean, other.error, other._origin
+    else:
+        mean, error, origin = _number(other), 0.0, frozenset()
+    if mean is None:
+        return NotImplemented
+    if one._origin & origin:
         raise ValueError(
             f"{one} and {other} come from the same samples, or from the same random "
             "numbers, so that they are correlated: the error of what you ask for does "
@@ -183,7 +172,9 @@ def _independent(
             " of `sectors` have, or another `key` for each evaluation; without an "
             "error, compute with `float(...)` of each."
         )
-    return other.mean, other.error, one._origin | other._origin
+    value, by_one, by_other = function(one.mean, mean)
+    both = np.hypot(by_one * one.error, by_other * error)
+    return estimate_from(one._origin | origin, value, both)
 
 
 def is_present(weight: Estimate) -> bool:
