@@ -205,9 +205,8 @@ def describe_run(wavefunction: AbstractWavefunction, settings: RunSettings) -> J
     }
 
 
-def saved_walkers(checkpoints: Path, step: int) -> int:
+def saved_walkers(description: Json) -> int:
     """The number of walkers in a checkpoint of a run."""
-    description = read_description(checkpoints, step, warn=False)
     return _field(description["settings"], "walkers")
 
 

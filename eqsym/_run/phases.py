@@ -22,6 +22,7 @@ from .._storage import (
     forget_after,
     is_whole,
     listed,
+    read_description,
     restore_with_changes,
     resumable_checkpoint,
     save_checkpoint,
@@ -33,6 +34,8 @@ from .resampling import chosen_walkers, like_saved, resampled
 
 _logger = logging.getLogger("eqsym")
 
+# The field of the settings whose change asks for other walkers.
+_WALKERS = "settings.walkers"
 # Checkpoints in a row that could not be written, after which a run stops.
 _MOST_UNSAVED = 3
 
@@ -130,7 +133,8 @@ class Checkpoints(Generic[State]):
             )
         warn_of_uncompared(place, state=expected, settings=self._settings)
         _logger.info("Resuming from the checkpoint %s.", place)
-        self.resampled = saved_walkers(self._place, found) != self._settings.walkers
+        changed = {difference.field for difference in self._changes}
+        self.resampled = _WALKERS in changed
         return state
 
     @property
@@ -264,9 +268,12 @@ class Checkpoints(Generic[State]):
         """The state of a checkpoint, with the number of walkers of the run; and the
         settings in which it differs from the run."""
         assert self._place is not None
-        saved, here = saved_walkers(self._place, step), self._settings.walkers
+        description = read_description(self._place, step)
+        saved, here = saved_walkers(description), self._settings.walkers
         sized = like if saved == here else like_saved(like, here, saved)
-        state, changes = restore_with_changes(self._place, step, sized, self._settings)
+        state, changes = restore_with_changes(
+            self._place, step, description, sized, self._settings
+        )
         if changes:
             self._changed.add(step)
         if saved != here:

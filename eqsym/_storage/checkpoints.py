@@ -230,8 +230,8 @@ def restore_checkpoint(
     if step is None or not _steps(Path(folder)):
         raise ValueError(_no_checkpoint(Path(folder)))
     step = whole_number("step", step, 0)
-    state, description = _read(folder, step, like)
-    found = _changes(description, settings)
+    description = read_description(folder, step)
+    state, found = restore_with_changes(folder, step, description, like, settings)
     if found:
         place = Path(folder) / str(step)
         raise ValueError(_other(place, description, "settings", found))
@@ -239,22 +239,30 @@ def restore_checkpoint(
 
 
 def restore_with_changes(
-    folder: str | os.PathLike, step: int, like: PyTree, settings: Any
+    folder: str | os.PathLike,
+    step: int,
+    description: Json,
+    like: PyTree,
+    settings: Any,
 ) -> tuple[PyTree, list[Difference]]:
-    """As `restore_checkpoint`, with the settings that are not the ones it was saved
-    with, in place of an error."""
-    state, description = _read(folder, step, like)
-    return state, _changes(description, settings)
+    """The state in a checkpoint, as `restore_checkpoint` returns it, and the settings
+    that are not the ones it was saved with.
 
+    **Arguments:**
 
-def _read(folder: str | os.PathLike, step: int, like: PyTree) -> tuple[PyTree, Json]:
-    """The state in a checkpoint, and its description."""
-    description = read_description(folder, step)
+    - `description`: of the checkpoint, from `read_description`.
+    - `folder`, `step`, `like`, `settings`: as for `restore_checkpoint`.
+
+    **Raises:** `ValueError` if the state is of another model.
+    """
     found = compare(description["state"], like, "state")
     if found:
         place = Path(folder) / str(step)
         raise ValueError(_other(place, description, "model", found))
-    return filled(like, read_arrays(folder, step)), description
+    changes = []
+    if settings is not None:
+        changes = compare(description["settings"], settings, "settings")
+    return filled(like, read_arrays(folder, step)), changes
 
 
 def _no_checkpoint(folder: Path) -> str:
@@ -270,12 +278,6 @@ def _no_checkpoint(folder: Path) -> str:
     else:
         why = "which has none"
     return f"`folder` must be a folder of checkpoints, got {folder.absolute()}, {why}."
-
-
-def _changes(description: Json, settings: Any) -> list[Difference]:
-    if settings is None:
-        return []
-    return compare(description["settings"], settings, "settings")
 
 
 def warn_of_uncompared(place: Path, **described: PyTree) -> None:
@@ -320,11 +322,9 @@ def _other(place: Path, description: Json, part: str, found: list[Difference]) -
     )
 
 
-def read_description(
-    folder: str | os.PathLike, step: int, *, warn: bool = True
-) -> Json:
-    """The description in a checkpoint, if its checksums agree. Warns, if not told
-    otherwise, of a checkpoint of another version of eqsym.
+def read_description(folder: str | os.PathLike, step: int) -> Json:
+    """The description in a checkpoint, if its checksums agree. Warns of a checkpoint of
+    another version of eqsym.
 
     **Raises:** `ValueError` if it is damaged, or there is none.
     """
@@ -340,7 +340,7 @@ def read_description(
         raise ValueError(_unreadable(place, damage))
     description = json.loads((place / _DESCRIPTION).read_text())
     version = metadata.version("eqsym")
-    if warn and description["eqsym"] != version:
+    if description["eqsym"] != version:
         _logger.warning(
             "The checkpoint %s was written by eqsym %s, this is %s.",
             place,
