@@ -1,5 +1,6 @@
 """Expectation values from chains of walkers, with error bars."""
 
+from .arguments import check_kinds as check_kinds
 from .averaging import post_hoc as post_hoc, PostHoc as PostHoc
 from .chains import Chains as Chains
 from .correlations import (

@@ -1,7 +1,7 @@
 """Arguments of estimators: what they must be, and what to type instead."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from .._core import check_kind
 from .._crystal import Crystal
@@ -19,8 +19,12 @@ _OTHER_WAY = (
 )
 _GROUP_FIRST = "Group and chains are exchanged: the group comes first."
 
-# By the name of an argument: what it must be, and for some wrong kinds what to do.
-_KINDS: dict[str, tuple[type, str, dict[type, str]]] = {
+# The kind of an argument: its class, what it must be, and for some wrong kinds what to
+# do.
+Kind: TypeAlias = tuple[type, str, dict[type, str]]
+
+# By the name of the argument.
+_KINDS: dict[str, Kind] = {
     "wavefunction": (
         AbstractWavefunction,
         "a wave function, such as `result.trained` of a run",
@@ -65,19 +69,26 @@ _KINDS: dict[str, tuple[type, str, dict[type, str]]] = {
 _OPTIONAL = ("symmetrizer",)
 
 
-def check_kinds(*, optional: tuple[str, ...] = _OPTIONAL, **given: Any) -> None:
+def check_kinds(
+    *,
+    optional: tuple[str, ...] = _OPTIONAL,
+    others: Mapping[str, Kind] | None = None,
+    **given: Any,
+) -> None:
     """Every estimator calls this first.
 
     **Arguments:**
 
     - `optional`: names of arguments that may be `None`.
+    - `others`: kinds of further arguments, or with other advice, by name.
     - `given`: arguments by name.
 
     **Raises:** `ValueError`, in one line, for arguments of the wrong kind.
     """
+    kinds = {**_KINDS, **(others or {})}
     for name, value in given.items():
         if value is not None or name not in optional:
-            check_kind(name, value, *_KINDS[name])
+            check_kind(name, value, *kinds[name])
 
 
 def named_observables(observables: Any) -> dict[str, AbstractObservable]:

@@ -7,32 +7,43 @@ import jax
 from jaxtyping import PyTree
 
 from .._core import check_kind, Key, Walkers
+from .._estimator import check_kinds
 from .._mean_field import MeanField
 from .._training import Pretraining, VMC, VMCState
 from .._wavefunction import AbstractWavefunction, first_walkers
 
 
-def check_kinds(**given: Any) -> None:
+# May be left out; some are not known to estimators, or with other advice.
+_OPTIONAL = ("wavefunction", "pretraining", "state")
+_OTHERS: dict[str, tuple[type, str, dict[type, str]]] = {
+    "wavefunction": (
+        AbstractWavefunction,
+        "a wave function, such as `eqs.SolidNet(crystal, occupation, key=key)`",
+        {},
+    ),
+    "pretraining": (
+        Pretraining,
+        "`eqs.Pretraining(mean_field, steps=300)`",
+        {MeanField: "Wrap it in `eqs.Pretraining(mean_field, steps=300)`."},
+    ),
+}
+
+
+def check_run_kinds(
+    vmc: VMC,
+    wavefunction: AbstractWavefunction | None,
+    pretraining: Pretraining | None,
+    state: VMCState | None,
+) -> None:
     """**Raises:** `ValueError` for arguments of the wrong kind."""
-    kinds: dict[str, tuple] = {
-        "vmc": (
-            VMC,
-            "what takes training steps, `eqs.VMC(hamiltonian, sampler, optimizer)`",
-        ),
-        "wavefunction": (
-            AbstractWavefunction,
-            "a wave function, such as `eqs.SolidNet(crystal, occupation, key=key)`",
-        ),
-        "pretraining": (
-            Pretraining,
-            "`eqs.Pretraining(mean_field, steps=300)`",
-            {MeanField: "Wrap it in `eqs.Pretraining(mean_field, steps=300)`."},
-        ),
-        "state": (VMCState, "a state of training, such as `result.state`"),
-    }
-    for name, value in given.items():
-        if value is not None or name == "vmc":
-            check_kind(name, value, *kinds[name])
+    check_kinds(
+        optional=_OPTIONAL,
+        others=_OTHERS,
+        vmc=vmc,
+        wavefunction=wavefunction,
+        pretraining=pretraining,
+        state=state,
+    )
 
 
 def check_callable(name: str, value: Any, example: str) -> None:

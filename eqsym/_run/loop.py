@@ -42,7 +42,7 @@ from .._training import (
 from .._wavefunction import AbstractWavefunction, orbital_network
 from .arguments import (
     check_callable,
-    check_kinds,
+    check_run_kinds,
     check_state,
     starting_point,
 )
@@ -200,9 +200,7 @@ def run(
     that there is nothing to go back to. `OSError` if three checkpoints in a row could
     not be written.
     """
-    check_kinds(
-        vmc=vmc, wavefunction=wavefunction, pretraining=pretraining, state=state
-    )
+    check_run_kinds(vmc, wavefunction, pretraining, state)
     check_callable("callback", callback, "`lambda step, statistics, state: None`")
     check_callable("figure", figure, "`eqs.plot.training`")
     steps = whole_number("steps", steps, 1)
