@@ -1,7 +1,7 @@
 """Crystals: geometry, electrons, supercell and twist."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -31,7 +31,7 @@ from .comparison import difference
 from .lattice import frozen, Lattice
 from .modulo import cosets, ROUNDING
 from .standard import Cell, in_bohr, primitive_cell, symmetrized_cell
-from .structures import MIN_VACUUM, read_ase, read_pyscf
+from .structures import finite_directions, read_ase, read_pyscf
 
 
 _logger = logging.getLogger("eqsym")
@@ -375,7 +375,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         """
         lattice = [[a, 0, 0], [-a / 2, a * np.sqrt(3) / 2, 0], [0, 0, vacuum]]
         frac = [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0]]
-        kwargs["vacuum"] = _finite((2,), vacuum, unit)
+        kwargs["vacuum"] = finite_directions((2,), vacuum, unit)
         return cls(lattice, ("C", "C"), frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
@@ -401,7 +401,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         atoms = whole_number("atoms", atoms, 1)
         lattice = np.diag([atoms * spacing, vacuum, vacuum])
         frac = [[i / atoms, 0, 0] for i in range(atoms)]
-        kwargs["vacuum"] = _finite((1, 2), vacuum, unit)
+        kwargs["vacuum"] = finite_directions((1, 2), vacuum, unit)
         return cls(lattice, ("H",) * atoms, frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
@@ -439,10 +439,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         do not add up to an integer that the electrons admit, unless `charge` or `spin`
         is given.
         """
-        charge, spin = kwargs.pop("charge", None), kwargs.pop("spin", None)
-        cells = cell_count(kwargs.get("supercell", 1))
-        read = read_ase(atoms, cells, charge, spin)
-        return cls(**{**read, "vacuum": kwargs.pop("vacuum", read["vacuum"])}, **kwargs)
+        return _as_read(read_ase, atoms, kwargs)
 
     @classmethod
     def from_pyscf(cls, cell: Any, **kwargs: Any) -> "Crystal":
@@ -467,10 +464,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         and a spin that the electrons of the supercell do not admit, unless `spin` is
         given.
         """
-        charge, spin = kwargs.pop("charge", None), kwargs.pop("spin", None)
-        cells = cell_count(kwargs.get("supercell", 1))
-        read = read_pyscf(cell, cells, charge, spin)
-        return cls(**{**read, "vacuum": kwargs.pop("vacuum", read["vacuum"])}, **kwargs)
+        return _as_read(read_pyscf, cell, kwargs)
 
     def matches(self, other: "Crystal") -> bool:
         """Whether another crystal is the same up to rounding, as
@@ -529,9 +523,16 @@ def with_cell(crystal: Crystal, cell: Cell) -> Crystal:
     return with_changes(crystal, lattice=cell.vectors, frac_positions=cell.frac)
 
 
-def _finite(directions: tuple[int, ...], vacuum: float, unit: Unit) -> tuple[int, ...]:
-    """The directions of a vacuum of this length: none if it is too short for one."""
-    return directions if vacuum * to_bohr(unit) >= MIN_VACUUM - ROUNDING else ()
+def _as_read(
+    reader: Callable[..., dict[str, Any]], structure: Any, given: dict[str, Any]
+) -> Crystal:
+    """The crystal in a structure of another package. Of what the structure says, only
+    charge, spin and vacuum may be given instead."""
+    charge, spin = given.pop("charge", None), given.pop("spin", None)
+    cells = cell_count(given.get("supercell", 1))
+    read = reader(structure, cells, charge, spin)
+    read["vacuum"] = given.pop("vacuum", read["vacuum"])
+    return Crystal(**read, **given)
 
 
 def _fcc(a: float) -> Float[np.ndarray, "3 3"]:

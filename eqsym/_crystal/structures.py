@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._core import whole_number
-from .arguments import BOHR_PER_ANGSTROM
+from .arguments import BOHR_PER_ANGSTROM, to_bohr, Unit
+from .modulo import ROUNDING
 from .standard import Cell, repetitions
 
 
@@ -324,6 +325,13 @@ def widest_gap(
     middle = place[widest] + widths[widest] / 2
     height = 1 / np.linalg.norm(inverse[:, direction])
     return float(widths[widest] * height), float(middle)
+
+
+def finite_directions(
+    directions: tuple[int, ...], vacuum: float, unit: Unit
+) -> tuple[int, ...]:
+    """The directions of a vacuum of this length: none if it is too short for one."""
+    return directions if vacuum * to_bohr(unit) >= MIN_VACUUM - ROUNDING else ()
 
 
 def _announced_vacuum(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from .._core import AbstractSummarized, as_fraction
 from .._crystal import into_cell, is_whole, SAME_ELEMENT
-from .names import ORDERS, shortest_along
+from .names import along_rows, ORDERS
 from .space_group import SpaceGroup
 
 
@@ -184,8 +184,7 @@ def _lines(
     powers = [np.linalg.matrix_power(turn, k) for k in range(order)]
     total = np.sum(powers, axis=0)
     # The sum projects onto the axis: its columns are multiples of the direction.
-    columns = total.T
-    direction = shortest_along(columns[np.argmax(np.any(columns != 0, axis=1))])
+    direction = along_rows(total.T)
     intrinsic = shifts @ total.T / order if proper else np.zeros_like(shifts)
     points = (shifts - intrinsic) @ np.linalg.pinv(np.eye(3) - rotation).T
     across = np.eye(3)[np.argmin(np.abs(direction))]
@@ -229,7 +228,7 @@ def _plane(
 ) -> SymmetryPlane:
     # h R = -h: the rows of 1 - R are multiples of h.
     rows = np.eye(3, dtype=int) - rotation
-    normal = shortest_along(rows[np.argmax(np.any(rows != 0, axis=1))])
+    normal = along_rows(rows)
     glide = (translation + rotation @ translation) / 2
     inside = integer_complement(normal)
     nearest = np.round(glide @ np.linalg.pinv(inside))

@@ -105,6 +105,11 @@ def shortest_along(vector: Int[np.ndarray, "3"]) -> Int[np.ndarray, "3"]:
     return vector if vector[np.flatnonzero(vector)[-1]] > 0 else -vector
 
 
+def along_rows(rows: Int[np.ndarray, "3 3"]) -> Int[np.ndarray, "3"]:
+    """The shortest vector along the rows of a matrix, which are multiples of one."""
+    return shortest_along(rows[np.argmax(np.any(rows != 0, axis=1))])
+
+
 def _turn(rotation: Int[np.ndarray, "3 3"]) -> tuple[int, Int[np.ndarray, "3"]]:
     """The order of the rotation, up to inversion, and its axis as a lattice vector; 0
     if there is none."""
@@ -114,8 +119,7 @@ def _turn(rotation: Int[np.ndarray, "3 3"]) -> tuple[int, Int[np.ndarray, "3"]]:
         return order, np.zeros(3, dtype=int)
     # The sum of all powers projects onto the axis.
     total = np.sum([np.linalg.matrix_power(turn, k) for k in range(order)], axis=0)
-    columns = total.T
-    return order, shortest_along(columns[np.argmax(np.any(columns != 0, axis=1))])
+    return order, along_rows(total.T)
 
 
 def _straight(direction: Float[np.ndarray, "3"]) -> Int[np.ndarray, "3"] | None:
