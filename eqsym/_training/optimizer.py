@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from .._core import AbstractModule, check_chunk, check_kind, Integer
-from .scores import Scores
+from .scores import flattened, Scores
 
 
 Schedule: TypeAlias = float | Callable[[Int[Array, ""]], Any]
@@ -242,12 +241,9 @@ class Spring(AbstractOptimizer[SpringState]):
         factored = scores.factored(self.chunk)
         zeta = residual - _scale(self.momentum, factored.apply(state.direction))
         solution, retries = _solve(factored.gram(), self.damping, zeta)
-        # All parameters in one vector: operations on each array are compiled one by
-        # one, and there are dozens of arrays.
-        with jax.numpy_dtype_promotion("standard"):
-            last, _ = ravel_pytree(state.direction)
-            found, separated = ravel_pytree(factored.transpose(solution))
-            direction = _scale(self.momentum, last) + found
+        last, _ = flattened(state.direction)
+        found, separated = flattened(factored.transpose(solution))
+        direction = _scale(self.momentum, last) + found
 
         rate = _scheduled(self.learning_rate, state.count)
         square = self.norm_bound

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from .._core import (
@@ -208,7 +209,7 @@ class Scores(AbstractModule):
         shares = self._shares()
         # One matrix for all parameters: what has a loop for each of dozens of arrays
         # is compiled for as long as the network itself.
-        matrix = _concatenated(gradients, 2, (size, components, 0), shares.dtype)
+        matrix = _concatenated(gradients, (size, components), shares.dtype)
         return FactoredScores(self.parameters, taps, matrix, shares)
 
     def _viewed(self, wavefunction: AbstractWavefunction) -> AbstractWavefunction:
@@ -250,7 +251,7 @@ class FactoredScores(eqx.Module):
         One number per walker, complex for a complex wave function.
         """
         wide, narrow, _ = self._split(direction)
-        rows = self.matrix @ _concatenated(narrow, 0, (0,), self.matrix.dtype)
+        rows = self.matrix @ flattened(narrow)[0].astype(self.matrix.dtype)
         for tap, linear in zip(self.taps, wide, strict=True):
             rows += jnp.einsum("wcro,wro->wc", tap.cotangents, linear(tap.rows))
         return _from_rows(_centered(rows, self.shares))
@@ -270,7 +271,8 @@ class FactoredScores(eqx.Module):
         rows = _uncentered(_to_rows(residual, self._components), self.shares)
         total = jnp.tensordot(rows.astype(self.matrix.dtype), self.matrix, 2)
         wide, narrow, rest = self._split(self.parameters)
-        narrow = _separated(total, narrow)
+        vector, separated = flattened(narrow)
+        narrow = separated(total.astype(vector.dtype))
         filled = []
         for tap, linear in zip(self.taps, wide, strict=True):
             out = jnp.einsum("wc,wcro->wro", rows, tap.cotangents)
@@ -333,26 +335,23 @@ class FactoredScores(eqx.Module):
         return _split_linears(tree, len(self.shares), self._components)
 
 
+def flattened(
+    tree: PyTree[Float[Array, "..."]],
+) -> tuple[Float[Array, " parameters"], Callable[[Array], PyTree]]:
+    """All arrays of a tree in one vector, and how to take it apart again. Operations on
+    each array are compiled one by one, and there are dozens of arrays."""
+    with jax.numpy_dtype_promotion("standard"):
+        return ravel_pytree(tree)
+
+
 def _concatenated(
-    tree: PyTree[Float[Array, "..."]], batch: int, empty: tuple[int, ...], dtype
-) -> Float[Array, "*batch parameters"]:
-    """All arrays of a tree in one, but for their leading `batch` axes; of the shape
-    `empty` if there are none."""
+    tree: PyTree[Float[Array, "walkers components ..."]], batch: tuple[int, int], dtype
+) -> Float[Array, "walkers components parameters"]:
+    """All arrays of a tree in one, with the leading axes of all of them."""
     leaves = jax.tree.leaves(tree)
     dtype = np.result_type(dtype, *(leaf.dtype for leaf in leaves))
-    flat = [leaf.reshape(*leaf.shape[:batch], -1).astype(dtype) for leaf in leaves]
-    return jnp.concatenate([jnp.zeros(empty, dtype), *flat], axis=-1)
-
-
-def _separated(flat: Float[Array, " parameters"], like: PyTree) -> PyTree:
-    """The tree of which `flat` is what `_concatenated` returns."""
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    parts = jnp.split(flat, ends[:-1]) if leaves else []
-    return structure.unflatten(
-        part.reshape(leaf.shape).astype(leaf.dtype)
-        for part, leaf in zip(parts, leaves, strict=True)
-    )
+    flat = [leaf.reshape(*batch, -1).astype(dtype) for leaf in leaves]
+    return jnp.concatenate([jnp.zeros((*batch, 0), dtype), *flat], axis=-1)
 
 
 def _centered(
