@@ -176,56 +176,41 @@ def test_study_goes_on_where_it_was_interrupted(tmp_path):
     assert "repeats was 3, now 4" in errors
 
 
+def _cif(name, a, c, gamma, group, *atoms):
+    """A structure file with two equal edges and two right angles."""
+    lines = [f"data_{name}"]
+    lines += [f"_cell_length_{edge}" for edge in (f"a {a}", f"b {a}", f"c {c}")]
+    angles = "alpha 90", "beta 90", f"gamma {gamma}"
+    lines += [f"_cell_angle_{angle}" for angle in angles]
+    lines += [f"_symmetry_space_group_name_H-M '{group}'", "loop_"]
+    columns = "type_symbol fract_x fract_y fract_z".split()
+    lines += [f"_atom_site_{column}" for column in columns]
+    return "\n".join([*lines, *atoms, ""])
+
+
 # Of no use but small: conventional and with its symmetry, rounded, and a layer.
 CIFS = {
-    "cube": """data_lithium_hydride
-_cell_length_a 4.02
-_cell_length_b 4.02
-_cell_length_c 4.02
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 90
-_symmetry_space_group_name_H-M 'F m -3 m'
-loop_
-_atom_site_type_symbol
-_atom_site_fract_x
-_atom_site_fract_y
-_atom_site_fract_z
-Li 0 0 0
-H 0.5 0.5 0.5
-""",
-    "packed": """data_helium
-_cell_length_a 2.8
-_cell_length_b 2.8
-_cell_length_c 4.57
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 120
-_symmetry_space_group_name_H-M 'P 1'
-loop_
-_atom_site_type_symbol
-_atom_site_fract_x
-_atom_site_fract_y
-_atom_site_fract_z
-He 0.3333 0.6667 0.25
-He 0.6667 0.3333 0.75
-""",
-    "layer": """data_hydrogen
-_cell_length_a 2.4
-_cell_length_b 2.4
-_cell_length_c 12
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 120
-_symmetry_space_group_name_H-M 'P 1'
-loop_
-_atom_site_type_symbol
-_atom_site_fract_x
-_atom_site_fract_y
-_atom_site_fract_z
-H 0.33333333 0.66666667 0.5
-H 0.66666667 0.33333333 0.5
-""",
+    "cube": _cif(
+        "lithium_hydride", 4.02, 4.02, 90, "F m -3 m", "Li 0 0 0", "H 0.5 0.5 0.5"
+    ),
+    "packed": _cif(
+        "helium",
+        2.8,
+        4.57,
+        120,
+        "P 1",
+        "He 0.3333 0.6667 0.25",
+        "He 0.6667 0.3333 0.75",
+    ),
+    "layer": _cif(
+        "hydrogen",
+        2.4,
+        12,
+        120,
+        "P 1",
+        "H 0.33333333 0.66666667 0.5",
+        "H 0.66666667 0.33333333 0.5",
+    ),
 }
 
 
