@@ -5,10 +5,10 @@
 Training with the energy of the projection in the objective, against training without
 and with other uses of symmetry: LiH, for the same time each from the same start. A
 plain run of some steps is the start. How long a step takes is measured for all in turn,
-several times, and the fastest counts: each gets the steps that fit into the time, and
-the learning rate falls alike over them. Times are those of the processor, on a single
-core that other programs may use as well. Every result is then evaluated as trained and
-averaged over the group, with the walkers of the start moved on.
+several times, and the fastest counts: each gets the steps that fit into the time. Over
+these the learning rate falls to the same value for all. Seconds are processor time, on
+one core that other programs may use as well. Every result is then evaluated as trained
+and averaged over the group, with the walkers of the start moved on.
 """
 
 import argparse
@@ -36,15 +36,14 @@ TIMED_STEPS = 4  # in each
 
 class Rate(eqx.Module):
     """The learning rate of `examples/lih.py` from its step `first` to the last one, in
-    `steps` steps; to a power."""
+    `steps` steps."""
 
     first: int
     steps: jax.Array
-    power: int
 
     def __call__(self, step):
         along = self.first + (LAST_STEP - self.first) * step / self.steps
-        return (0.1 / (1 + along / 500)) ** self.power
+        return eqs.InverseDecay(0.1)(along)
 
 
 @eqx.filter_jit
@@ -101,11 +100,11 @@ def main() -> None:
     keys = jax.random.split(jax.random.key(options.seed), 4)
 
     def trainer(strategy, first, steps):
-        rates = (Rate(first, jnp.asarray(float(steps)), power) for power in (1, 2))
+        rate = Rate(first, jnp.asarray(float(steps)))
         return eqs.VMC(
             hamiltonian,
             eqs.Metropolis(10),
-            eqs.Spring(next(rates), norm_bound=next(rates), chunk=CHUNK),
+            eqs.Spring(rate, chunk=CHUNK),
             strategy=strategy,
             chunk=CHUNK,
         )

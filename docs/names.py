@@ -1,9 +1,10 @@
-"""Lists on the pages of docs/api what is on them, for readers of the repository.
+"""Lists of names on the pages of docs/api, for readers of the repository.
 
 `python docs/names.py` writes, between two marks on each page, every name that the page
 documents, with the first sentence of its docstring; and for these and all other names
-that the page refers to, where their sources are, which makes them links. The site leads
-to the entries of its pages instead: hooks.py leaves the definitions of the links out.
+that the page refers to, the places of their sources, which makes them links. The site
+leads to the entries of its pages instead: hooks.py leaves the definitions of the links
+out.
 """
 
 import inspect
@@ -45,7 +46,7 @@ def named(name: str):
 
 
 def definition(name: str) -> str:
-    """Where the links of a name lead to in the repository."""
+    """The target of all links of a name, its source in the repository."""
     source = pathlib.Path(sys.modules[named(name).__module__].__file__)
     return f"[`{name}`]: ../../{source.relative_to(ROOT).as_posix()}"
 
@@ -66,7 +67,7 @@ def entry(name: str) -> str:
 
 
 def rewritten(page: str) -> str:
-    """A page with its list: where it was, or before the first heading or name."""
+    """A page with its list, in its old place or before the first heading or name."""
     if _BEGIN in page:
         before, rest = page.split(_BEGIN)
         after = rest.split(_END)[1]
