@@ -739,8 +739,10 @@ def test_momentum_of_a_network():
     np.testing.assert_allclose(there.sign, phase * here.sign, atol=1e-9)
 
 
-@pytest.mark.parametrize("quantity", ["amplitude", "gradient", "energy"])
-def test_memory_is_that_of_one_chunk(quantity):
+@pytest.mark.parametrize(
+    ("quantity", "times"), [("amplitude", 10), ("gradient", 11), ("energy", 10)]
+)
+def test_memory_is_that_of_one_chunk(quantity, times):
     crystal = Crystal.rock_salt("Li", "H", a=7.7, unit="bohr", charge=2)
     network = SolidNet(
         crystal,
@@ -765,5 +767,6 @@ def test_memory_is_that_of_one_chunk(quantity):
 
     average = GroupAverage(SpaceGroup.of(crystal))
     assert average.group.order == 48
-    # Four images of 48, twice: the first part and those in the loop.
-    assert memory(Symmetrized(network, average, 4)) < 12 * memory(network)
+    # Four images of 48, twice: the first part and those in the loop. The gradient of
+    # the network alone needs so little that the rest of the sum counts too.
+    assert memory(Symmetrized(network, average, 4)) < times * memory(network)
