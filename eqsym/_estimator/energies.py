@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
 
-from .._core import chunked_vmap, Electrons, Key, Walkers
+from .._core import chunked_vmap, Electrons, full_precision, Key, Walkers
 from .._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
 from .._wavefunction import AbstractWavefunction
 from .chain_mixing import Mixing
@@ -111,6 +111,7 @@ class _Energies(AbstractEstimator):
 
 
 @eqx.filter_jit
+@full_precision()
 def _measured(
     sample: AbstractSample,
     walkers: Walkers,

@@ -13,6 +13,7 @@ from .._core import (
     check_chunk,
     chunked_vmap,
     Electrons,
+    full_precision,
     Integer,
     progress_bar,
     whole_number,
@@ -98,6 +99,7 @@ def translation_scan(
     grid = along[:, None, None] * vectors[0] + along[None, :, None] * vectors[1]
 
     @eqx.filter_jit
+    @full_precision()
     def line(wavefunction, hamiltonian, shifts):
         def at(shift):
             moved = electrons + shift[None]

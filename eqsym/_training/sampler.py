@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core import AbstractModule, full_precision, Integer, Key, Walkers, whole_number
+from .._core import (
+    AbstractModule,
+    full_precision,
+    Integer,
+    Key,
+    precise_matmul,
+    Walkers,
+    whole_number,
+)
 from .._crystal import Crystal, from_nearest
 from .._wavefunction import AbstractWavefunction, check_walkers
 
@@ -370,4 +378,5 @@ def _wrap(crystal: Crystal, walkers: Walkers) -> Walkers:
     lattice = crystal.supercell
     vectors = jnp.asarray(lattice.vectors, walkers.dtype)
     inverse = jnp.asarray(np.linalg.inv(lattice.vectors), walkers.dtype)
-    return walkers - jnp.floor(walkers @ inverse) @ vectors
+    cells = jnp.floor(precise_matmul(walkers, inverse))
+    return walkers - precise_matmul(cells, vectors)

@@ -17,6 +17,7 @@ from .._core import (
     check_kind,
     chunked_vmap,
     combine,
+    full_precision,
     Integer,
     Key,
     partition,
@@ -295,6 +296,7 @@ class VMC(AbstractModule):
         )
 
     @pure
+    @full_precision()
     def equilibrate(self, state: VMCState) -> VMCState:
         """Moves the walkers and leaves everything else: a step of the sampler.
 
@@ -311,6 +313,7 @@ class VMC(AbstractModule):
         return eqx.tree_at(lambda s: s.sampler, state, sampler)
 
     @pure
+    @full_precision()
     def step(self, state: VMCState) -> tuple[VMCState, Statistics]:
         """One training step.
 

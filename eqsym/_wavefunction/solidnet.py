@@ -17,6 +17,7 @@ from .._core import (
     Key,
     LogPsi,
     nearest_displacement,
+    precise_matmul,
     sum_of_determinants,
     whole_number,
 )
@@ -375,7 +376,9 @@ class SolidNet(AbstractOrbitalNetwork):
         blocks = [
             empty
             if orbitals is None
-            else orbitals(h[s], near.distance[s], places[s] @ k.T, self.real)
+            else orbitals(
+                h[s], near.distance[s], precise_matmul(places[s], k.T), self.real
+            )
             for s, orbitals, k in zip(
                 channels, self.orbital_sets, self._kpoints(dtype), strict=True
             )

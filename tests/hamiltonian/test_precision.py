@@ -11,6 +11,7 @@ import pytest
 from jaxtyping import Array, Float
 
 import eqsym as eqs
+from eqsym._core import full_precision
 from toys import hydrogen, Lattice, walkers
 
 
@@ -133,10 +134,31 @@ _OTHERS = {
 
 
 @pytest.mark.parametrize("name", _WAYS)
-def test_networks_are_evaluated_in_full_precision(name):
+def test_all_products_are_in_full_precision(name):
+    """Those of a user's network and Hamiltonian, and of this library: CPUs refuse any
+    product of the precision that is set here."""
     _SEEN.clear()
-    _WAYS[name]()
+    with jax.default_matmul_precision("TF32_TF32_F32_X3"):
+        _WAYS[name]()
     assert _SEEN and set(_SEEN) == {"highest"}
+
+
+def test_three_products_on_gpus_only(monkeypatch):
+    def precision():
+        def product(x):  # Another one each time: JAX remembers what it has traced.
+            with full_precision():
+                return x @ x
+
+        jaxpr = jax.make_jaxpr(product)(jnp.ones((2, 2))).jaxpr
+        (equation,) = _equations(jaxpr)
+        return equation.params["precision"]
+
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    assert precision() == highest
+    with jax.default_matmul_precision("TF32_TF32_F32_X3"):
+        assert precision() == highest
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        assert precision() == jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 
 
 def test_precision_of_the_user_is_left_alone():
