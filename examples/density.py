@@ -35,7 +35,7 @@ class System(NamedTuple):
 def lithium_hydride() -> System:
     crystal = eqs.Crystal.rock_salt("Li", "H", a=4.02, unit="angstrom")
     # The (001) plane through both nuclei.
-    sides = 2 * crystal.positions[1, 0] * np.eye(3)[:2]
+    sides = 2 * crystal.cart_positions[1, 0] * np.eye(3)[:2]
     return System(crystal, 200, 200, 0.25, (1, 1, 1), sides)
 
 

@@ -77,8 +77,8 @@ def main() -> None:
 
     # One spin-up and one spin-down electron on each nucleus: every operation of the
     # group at most exchanges electrons, so an invariant function looks symmetric.
-    electrons = jnp.tile(jnp.asarray(crystal.positions), (2, 1))
-    edge = crystal.positions[1, 0] * 2
+    electrons = jnp.tile(jnp.asarray(crystal.cart_positions), (2, 1))
+    edge = crystal.cart_positions[1, 0] * 2
     sides = [[edge, 0, 0], [0, edge, 0]]
     averaged = eqs.Symmetrized(result.wavefunction, eqs.GroupAverage(group))
     scans = {

@@ -45,7 +45,7 @@ def salt_cube(*, noise=0.0, seed=0, repeat=(1, 1, 1), **kwargs):
     return eqs.Crystal(
         atoms.cell[:],
         atoms.get_chemical_symbols(),
-        positions=atoms.positions,
+        cart_positions=atoms.positions,
         unit="angstrom",
         **kwargs,
     )

@@ -68,7 +68,7 @@ def test_wave_function_of_ones_own(tmp_path, monkeypatch, capsys):
     twisted = eqs.Crystal(
         lattice.vectors,
         ["H"],
-        positions=[[0, 0, 0]],
+        cart_positions=[[0, 0, 0]],
         unit="bohr",
         supercell=2,
         twist=(1 / 3, 0, 0),

@@ -24,6 +24,11 @@ def hydrogen(**kwargs) -> eqs.Crystal:
     )
 
 
+def cart_twist(crystal):
+    """The twist in inverse Bohr."""
+    return crystal.twist @ crystal.supercell.reciprocal
+
+
 class Waves(eqs.AbstractWavefunction):
     r"""$\exp \sum_{il} (a_l \cos w_{il} + c_l \sin w_{il} + i b_l \sin w_{il})$ with
     $w_{il} = b_l \cdot r_i$ for the reciprocal vectors of the primitive cell. Electrons
@@ -37,12 +42,12 @@ class Waves(eqs.AbstractWavefunction):
 
     @property
     def crystal_momentum(self):
-        return sum(self.crystal.electrons) * self.crystal.cart_twist
+        return sum(self.crystal.electrons) * cart_twist(self.crystal)
 
     def __call__(self, electrons):
         reciprocal = jnp.asarray(self.crystal.lattice.reciprocal, electrons.dtype)
         w = electrons @ reciprocal.T
-        twist = self.crystal.cart_twist
+        twist = cart_twist(self.crystal)
         log = jnp.sum(jnp.cos(w) @ self.a.astype(w.dtype))
         if self.c is not None:
             log += jnp.sum(jnp.sin(w) @ self.c.astype(w.dtype))

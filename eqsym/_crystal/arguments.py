@@ -51,11 +51,11 @@ def atomic_number(symbol: str) -> int:
         ) from None
 
 
-def cart_positions(
+def given_positions(
     lattice: Lattice, cart: Any, frac: Any, scale: float
 ) -> Float[np.ndarray, "..."]:
     if (cart is None) == (frac is None):
-        raise ValueError("Give exactly one of `positions` and `frac_positions`.")
+        raise ValueError("Give exactly one of `cart_positions` and `frac_positions`.")
     if cart is not None:
         return np.asarray(cart, dtype=np.float64) * scale
     frac = np.asarray(frac, dtype=np.float64)
@@ -131,8 +131,8 @@ def check_distances(
     distance, i, j = closest
     if distance < _CLOSEST_NUCLEI:
         raise ValueError(
-            f"`positions`: nuclei {i} ({species[i]}) and {j} ({species[j]}) or their "
-            f"periodic images are {distance:.3g} Bohr apart, expected at least "
+            f"`cart_positions`: nuclei {i} ({species[i]}) and {j} ({species[j]}) or "
+            f"their periodic images are {distance:.3g} Bohr apart, expected at least "
             f"{_CLOSEST_NUCLEI}. Either two nuclei overlap or `unit` is not the unit "
             "of the numbers given."
         )

@@ -50,10 +50,10 @@ def _species(one: Any, other: Any) -> list[str]:
 
 
 def _positions(one: Any, other: Any) -> list[str]:
-    apart = from_nearest(one.lattice, other.positions - one.positions)
+    apart = from_nearest(one.lattice, other.cart_positions - one.cart_positions)
     gaps = np.linalg.norm(apart, axis=1)
     names = [f"{i} ({symbol})" for i, symbol in enumerate(one.species)]
-    return _farthest(gaps, "`positions` of nucleus {} differ", names)
+    return _farthest(gaps, "`cart_positions` of nucleus {} differ", names)
 
 
 def _supercells(one: Any, other: Any) -> list[str]:

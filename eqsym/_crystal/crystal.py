@@ -18,9 +18,9 @@ from .._core import (
 )
 from .arguments import (
     atomic_number,
-    cart_positions,
     cell_count,
     check_distances,
+    given_positions,
     spin_channels,
     supercell_matrix,
     to_bohr,
@@ -61,7 +61,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         species: Sequence[str],
         *,
         unit: Unit,
-        positions: Any = None,
+        cart_positions: Any = None,
         frac_positions: Any = None,
         supercell: Any = 1,
         charge: Integer | float = 0,
@@ -73,8 +73,8 @@ class Crystal(AbstractFixed, AbstractSummarized):
 
         - `lattice`: 3x3, rows are primitive lattice vectors in `unit`.
         - `species`: element symbols, one for each nucleus of the primitive cell.
-        - `unit`: `"angstrom"` or `"bohr"`, of `lattice` and `positions`.
-        - `positions`: (atoms, 3) Cartesian positions in `unit`; or
+        - `unit`: `"angstrom"` or `"bohr"`, of `lattice` and `cart_positions`.
+        - `cart_positions`: (atoms, 3) positions in `unit`; or
         - `frac_positions`: (atoms, 3) positions in fractions of the lattice vectors.
         - `supercell`: the integer matrix S: 3x3, or three numbers for a diagonal one,
             or one number.
@@ -95,7 +95,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         self.lattice = Lattice(np.asarray(lattice, dtype=np.float64) * scale)
         self.species = tuple(str(symbol) for symbol in species)
         self._positions = frozen(
-            cart_positions(self.lattice, positions, frac_positions, scale)
+            given_positions(self.lattice, cart_positions, frac_positions, scale)
         )
         self._matrix = frozen(supercell_matrix(supercell), int)
         self._twist = frozen(twist)
@@ -106,19 +106,19 @@ class Crystal(AbstractFixed, AbstractSummarized):
         self.vacuum = vacuum_directions(vacuum)
 
     def __check_init__(self):
-        if self.positions.shape != (len(self.species), 3):
+        if self.cart_positions.shape != (len(self.species), 3):
             raise ValueError(
-                "`positions` must have one row of three numbers for each of the "
-                f"{len(self.species)} `species`, got shape {self.positions.shape}."
+                "`cart_positions` must have one row of three numbers for each of the "
+                f"{len(self.species)} `species`, got shape {self.cart_positions.shape}."
             )
-        if not np.all(np.isfinite(self.positions)):
-            raise ValueError("`positions` must be finite numbers.")
+        if not np.all(np.isfinite(self.cart_positions)):
+            raise ValueError("`cart_positions` must be finite numbers.")
         if self.twist.shape != (3,) or not np.all(np.isfinite(self.twist)):
             raise ValueError(
                 "`twist` must be three numbers, fractions of the supercell's "
                 f"reciprocal vectors, got {self.twist.tolist()}."
             )
-        check_distances(self.lattice, self.species, self.positions)
+        check_distances(self.lattice, self.species, self.cart_positions)
 
     def _summary(self) -> str:
         up, down = self.electrons
@@ -139,7 +139,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         return ", ".join(facts)
 
     @property
-    def positions(self) -> Float[np.ndarray, "..."]:
+    def cart_positions(self) -> Float[np.ndarray, "..."]:
         """Nuclei of the primitive cell, (atoms, 3), in Bohr."""
         return np.array(self._positions, dtype=np.float64)
 
@@ -174,11 +174,6 @@ class Crystal(AbstractFixed, AbstractSummarized):
         return self.cells * int(np.sum(self.atomic_numbers)) - sum(self.electrons)
 
     @property
-    def cart_twist(self) -> Float[np.ndarray, "3"]:
-        """The twist k_s in inverse Bohr."""
-        return self.twist @ self.supercell.reciprocal
-
-    @property
     def translations(self) -> Float[np.ndarray, "cells 3"]:
         """The primitive lattice vectors inside the supercell, in Bohr; 0 first."""
         inverse = np.linalg.inv(self.matrix)
@@ -197,7 +192,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
     def supercell_positions(self) -> Float[np.ndarray, "nuclei 3"]:
         """Positions of all nuclei of the supercell in Bohr, translation by
         translation."""
-        shifted = self.translations[:, None] + self.positions[None]
+        shifted = self.translations[:, None] + self.cart_positions[None]
         return shifted.reshape(-1, 3)
 
     @property
@@ -496,7 +491,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
 
 def cell_of(crystal: Crystal) -> Cell:
     """The primitive cell, for spglib."""
-    frac = crystal.lattice.to_fractional(crystal.positions)
+    frac = crystal.lattice.to_fractional(crystal.cart_positions)
     return Cell(crystal.lattice.vectors, frac, crystal.atomic_numbers)
 
 
@@ -513,7 +508,7 @@ def with_changes(crystal: Crystal, **changes: Any) -> Crystal:
         "vacuum": crystal.vacuum,
     }
     if "frac_positions" not in changes:
-        arguments["positions"] = crystal.positions
+        arguments["cart_positions"] = crystal.cart_positions
     arguments.update(changes)
     return Crystal(unit="bohr", **arguments)
 

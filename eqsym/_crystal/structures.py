@@ -74,7 +74,7 @@ def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
     return {
         "lattice": vectors,
         "species": atoms.get_chemical_symbols(),
-        "positions": positions,
+        "cart_positions": positions,
         "unit": "bohr",
         "charge": charge,
         "spin": found if spin is None else spin,
@@ -303,7 +303,7 @@ def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
     return {
         "lattice": vectors,
         "species": [cell.atom_pure_symbol(int(i)) for i in nuclei],
-        "positions": positions,
+        "cart_positions": positions,
         "unit": "bohr",
         "charge": charge,
         "spin": spin,

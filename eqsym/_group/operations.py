@@ -309,6 +309,6 @@ def gaps_of(
 ) -> Float[np.ndarray, "ops nuclei nuclei 3"]:
     """From each nucleus to the images of each, `[g, i, j]` from j to g of i."""
     if frac is None:
-        frac = crystal.lattice.to_fractional(crystal.positions)
+        frac = crystal.lattice.to_fractional(crystal.cart_positions)
     images = np.einsum("gij,nj->gni", rotations, frac) + translations[:, None]
     return images[:, :, None] - frac

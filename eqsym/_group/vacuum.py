@@ -62,7 +62,7 @@ def keeps_vacuum(
     if not vacuum:
         return np.ones(len(rotations), dtype=bool)
     along = list(vacuum)
-    inside = crystal.lattice.to_fractional(crystal.positions)
+    inside = crystal.lattice.to_fractional(crystal.cart_positions)
     for direction in along:
         start = vacuum_gap(crystal, direction)[1]
         place = inside[:, direction]
@@ -82,4 +82,4 @@ def keeps_vacuum(
 def vacuum_gap(crystal: Crystal, direction: int) -> tuple[float, float]:
     """The widest layer without nuclei between planes of the two other lattice vectors:
     its width in Bohr, and the fraction in its middle."""
-    return widest_gap(crystal.lattice.vectors, crystal.positions, direction)
+    return widest_gap(crystal.lattice.vectors, crystal.cart_positions, direction)

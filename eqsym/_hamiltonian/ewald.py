@@ -97,7 +97,7 @@ class Ewald(AbstractFixed):
         factor = sums.structure_factor(crystal.supercell_positions, charges)
         # Background included, the energy per primitive cell is that of the supercell.
         nuclear = crystal.cells * ewald_energy(
-            crystal.lattice, crystal.positions, crystal.atomic_numbers
+            crystal.lattice, crystal.cart_positions, crystal.atomic_numbers
         )
         # The background of all charges, less that of the nuclei alone.
         squares = crystal.charge**2 - np.sum(charges) ** 2

@@ -45,13 +45,15 @@ class Occupation(AbstractFixed, AbstractSummarized):
 
     _kpoints: tuple[tuple[tuple[float, ...], ...], ...] = eqx.field(static=True)
 
-    def __init__(self, kpoints: tuple[Any, Any]):
+    def __init__(self, cart_kpoints: tuple[Any, Any]):
         """**Arguments:**
 
-        - `kpoints`: for spin up and spin down, (orbitals, 3) Cartesian k-points in
-            inverse Bohr.
+        - `cart_kpoints`: for spin up and spin down, (orbitals, 3) k-points in inverse
+            Bohr.
         """
-        up, down = (np.asarray(k, dtype=np.float64).reshape(-1, 3) for k in kpoints)
+        up, down = (
+            np.asarray(k, dtype=np.float64).reshape(-1, 3) for k in cart_kpoints
+        )
         self._kpoints = tuple(tuple(map(tuple, k.tolist())) for k in (up, down))
 
     def _summary(self) -> str:
@@ -61,7 +63,9 @@ class Occupation(AbstractFixed, AbstractSummarized):
         return f"{len(up)} up and {len(down)} down at {points} k-point{several}"
 
     @property
-    def kpoints(self) -> tuple[Float[np.ndarray, "up 3"], Float[np.ndarray, "down 3"]]:
+    def cart_kpoints(
+        self,
+    ) -> tuple[Float[np.ndarray, "up 3"], Float[np.ndarray, "down 3"]]:
         """Cartesian k-points in inverse Bohr, for spin up and for spin down."""
         up, down = (np.array(k, dtype=np.float64).reshape(-1, 3) for k in self._kpoints)
         return up, down
@@ -274,7 +278,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         orbitals in the order of `occupation`. Normalized to one electron in a primitive
         cell. Complex, or real if the orbitals are.
         """
-        n_up = self.occupation.kpoints[0].shape[0]
+        n_up = self.occupation.cart_kpoints[0].shape[0]
         channels = (electrons[:n_up], electrons[n_up:])
         up, down = (self._channel(points, spin) for spin, points in enumerate(channels))
         return up, down
@@ -286,7 +290,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         lattice = jnp.asarray(self.crystal.lattice.vectors)
         # In cells; by the lattice as given, before any rounding to a smaller dtype.
         inverse = jnp.linalg.inv(lattice).astype(dtype)
-        kpoints = jnp.asarray(self.occupation.kpoints[spin])
+        kpoints = jnp.asarray(self.occupation.cart_kpoints[spin])
         frac_k = (kpoints @ lattice.T / (2 * np.pi)).astype(dtype)
         cell = jnp.round(jax.lax.stop_gradient(points) @ inverse)
         home = points - cell @ lattice.astype(dtype)
@@ -318,13 +322,13 @@ class MeanField(AbstractFixed, AbstractSummarized):
         crystal = self.crystal
         arrays = {
             "lattice": crystal.lattice.vectors,
-            "positions": crystal.positions,
+            "positions": crystal.cart_positions,
             "matrix": crystal.matrix,
             "twist": crystal.twist,
             "energy": np.float64(self.energy),
         }
         for spin, sums in enumerate(self.expansion):
-            arrays[f"kpoints_{spin}"] = self.occupation.kpoints[spin]
+            arrays[f"kpoints_{spin}"] = self.occupation.cart_kpoints[spin]
             for g in sums:
                 for name in ("exponents", "centers", "weights"):
                     arrays[f"{name}_{spin}_{g.l}"] = getattr(g, name)
@@ -389,7 +393,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
             Crystal,
             stored["lattice"],
             header["species"],
-            positions=stored["positions"],
+            cart_positions=stored["positions"],
             unit="bohr",
             supercell=stored["matrix"],
             twist=stored["twist"],

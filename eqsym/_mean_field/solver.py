@@ -131,7 +131,7 @@ def _crystal_cell(crystal: Crystal, settings: Settings):
     basis = settings.basis
     elements = sorted(set(crystal.species))
     # Around atoms outside of its cell, PySCF sums too few images.
-    positions = Lattice(_right_handed(crystal.lattice)).wrap(crystal.positions)
+    positions = Lattice(_right_handed(crystal.lattice)).wrap(crystal.cart_positions)
     atoms = list(zip(crystal.species, positions.tolist(), strict=True))
     try:
         return _cell(crystal.lattice, atoms, basis, settings.exp_to_discard)

@@ -101,7 +101,7 @@ def _draw_cell(ax: Any, crystal: Crystal) -> None:
 
 def _draw_atoms(ax: Any, crystal: Crystal, legend: Legend | None) -> None:
     colors = species_colors(crystal)
-    frac = crystal.lattice.to_fractional(crystal.positions)
+    frac = crystal.lattice.to_fractional(crystal.cart_positions)
     for name, position in zip(crystal.species, frac, strict=True):
         points = crystal.lattice.to_cartesian(closed_cell(position))
         style = {"color": colors[name], "edgecolors": "black", "linewidths": 0.6}

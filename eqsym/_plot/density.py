@@ -166,13 +166,13 @@ def _nuclei(
     parallelogram or on its border."""
     crystal = density.crystal
     reach = np.sum(np.linalg.norm(sides, axis=1)) + np.linalg.norm(corner)
-    reach += np.max(np.linalg.norm(crystal.positions, axis=1))
+    reach += np.max(np.linalg.norm(crystal.cart_positions, axis=1))
     shifts = crystal.lattice.points_within(reach)
     normal = np.cross(*sides)
     normal /= np.linalg.norm(normal)
     found = {}
     for name, color in species_colors(crystal).items():
-        own = crystal.positions[np.array(crystal.species) == name]
+        own = crystal.cart_positions[np.array(crystal.species) == name]
         gaps = (own[:, None] + shifts - corner).reshape(-1, 3)
         if not everywhere:
             gaps = gaps[np.abs(gaps @ normal) < _IN_PLANE]

@@ -164,7 +164,7 @@ def _draw_atoms_above(
     ax: Any, crystal: Crystal, axis: int, view: np.ndarray, legend: Legend
 ) -> None:
     colors = species_colors(crystal)
-    frac = crystal.lattice.to_fractional(crystal.positions)
+    frac = crystal.lattice.to_fractional(crystal.cart_positions)
     for name, position in zip(crystal.species, frac, strict=True):
         images = closed_cell(position)
         images = images[np.abs(images[:, axis] - images[0, axis]) < SAME_ELEMENT]

@@ -160,7 +160,7 @@ def motif_place(
         return np.min(np.where(lengths < 1e-6, np.inf, lengths), axis=0)
 
     own = np.minimum(nearest(images - points), 2 * inner_radius(crystal.lattice))
-    nuclei = nearest(crystal.positions[:, None] - points)
+    nuclei = nearest(crystal.cart_positions[:, None] - points)
     free = np.minimum(own / 2, nuclei / 2)
     best = int(np.argmax(free))
     return points[best], float(free[best])

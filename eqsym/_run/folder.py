@@ -182,7 +182,7 @@ def describe_run(wavefunction: AbstractWavefunction, settings: RunSettings) -> J
         "crystal": {
             "species": list(crystal.species),
             "lattice_bohr": crystal.lattice.vectors.tolist(),
-            "positions_bohr": crystal.positions.tolist(),
+            "positions_bohr": crystal.cart_positions.tolist(),
             "supercell": crystal.matrix.tolist(),
             "electrons_up_down": list(crystal.electrons),
             "twist": crystal.twist.tolist(),

@@ -60,7 +60,7 @@ class SymmetrizedOrbitals(AbstractWavefunction):
         group.check_crystal(self.wavefunction.crystal)
         characters = self.symmetrizer.characters
         if self.average_phases and characters is not None:
-            kpoints = np.concatenate(self.wavefunction.occupation.kpoints)
+            kpoints = np.concatenate(self.wavefunction.occupation.cart_kpoints)
             check_orbitals(group, characters, np.unique(kpoints, axis=0))
 
     @property
@@ -76,7 +76,7 @@ class SymmetrizedOrbitals(AbstractWavefunction):
         group = self.symmetrizer.group
         if self.symmetrizer.characters is None or lacks_translations(group):
             return None
-        kpoints = np.concatenate(self.wavefunction.occupation.kpoints)
+        kpoints = np.concatenate(self.wavefunction.occupation.cart_kpoints)
         if self.average_phases and not all(keeps_momentum(group, k) for k in kpoints):
             return None
         return self.wavefunction.crystal_momentum

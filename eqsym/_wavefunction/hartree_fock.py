@@ -34,7 +34,7 @@ class HartreeFock(AbstractWavefunction):
     @property
     def crystal_momentum(self) -> Float[np.ndarray, "3"]:
         """The sum of the occupied k-points, in inverse Bohr."""
-        return np.sum(np.concatenate(self.mean_field.occupation.kpoints), axis=0)
+        return np.sum(np.concatenate(self.mean_field.occupation.cart_kpoints), axis=0)
 
     def __call__(self, electrons: Electrons) -> LogPsi:
         up, down = self.mean_field.orbitals(electrons)

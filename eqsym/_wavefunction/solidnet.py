@@ -252,7 +252,7 @@ class SolidNet(AbstractOrbitalNetwork):
         that the determinants of more electrons would be zero to rounding.
         """
         for spin, (count, k) in enumerate(
-            zip(crystal.electrons, occupation.kpoints, strict=True)
+            zip(crystal.electrons, occupation.cart_kpoints, strict=True)
         ):
             if k.shape[0] != count:
                 raise ValueError(
@@ -302,7 +302,7 @@ class SolidNet(AbstractOrbitalNetwork):
             inputs = width
         self.layers = tuple(layers)
 
-        at_gamma = all(not np.any(k) for k in occupation.kpoints)
+        at_gamma = all(not np.any(k) for k in occupation.cart_kpoints)
 
         def orbital_set(spin: int, key: Key) -> Orbitals | None:
             count = crystal.electrons[spin]
@@ -345,7 +345,7 @@ class SolidNet(AbstractOrbitalNetwork):
         dtype = electrons.dtype
         lattice = compact(self.crystal.lattice)
         supercell = compact(self.crystal.supercell)
-        nuclei, rest = in_two(self.crystal.positions)
+        nuclei, rest = in_two(self.crystal.cart_positions)
         to_nuclei = nearest_displacement(
             electrons[:, None],
             nuclei[None],
@@ -388,7 +388,7 @@ class SolidNet(AbstractOrbitalNetwork):
     @property
     def crystal_momentum(self) -> Float[np.ndarray, "3"]:
         """The sum of the occupied k-points, in inverse Bohr."""
-        return np.sum(np.concatenate(self.occupation.kpoints), axis=0)
+        return np.sum(np.concatenate(self.occupation.cart_kpoints), axis=0)
 
     @property
     def determinants(self) -> int:
@@ -400,7 +400,7 @@ class SolidNet(AbstractOrbitalNetwork):
         """The k-points of the columns, for spin-up and for spin-down rows."""
         up, down = (
             jnp.asarray(shortest_kpoints(self.crystal.lattice, k), dtype)
-            for k in self.occupation.kpoints
+            for k in self.occupation.cart_kpoints
         )
         if self.full_determinant:
             both = jnp.concatenate([up, down])
@@ -419,7 +419,7 @@ def _check_width(
     alike, as at the start, rows of electrons are a product with a matrix of features,
     whose rank is at most its width at each k-point, and twice that if the real part
     of a phase is taken."""
-    columns = [shortest_kpoints(crystal.lattice, k) for k in occupation.kpoints]
+    columns = [shortest_kpoints(crystal.lattice, k) for k in occupation.cart_kpoints]
     blocks = [(count, k) for count, k in zip(crystal.electrons, columns, strict=True)]
     if full_determinant:
         both = np.concatenate(columns)
@@ -444,5 +444,5 @@ def _check_width(
 
 
 def _time_reversal_invariant(crystal: Crystal, occupation: Occupation) -> bool:
-    twice = np.concatenate(occupation.kpoints) @ crystal.lattice.vectors.T / np.pi
+    twice = np.concatenate(occupation.cart_kpoints) @ crystal.lattice.vectors.T / np.pi
     return bool(is_whole(2 * crystal.twist) and np.all(is_whole(twice)))

@@ -13,7 +13,7 @@ from toys import hydrogen, Lattice, walkers, waves
 CARBIDE = dict(
     lattice=[[5.0, 0.3, 0.1], [4.2, 4.4, 0.0], [-2.0, 3.0, 6.5]],
     species=("Si", "C"),
-    positions=[[0.1, 0, 0], [1.5, 1, 2]],
+    cart_positions=[[0.1, 0, 0], [1.5, 1, 2]],
     supercell=(1, 1, 2),
     twist=(0.5, 0.25, 0.0),
     unit="bohr",
@@ -26,7 +26,9 @@ def crystal(**changes):
 
 def shifted(*steps, by=0.0):
     """Nuclei moved by lattice vectors, and the second one in space."""
-    positions = np.array(CARBIDE["positions"]) + np.array(steps) @ CARBIDE["lattice"]
+    positions = (
+        np.array(CARBIDE["cart_positions"]) + np.array(steps) @ CARBIDE["lattice"]
+    )
     positions[1, 0] += by
     return positions
 
@@ -35,7 +37,7 @@ def shifted(*steps, by=0.0):
     "changes",
     [
         dict(lattice=np.array(CARBIDE["lattice"]) * (1 + 1e-9)),
-        dict(positions=shifted([1, 0, 0], [0, -2, 3], by=5e-7)),
+        dict(cart_positions=shifted([1, 0, 0], [0, -2, 3], by=5e-7)),
         dict(twist=(-0.5, 1.25 + 1e-9, 2.0)),
     ],
     ids=["rounding", "lattice vectors", "reciprocal vectors"],
@@ -51,17 +53,20 @@ def test_descriptions_of_one_crystal_match(changes):
     "changes, named",
     [
         (
-            dict(positions=shifted([0, 1, 0], [0, 0, 0], by=0.012)),
-            r"`positions` of nucleus 1 \(C\) differ by 0.012 Bohr",
+            dict(cart_positions=shifted([0, 1, 0], [0, 0, 0], by=0.012)),
+            r"`cart_positions` of nucleus 1 \(C\) differ by 0.012 Bohr",
         ),
-        (dict(positions=shifted([0, 0, 0], [0, 0, 0], by=2e-6)), "differ by 2e-06"),
+        (
+            dict(cart_positions=shifted([0, 0, 0], [0, 0, 0], by=2e-6)),
+            "differ by 2e-06",
+        ),
         (
             dict(lattice=np.array(CARBIDE["lattice"]) + np.diag([0, 0, 0.01])),
             "vector 2 of `lattice` differs by 0.01 Bohr",
         ),
         (dict(species=("C", "Si")), "`species` of nucleus 0 are Si and C"),
         (
-            dict(species=("C",), positions=[[0, 0, 0]]),
+            dict(species=("C",), cart_positions=[[0, 0, 0]]),
             "`species` are 2 and 1 nuclei",
         ),
         (dict(supercell=(1, 2, 1)), r"`supercell` is \[\[1, .* and \[\[1, "),
@@ -78,7 +83,7 @@ def test_a_difference_is_named_with_its_size(changes, named):
 def test_crystals_are_matched_wherever_they_meet(tmp_path):
     """What two descriptions of one crystal make goes together; of two crystals, the
     message names the difference."""
-    positions = dict(positions=[[4.0, 0, 0]], frac_positions=None)
+    positions = dict(cart_positions=[[4.0, 0, 0]], frac_positions=None)
     one = hydrogen()
     same = eqs.Crystal(4 * np.eye(3) + 1e-13, ["H"], unit="bohr", **positions)
     other = eqs.Crystal(4.01 * np.eye(3), ["H"], unit="bohr", **positions)
@@ -130,7 +135,7 @@ def test_presets_do_not_depend_on_the_processor():
         graphene = eqs.Crystal.graphene(a=a, vacuum=7 * a, unit="angstrom")
         frac = [[1 / 3, 2 / 3, 0.0], [2 / 3, 1 / 3, 0.0]]
         expected = exactly(frac, graphene.lattice.vectors)
-        np.testing.assert_array_equal(graphene.positions, expected)
+        np.testing.assert_array_equal(graphene.cart_positions, expected)
         carbide = eqs.Crystal.zinc_blende("Si", "C", a=a, unit="bohr", supercell=3)
         vectors = carbide.lattice.vectors
         expected = exactly(carbide.matrix.tolist(), vectors)

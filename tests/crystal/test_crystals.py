@@ -42,7 +42,7 @@ def _crystal(name):
 
 
 def _cell(crystal):
-    frac = crystal.lattice.to_fractional(crystal.positions)
+    frac = crystal.lattice.to_fractional(crystal.cart_positions)
     parts = (crystal.lattice.vectors, frac, crystal.atomic_numbers)
     return tuple(part.tolist() for part in parts)
 
@@ -97,7 +97,7 @@ def _neighbors(name, reach):
         for i, species in enumerate(crystal.species)
         if species != center or set(crystal.species) == {center}
     ]
-    gaps = crystal.positions[others] - crystal.positions[first]
+    gaps = crystal.cart_positions[others] - crystal.cart_positions[first]
     images = gaps[:, None] + crystal.lattice.points_within(30.0)
     distances = np.linalg.norm(images.reshape(-1, 3), axis=1) * _BOHR
     return np.sort(distances[(distances > 1e-6) & (distances < reach)])
@@ -133,7 +133,7 @@ def test_quartz_has_a_hand():
     mirrored = eqs.Crystal(
         crystal.lattice.vectors * [1, 1, -1],
         crystal.species,
-        positions=crystal.positions * [1, 1, -1],
+        cart_positions=crystal.cart_positions * [1, 1, -1],
         unit="bohr",
     )
     for one, symbol in ((crystal, "3_2"), (mirrored, "3_1")):

@@ -346,7 +346,7 @@ def test_positions_of_pyscf(caplog):
     caplog.set_level(logging.INFO, logger="eqsym")
     fractional = cell("Li 0 0 0; H 0.5 0.5 0.5", fractional=True)
     crystal = eqs.Crystal.from_pyscf(fractional)
-    np.testing.assert_allclose(crystal.positions[1], 2 / BOHR)
+    np.testing.assert_allclose(crystal.cart_positions[1], 2 / BOHR)
     np.testing.assert_allclose(crystal.lattice.vectors, 4 / BOHR * np.eye(3))
     assert not caplog.records
     # Numbered, tagged, by charge; and basis functions without a nucleus.

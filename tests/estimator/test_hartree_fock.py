@@ -78,7 +78,7 @@ _CRYSTALS = {
     "twisted": eqs.Crystal(
         _LATTICE,
         ["H"],
-        positions=[[0.3, 0.1, -0.2]],
+        cart_positions=[[0.3, 0.1, -0.2]],
         unit="bohr",
         supercell=[[1, 1, 0], [0, 3, 0], [0, 1, 1]],
         twist=[0.13, 0.37, 0.21],
@@ -96,7 +96,7 @@ _CRYSTALS = {
     "one spin": eqs.Crystal(
         _LATTICE,
         ["H"],
-        positions=[[0.3, 0.1, -0.2]],
+        cart_positions=[[0.3, 0.1, -0.2]],
         unit="bohr",
         supercell=(1, 2, 1),
         spin=-2,

@@ -16,7 +16,7 @@ import group_toys
 _TRICLINIC = eqs.Crystal(
     [[0.4, 3.3, 0.0], [3.0, 0.0, 0.0], [0.2, -0.5, 3.6]],
     ["H"],
-    positions=[[0.3, 0.1, -0.2]],
+    cart_positions=[[0.3, 0.1, -0.2]],
     unit="bohr",
     supercell=[[1, 1, 0], [0, 3, 0], [0, 1, 1]],
     charge=-3,
@@ -266,12 +266,16 @@ def test_wrong_arguments():
         eqs.PairCorrelation(crystal, 0)
     with pytest.raises(ValueError, match="`spins` must be"):
         eqs.PairCorrelation(crystal, 3, spins=(1, 0))
-    lonely = eqs.Crystal(4 * np.eye(3), ["H"], positions=np.zeros((1, 3)), unit="bohr")
+    lonely = eqs.Crystal(
+        4 * np.eye(3), ["H"], cart_positions=np.zeros((1, 3)), unit="bohr"
+    )
     with pytest.raises(ValueError, match="has no such pairs"):
         eqs.PairCorrelation(lonely, 3)
     group = eqs.SpaceGroup.of(crystal)
     with pytest.raises(ValueError, match="`spacing` must be one or three positive"):
         eqs.Density.for_group(group, 0.0)
-    odd = eqs.Crystal(4 * np.eye(3), ["H"], positions=[[0.3172, 0, 0]], unit="bohr")
+    odd = eqs.Crystal(
+        4 * np.eye(3), ["H"], cart_positions=[[0.3172, 0, 0]], unit="bohr"
+    )
     with pytest.raises(ValueError, match="Move the origin of the crystal"):
         eqs.Density.for_group(eqs.SpaceGroup.of(odd), 0.5)

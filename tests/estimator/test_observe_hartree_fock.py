@@ -14,18 +14,21 @@ import numpy as np
 import pytest
 
 import eqsym as eqs
+from toys import cart_twist
 
 
 def _pyscf(crystal, basis, exp_to_discard):
     """The cell, k-point and density matrix of a closed-shell primitive cell."""
     from pyscf.pbc import gto, scf
 
-    kpoint = crystal.cart_twist
+    kpoint = cart_twist(crystal)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cell = gto.Cell()
         cell.a, cell.unit = crystal.lattice.vectors, "B"
-        cell.atom = list(zip(crystal.species, crystal.positions.tolist(), strict=True))
+        cell.atom = list(
+            zip(crystal.species, crystal.cart_positions.tolist(), strict=True)
+        )
         cell.basis, cell.exp_to_discard = basis, exp_to_discard
         cell.charge, cell.verbose = crystal.charge, 0
         cell.build(dump_input=False, parse_arg=False)
@@ -65,7 +68,7 @@ def _one_electron(crystal):
     return eqs.Crystal(
         crystal.lattice.vectors,
         crystal.species,
-        positions=crystal.positions,
+        cart_positions=crystal.cart_positions,
         unit="bohr",
         charge=charge,
     )
@@ -104,7 +107,7 @@ def _check(found, expected, most):
 _TWISTED = eqs.Crystal(
     [[5.0, 0.3, 0.0], [0.8, 4.4, 0.0], [-0.2, 1.5, 4.8]],
     ["He", "H"],
-    positions=[[0.3, 0.1, -0.2], [1.6, 0.5, 0.4]],
+    cart_positions=[[0.3, 0.1, -0.2], [1.6, 0.5, 0.4]],
     unit="bohr",
     charge=1,
     twist=[0.13, 0.37, 0.21],

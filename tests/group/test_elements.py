@@ -59,7 +59,7 @@ def _group(hall_number, basis=None):
     crystal = eqs.Crystal(
         basis @ usual.lattice.vectors,
         usual.species,
-        positions=usual.positions,
+        cart_positions=usual.cart_positions,
         unit="bohr",
         charge=usual.charge,
     )

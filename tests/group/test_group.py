@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from eqsym import Crystal, SpaceGroup
+from toys import cart_twist
 
 
 def _rutile(a, c, u):
@@ -48,7 +49,7 @@ def _triclinic(species):
 def _preset(build):
     def parts(*args):
         crystal = build(*args)
-        frac = crystal.lattice.to_fractional(crystal.positions)
+        frac = crystal.lattice.to_fractional(crystal.cart_positions)
         return crystal.lattice.vectors, crystal.species, frac
 
     return parts
@@ -174,9 +175,9 @@ def test_operations_of_crystals(case):
     np.testing.assert_allclose(
         square, np.broadcast_to(np.eye(3), square.shape), atol=1e-9
     )
-    images = crystal.positions @ np.swapaxes(group.cart_rotations, 1, 2)
+    images = crystal.cart_positions @ np.swapaxes(group.cart_rotations, 1, 2)
     images = images + group.cart_translations[:, None]
-    gaps = _modulo(crystal.lattice, images[:, :, None] - crystal.positions)
+    gaps = _modulo(crystal.lattice, images[:, :, None] - crystal.cart_positions)
     onto = np.linalg.norm(gaps, axis=-1) < 1e-4
     np.testing.assert_array_equal(onto.sum(axis=1), 1)
     np.testing.assert_array_equal(onto.sum(axis=2), 1)
@@ -259,11 +260,11 @@ def _brute_force(crystal):
     primitive = Crystal(
         crystal.lattice.vectors,
         crystal.species,
-        positions=crystal.positions,
+        cart_positions=crystal.cart_positions,
         unit="bohr",
     )
     full = SpaceGroup.of(primitive)
-    cells, k = crystal.supercell.vectors, crystal.cart_twist
+    cells, k = crystal.supercell.vectors, cart_twist(crystal)
     keep = []
     for g in range(full.order):
         turned = cells @ full.cart_rotations[g].T
@@ -472,8 +473,8 @@ def test_same_crystal_with_other_electrons_or_origin():
     moved = Crystal(
         _ROCK_SALT.lattice.vectors,
         _ROCK_SALT.species,
-        positions=_ROCK_SALT.positions + 0.1,
+        cart_positions=_ROCK_SALT.cart_positions + 0.1,
         unit="bohr",
     )
-    with pytest.raises(ValueError, match="`positions` of nucleus"):
+    with pytest.raises(ValueError, match="`cart_positions` of nucleus"):
         _FULL.check_crystal(moved)

@@ -182,14 +182,14 @@ def _prism(radius, height, twist):
     ]
     middle = np.array([0.1, 0.9, 0.3]) @ np.array(lattice)
     positions = np.array(cart) + middle
-    return eqs.Crystal(lattice, ["H"] * 6, positions=positions, unit="bohr")
+    return eqs.Crystal(lattice, ["H"] * 6, cart_positions=positions, unit="bohr")
 
 
 def _brute_force(crystal, vacuum):
     """Operations that map the chain, as an infinite set of points that is not repeated
     across the vacuum, to itself."""
     full = eqs.SpaceGroup.of(crystal)
-    frac = crystal.lattice.to_fractional(crystal.positions)
+    frac = crystal.lattice.to_fractional(crystal.cart_positions)
     middle = np.angle(np.mean(np.exp(2j * np.pi * frac), axis=0)) / (2 * np.pi)
     frac = frac - np.round(frac - middle)
     along = [i for i in range(3) if i not in vacuum]

@@ -200,7 +200,7 @@ def test_a_large_group_with_translations():
     crystal = eqs.Crystal(
         small.supercell.vectors,
         ["Li", "H"] * 8,
-        positions=small.supercell_positions,
+        cart_positions=small.supercell_positions,
         unit="bohr",
     )
     group = eqs.SpaceGroup.of(crystal)

@@ -79,7 +79,7 @@ def test_heads_of_the_cube():
     moved = eqs.Crystal(
         crystal.lattice.vectors,
         crystal.species,
-        positions=crystal.positions + np.array([0.3, -0.2, 0.7]),
+        cart_positions=crystal.cart_positions + np.array([0.3, -0.2, 0.7]),
         unit="bohr",
     )
     moved = eqs.SpaceGroup.of(moved)

@@ -58,7 +58,7 @@ def test_distortions_are_not_rounding(caplog):
         chain = eqs.Crystal(
             np.diag([3.6, 20.0, 20.0]),
             ["H", "H"],
-            positions=[[0, 0, 0], [1.8 + change, 0, 0]],
+            cart_positions=[[0, 0, 0], [1.8 + change, 0, 0]],
             unit="bohr",
         )
         assert eqs.SpaceGroup.of(chain).order == 16

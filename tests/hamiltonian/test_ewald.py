@@ -99,7 +99,7 @@ def brute_force(lattice: Lattice, positions, charges, alpha: float) -> float:
 )
 def test_madelung_constants_of_ionic_crystals(lattice, frac, nearest, constant):
     vectors = 2.0 * np.array(lattice, dtype=float)
-    crystal = Crystal(vectors, ("H",), positions=[[0, 0, 0]], unit="bohr")
+    crystal = Crystal(vectors, ("H",), cart_positions=[[0, 0, 0]], unit="bohr")
     electron = frac * np.sum(vectors, axis=0)
     expected = -constant / (2.0 * nearest)
     got = energy(Ewald(crystal, precision=1e-12), electron[None])
@@ -128,7 +128,7 @@ def test_madelung_constants_of_wigner_crystals(lattice, constant):
     # Of a nucleus and two electrons on top of one another, were it not for their
     # repulsion, the long-range part is that of one charge of -1.
     crystal = Crystal(
-        cell.vectors, ("H",), positions=[[0, 0, 0]], unit="bohr", charge=-1
+        cell.vectors, ("H",), cart_positions=[[0, 0, 0]], unit="bohr", charge=-1
     )
     close = 1e-4 * np.array([[1.0, 0, 0], [0, 1.0, 0]])
     bare = 1e4 * (1 / math.sqrt(2) - 2)
@@ -140,7 +140,7 @@ def test_madelung_constants_of_wigner_crystals(lattice, constant):
 def test_formula_term_by_term(charge):
     crystal = skewed(charge=charge)
     electrons = configuration(crystal)
-    positions = np.concatenate([crystal.positions, electrons])
+    positions = np.concatenate([crystal.cart_positions, electrons])
     charges = np.concatenate([crystal.atomic_numbers, -np.ones(len(electrons))])
     expected = brute_force(crystal.lattice, positions, charges, 0.6)
     assert reference(crystal, electrons) == pytest.approx(expected, abs=1e-9)
@@ -224,7 +224,7 @@ def test_non_diagonal_supercell_is_a_large_primitive_cell():
     large = Crystal(
         small.supercell.vectors,
         small.species * small.cells,
-        positions=small.supercell_positions,
+        cart_positions=small.supercell_positions,
         unit="bohr",
     )
     electrons = configuration(small)[None]
@@ -303,7 +303,7 @@ def test_basis_of_the_lattice_does_not_matter(matrix, seed):
     crystal = CRYSTALS["skewed"]
     other = Lattice(matrix @ crystal.lattice.vectors)
     electrons = configuration(crystal, seed)
-    positions = np.concatenate([crystal.positions, electrons])
+    positions = np.concatenate([crystal.cart_positions, electrons])
     charges = np.concatenate([crystal.atomic_numbers, -np.ones(len(electrons))])
     got = ewald_energy(other, positions, charges)
     assert got == pytest.approx(reference(crystal, electrons), abs=1e-9)
@@ -337,7 +337,7 @@ def test_single_precision_on_both_sides_of_a_layer():
     crystal = graphene()
     rng = np.random.default_rng(3)
     at = rng.permuted(np.tile(np.arange(12) % 2, (200, 1)), axis=1)
-    rows = crystal.positions[at] + 0.2 * rng.normal(size=(200, 12, 3))
+    rows = crystal.cart_positions[at] + 0.2 * rng.normal(size=(200, 12, 3))
     rows[..., 2] %= crystal.lattice.vectors[2, 2]
     single = jnp.asarray(rows, jnp.float32)
     error = compiled("graphene")(single).astype(jnp.float64)

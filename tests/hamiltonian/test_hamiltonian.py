@@ -39,7 +39,9 @@ def chain(atoms: int, **kwargs) -> Crystal:
     """Hydrogens in a box without symmetry; one electron each."""
     lattice = np.diag([2.0 * atoms, 5.0, 6.0]) + 0.3 * np.eye(3, k=1)
     positions = [[2.0 * i, 0.2 * i, 0.0] for i in range(atoms)]
-    return Crystal(lattice, ("H",) * atoms, positions=positions, unit="bohr", **kwargs)
+    return Crystal(
+        lattice, ("H",) * atoms, cart_positions=positions, unit="bohr", **kwargs
+    )
 
 
 def configuration(crystal: Crystal, seed: int = 0) -> Float[Array, "electrons 3"]:
@@ -247,7 +249,7 @@ def test_hydrogen_atom_in_a_large_box_has_its_energy():
     nothing at this distance, so that the local energy varies by what its images do to a
     dipole, -2 pi r^2 / (3 V) to leading order."""
     edge = 60.0
-    crystal = Crystal(np.eye(3) * edge, ("H",), positions=[[0, 0, 0]], unit="bohr")
+    crystal = Crystal(np.eye(3) * edge, ("H",), cart_positions=[[0, 0, 0]], unit="bohr")
 
     class Atom(AbstractWavefunction):
         crystal: Crystal

@@ -16,6 +16,7 @@ import pytest
 
 import eqsym as eqs
 from eqsym import HartreeFock, MeanField
+from toys import cart_twist
 
 
 # Neither orthogonal nor symmetric, so that a transposed matrix is noticed.
@@ -26,7 +27,7 @@ _TRIANGULAR = [[1, 1, 0], [0, 3, 0], [0, 1, 1]]
 
 def _hydrogen(lattice=_LATTICE, cell=(0, 0, 0), **kwargs):
     position = np.array([0.3, 0.1, -0.2]) + np.array(cell) @ lattice
-    return eqs.Crystal(lattice, ["H"], positions=[position], unit="bohr", **kwargs)
+    return eqs.Crystal(lattice, ["H"], cart_positions=[position], unit="bohr", **kwargs)
 
 
 def _lih(**kwargs):
@@ -79,7 +80,7 @@ def _in_supercell(mean_field, basis, exp_to_discard):
     species = crystal.species * crystal.cells
     cell.atom = list(zip(species, crystal.supercell_positions.tolist(), strict=True))
     cell.build(False, False)
-    k = crystal.cart_twist
+    k = cart_twist(crystal)
     rng = np.random.default_rng(1)
     nuclei = rng.choice(crystal.supercell_positions, 4 * cell.nao)
     points = nuclei + rng.normal(size=nuclei.shape)
@@ -110,7 +111,8 @@ def _energy_in_supercell(mean_field, basis="sto-3g", exp_to_discard=0.1):
     kuhf = pytest.importorskip("pyscf.pbc.scf.kuhf")
     cell, coefficients = _in_supercell(mean_field, basis, exp_to_discard)
     crystal = mean_field.crystal
-    scf = kuhf.KUHF(cell, crystal.cart_twist[None], exxdiv="ewald").rs_density_fit()
+    k = cart_twist(crystal)
+    scf = kuhf.KUHF(cell, k[None], exxdiv="ewald").rs_density_fit()
     density = np.array([[c @ c.conj().T] for c in coefficients])
     return scf.energy_tot(density) / crystal.cells
 
@@ -121,8 +123,8 @@ def test_energy_lih(lih):
 
 def test_orbitals_lih(lih):
     _in_supercell(lih, "cc-pvdz", 0.1)
-    assert lih.occupation.kpoints[0].shape == (2, 3)
-    assert not np.any(lih.occupation.kpoints[0])
+    assert lih.occupation.cart_kpoints[0].shape == (2, 3)
+    assert not np.any(lih.occupation.cart_kpoints[0])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_bloch(twisted, translation, positions):
     shift = np.array(translation) @ twisted.crystal.lattice.vectors
     here = _compiled(twisted, electrons)
     there = _compiled(twisted, electrons + shift[None])
-    for k, a, b in zip(twisted.occupation.kpoints, here, there, strict=True):
+    for k, a, b in zip(twisted.occupation.cart_kpoints, here, there, strict=True):
         # Not 1e-15: Gaussians below 1e-10 are left out, and which ones depends on the
         # cell that rounding assigns to a point on a face.
         expected = np.asarray(a) * np.exp(1j * k @ shift)
@@ -175,9 +177,11 @@ def test_bloch(twisted, translation, positions):
 
 def test_kpoints_fold_to_the_twist(twisted):
     crystal = twisted.crystal
-    for k, count in zip(twisted.occupation.kpoints, crystal.electrons, strict=True):
+    for k, count in zip(
+        twisted.occupation.cart_kpoints, crystal.electrons, strict=True
+    ):
         assert k.shape == (count, 3)
-        turns = (k - crystal.cart_twist) @ crystal.supercell.vectors.T / (2 * np.pi)
+        turns = (k - cart_twist(crystal)) @ crystal.supercell.vectors.T / (2 * np.pi)
         np.testing.assert_allclose(turns, np.round(turns), atol=1e-10)
 
 
@@ -273,7 +277,7 @@ import eqsym as eqs
 from eqsym import MeanField
 assert "pyscf" not in sys.modules
 crystal = eqs.Crystal([[3, 0, 0], [0, 4, 0], [0, 0, -5]], ["He"],
-                      positions=[[0, 0, 0]], unit="bohr", supercell=[2, 1, 1])
+                      cart_positions=[[0, 0, 0]], unit="bohr", supercell=[2, 1, 1])
 MeanField.solve(crystal, basis="sto-3g")
 """
 
@@ -489,7 +493,7 @@ def test_moments_choose_the_order():
             unrestricted=True,
             moments=(sign, -sign),
         )
-        up, down = _orbitals_at(mean_field, mean_field.crystal.positions)
+        up, down = _orbitals_at(mean_field, mean_field.crystal.cart_positions)
         at_nuclei.append((np.abs(up) ** 2 - np.abs(down) ** 2)[:, 0])
     one, other = at_nuclei
     assert one[0] > 0.1
@@ -529,7 +533,7 @@ def test_bad_basis(kwargs, message):
 
 def test_no_convergence():
     crystal = eqs.Crystal(
-        _LATTICE, ["He"], positions=[[0, 0, 0]], unit="bohr", supercell=[1, 1, 2]
+        _LATTICE, ["He"], cart_positions=[[0, 0, 0]], unit="bohr", supercell=[1, 1, 2]
     )
     with pytest.raises(RuntimeError, match="did not converge in 2 .* `max_cycles`"):
         MeanField.solve(crystal, max_cycles=2)

@@ -47,7 +47,7 @@ def test_second_variation_of_the_energy(monkeypatch):
     crystal = eqs.Crystal(
         [[0.4, 3.3, 0.0], [3.0, 0.0, 0.0], [0.2, -0.5, 3.6]],
         ["H"],
-        positions=[[0.3, 0.1, -0.2]],
+        cart_positions=[[0.3, 0.1, -0.2]],
         unit="bohr",
         supercell=[[1, 1, 0], [0, 3, 0], [0, 1, 1]],
         twist=[0.13, 0.37, 0.21],

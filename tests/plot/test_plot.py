@@ -46,8 +46,8 @@ def test_averaged_scan_has_the_symmetry_of_the_group(network):
     # One electron of each spin on each nucleus: mirror planes and fourfold axes of the
     # crystal map the configuration to itself.
     crystal = network.crystal
-    electrons = jnp.tile(jnp.asarray(crystal.positions), (2, 1))
-    edge = 2 * crystal.positions[1, 0]
+    electrons = jnp.tile(jnp.asarray(crystal.cart_positions), (2, 1))
+    edge = 2 * crystal.cart_positions[1, 0]
     sides = [[edge, 0, 0], [0, edge, 0]]
     group = eqs.SpaceGroup.of(crystal)
     averaged = eqs.Symmetrized(network, eqs.GroupAverage(group))

@@ -94,7 +94,7 @@ def test_integral_along_a_vector():
     figure = eqs.plot.densities(density, observed, sides, origin=(0, 0, 9), points=4)
     np.testing.assert_allclose(_drawn(figure), 0.02 * 30.0)
     assert "Bohr$^2$" in figure.axes[-1].get_ylabel()
-    expected = sorted(crystal.positions[:, :2].tolist())
+    expected = sorted(crystal.cart_positions[:, :2].tolist())
     np.testing.assert_allclose(_atoms(figure, "C"), expected, atol=1e-5)
 
 

@@ -332,7 +332,7 @@ def test_object_is_alone_in_its_circle(build, flat):
     assert radius > 0.1
     frac = crystal.lattice.to_fractional(point)
     images = frac @ np.swapaxes(group.frac_rotations, 1, 2) + group.frac_translations
-    nuclei = crystal.lattice.to_fractional(crystal.positions)
+    nuclei = crystal.lattice.to_fractional(crystal.cart_positions)
     others = np.concatenate([images, nuclei])
     for shift in np.ndindex(5, 5, 5):
         gaps = (others + np.array(shift) - 2 - frac) @ crystal.lattice.vectors

@@ -64,7 +64,7 @@ def test_is_the_determinant_of_averaged_orbitals(
         network, eqs.GroupAverage(group), average_phases=average_phases
     )
     x = _configuration()
-    kpoints = [np.asarray(k) for k in network.occupation.kpoints]
+    kpoints = [np.asarray(k) for k in network.occupation.cart_kpoints]
     both = np.concatenate(kpoints) if full_determinant else None
     total = [0, 0]
     images = group.apply_inverse(x)

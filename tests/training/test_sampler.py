@@ -158,7 +158,7 @@ def test_hops_are_as_likely_in_both_directions():
     crystal = eqs.Crystal(
         [[4.0, 0, 0], [1.0, 4.0, 0], [0.5, 1.0, 4.0]],
         ["H", "H"],
-        positions=[[0, 0, 0], [1.5, 0, 0]],
+        cart_positions=[[0, 0, 0], [1.5, 0, 0]],
         unit="bohr",
         spin=2,
     )
@@ -244,7 +244,7 @@ def test_atoms_far_apart_share_their_spins_and_charges(stretched, together):
     start = eqs.initial_walkers(crystal, 500, key=place)
     if together:
         cloud = jax.random.normal(place, start.shape)
-        start = jnp.asarray(crystal.positions)[None] + cloud
+        start = jnp.asarray(crystal.cart_positions)[None] + cloud
     found = eqs.evaluate(
         eqs.HartreeFock(stretched),
         eqs.Hamiltonian(crystal),
@@ -447,8 +447,8 @@ def test_clouds():
     )
     np.testing.assert_array_equal(first, again)
     assert not np.any(first == other)
-    distance = np.linalg.norm(first[:, :, None] - crystal.positions, axis=-1)
-    nearest = crystal.positions[np.argmin(distance, axis=-1)]
+    distance = np.linalg.norm(first[:, :, None] - crystal.cart_positions, axis=-1)
+    nearest = crystal.cart_positions[np.argmin(distance, axis=-1)]
     law = scipy.stats.norm(scale=0.1).cdf
     assert scipy.stats.kstest(np.ravel(first - nearest), law).pvalue > 1e-3
     # A pair at lithium, and the spins of its third electron and of the one at hydrogen

@@ -29,7 +29,7 @@ _CASES = (
 def _crystal(**kwargs):
     lattice = [[3.0, 0.2, 0.0], [0.0, 3.4, 0.3], [0.4, 0.0, 3.8]]
     return eqs.Crystal(
-        lattice, ["H"], positions=[[0.1, 0.2, 0.3]], unit="bohr", **kwargs
+        lattice, ["H"], cart_positions=[[0.1, 0.2, 0.3]], unit="bohr", **kwargs
     )
 
 
@@ -64,7 +64,7 @@ def _case(name):
     elif name in ("symmetrized", "viewed"):
         crystal = _crystal(supercell=(2, 1, 1))
         turns = np.array([np.eye(3), -np.eye(3)]).astype(int)
-        about = 2 * crystal.lattice.to_fractional(crystal.positions[0])
+        about = 2 * crystal.lattice.to_fractional(crystal.cart_positions[0])
         group = eqs.SpaceGroup(crystal, turns, np.stack([0 * about, about]))
         view = functools.partial(
             eqs.Symmetrized, symmetrizer=eqs.GroupAverage(group), operation_chunk=1

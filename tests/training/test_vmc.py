@@ -175,7 +175,10 @@ def test_training_a_network_lowers_the_energy():
     """Two electrons; local energies of the real Hamiltonian. The first and last energy
     are tens of standard errors apart."""
     crystal = eqs.Crystal(
-        5.0 * np.eye(3), ["H", "H"], positions=[[0, 0, 0], [1.4, 0, 0]], unit="bohr"
+        5.0 * np.eye(3),
+        ["H", "H"],
+        cart_positions=[[0, 0, 0], [1.4, 0, 0]],
+        unit="bohr",
     )
     gamma = np.zeros((1, 3))
     wavefunction = small_network(crystal, gamma, gamma, (8, 3))

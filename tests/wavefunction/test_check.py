@@ -12,7 +12,7 @@ from jaxtyping import Array, Complex, Float
 
 import eqsym as eqs
 from eqsym._core.math import sum_of_determinants
-from toys import hydrogen, Lattice, walkers, waves
+from toys import cart_twist, hydrogen, Lattice, walkers, waves
 
 
 _CRYSTAL = hydrogen(supercell=(3, 1, 1), twist=(0.2, 0.0, 0.5))
@@ -33,7 +33,7 @@ class Slater(eqs.AbstractWavefunction):
 
     @property
     def crystal_momentum(self):
-        total = self.crystal.cart_twist * 3 + self.crystal.supercell.reciprocal[0]
+        total = cart_twist(self.crystal) * 3 + self.crystal.supercell.reciprocal[0]
         return 1.01 * total if self.wrong == "momentum" else total
 
     def __call__(self, electrons):
@@ -73,7 +73,10 @@ class Slater(eqs.AbstractWavefunction):
 
 def _slater(wrong="", **kwargs):
     # One step of the supercell's reciprocal lattice between the orbitals.
-    twist, steps = _CRYSTAL.cart_twist, _CRYSTAL.supercell.reciprocal[0]
+    twist, steps = (
+        cart_twist(_CRYSTAL),
+        _CRYSTAL.supercell.reciprocal[0],
+    )
     k = jnp.asarray(twist + np.array([[0], [1]]) * steps)
     return Slater(_CRYSTAL, k, wrong=wrong, **kwargs)
 

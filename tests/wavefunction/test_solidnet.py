@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 import eqsym as eqs
 from eqsym._wavefunction import solidnet
 from eqsym._wavefunction.solidnet import Layer
+from toys import cart_twist
 
 
 _SEEDS = st.integers(0, 2**16)
@@ -23,7 +24,9 @@ _POSITIONS = [[0.3, 0.1, -0.2], [1.4, 1.7, 1.5]]
 
 def _crystal(lattice=_LATTICE, species=("H", "H"), **kwargs):
     positions = _POSITIONS[: len(species)]
-    return eqs.Crystal(lattice, species, positions=positions, unit="bohr", **kwargs)
+    return eqs.Crystal(
+        lattice, species, cart_positions=positions, unit="bohr", **kwargs
+    )
 
 
 def _occupation(crystal):
@@ -85,14 +88,18 @@ def _images(crystal):
         shifts.append(shift)
         factors.append(factor)
 
-    total = sum(k.sum(axis=0) for k in _occupation(crystal).kpoints)
+    total = sum(k.sum(axis=0) for k in _occupation(crystal).cart_kpoints)
     same, still = np.arange(n), np.zeros((n, 3))
     for vector in crystal.lattice.vectors:
         add(same, still + vector, np.exp(1j * vector @ total))
     for i, vector in itertools.product(range(n), crystal.supercell.vectors):
         shift = still.copy()
         shift[i] = vector
-        add(same, shift, np.exp(1j * vector @ crystal.cart_twist))
+        add(
+            same,
+            shift,
+            np.exp(1j * vector @ cart_twist(crystal)),
+        )
     for i, j in itertools.combinations(range(n), 2):
         if (i < n_up) == (j < n_up):
             swapped = same.copy()
@@ -330,7 +337,7 @@ def test_finite_where_electrons_meet(features):
     crystal = _crystal(supercell=(2, 1, 1), twist=(0.1, 0.0, 0.0))
     wavefunction = _network(crystal, features=features)
     electrons = _electrons(crystal, 0)
-    electrons = electrons.at[0].set(crystal.positions[0]).at[2].set(electrons[1])
+    electrons = electrons.at[0].set(crystal.cart_positions[0]).at[2].set(electrons[1])
     value, gradient = eqx.filter_jit(jax.value_and_grad(lambda x: wavefunction(x).log))(
         electrons
     )
@@ -409,10 +416,10 @@ def test_single_precision_on_both_sides_of_a_layer(height):
     1 mHa too high."""
     cell = np.diag([4.0, 4.1, 50.25])
     at = [[0, 0, height], [2.0, 2.0, height]]
-    crystal = eqs.Crystal(cell, ("C", "C"), positions=at, unit="bohr", charge=8)
+    crystal = eqs.Crystal(cell, ("C", "C"), cart_positions=at, unit="bohr", charge=8)
     wavefunction = _network(crystal, widths=((8, 4), (8, 4)))
     rng = np.random.default_rng(5)
-    rows = crystal.positions[[0, 1, 0, 1]] + 0.15 * rng.normal(size=(50, 4, 3))
+    rows = crystal.cart_positions[[0, 1, 0, 1]] + 0.15 * rng.normal(size=(50, 4, 3))
     # So that both places are numbers of single precision.
     near = np.round(rows * 2**17) / 2**17
     far = near + cell[2] * rng.integers(-1, 2, size=(50, 4, 1))
@@ -446,14 +453,14 @@ def test_does_not_depend_on_the_description():
     other = eqs.Crystal(
         vectors,
         usual.species,
-        positions=usual.positions + np.array([[0], [1]]) * vectors[2],
+        cart_positions=usual.cart_positions + np.array([[0], [1]]) * vectors[2],
         supercell=np.round(supercell @ np.linalg.inv(turn)).astype(int),
         twist=twist,
         charge=4,
         unit="bohr",
     )
     np.testing.assert_allclose(other.supercell.vectors, usual.supercell.vectors)
-    k = _occupation(usual).kpoints
+    k = _occupation(usual).cart_kpoints
     rng = np.random.default_rng(0)
     moved = [x + rng.integers(-2, 3, x.shape) @ usual.lattice.reciprocal for x in k]
     occupations = (
