@@ -17,6 +17,7 @@ from .checkpoints import (
 from .comparison import (
     compare as compare,
     Difference as Difference,
+    in_precision as in_precision,
     listed as listed,
 )
 from .folder import locked as locked, writable as writable
