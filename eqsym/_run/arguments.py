@@ -13,7 +13,7 @@ from .._estimator import check_kinds
 from .._mean_field import MeanField
 from .._storage import compare, encode, in_precision, listed
 from .._training import Pretraining, VMC, VMCState
-from .._wavefunction import AbstractWavefunction, first_walkers
+from .._wavefunction import AbstractWavefunction, first_walkers, NOT_DERIVED
 
 
 # May be left out; some are not known to estimators, or with other advice.
@@ -22,7 +22,7 @@ _OTHERS: dict[str, tuple[type, str, dict[type, str]]] = {
     "wavefunction": (
         AbstractWavefunction,
         "a wave function, such as `eqs.SolidNet(crystal, occupation, key=key)`",
-        {},
+        NOT_DERIVED,
     ),
     "pretraining": (
         Pretraining,

@@ -21,12 +21,12 @@ from .._core import check_kind, partition, path_of
 from .._group import SpaceGroup
 from .._hamiltonian import Hamiltonian
 from .._storage import (
-    arrays_of,
     compare,
     decode,
     encode,
     filled,
     in_precision,
+    is_known,
     Json,
     latest_checkpoint,
     listed,
@@ -311,10 +311,10 @@ def _command_to_evaluate(
     that only that has."""
     path, given = json.dumps(str(folder.absolute())), []
     trained, hamiltonian = "run.trained", "eqs.Hamiltonian(run.crystal)"
-    if not _is_known(wavefunction):
+    if not is_known(wavefunction):
         given.append("wavefunction")
         path += ", wavefunction"
-    if not all(map(_is_known, _planned(settings))):
+    if not all(map(is_known, _planned(settings))):
         given.append("trained")
         trained = "trained"
     if not isinstance(settings.vmc.hamiltonian, Hamiltonian):
@@ -334,16 +334,6 @@ def _command_to_evaluate(
         names = " and ".join(f"`{name}`" for name in given)
         return f"in Python, with {names} as the script that trained has it: {code}"
     return "python -c " + shlex.quote(code)
-
-
-def _is_known(value: AbstractWavefunction | AbstractStrategy) -> bool:
-    """Whether `load_run` can build it from its description."""
-    shapes = arrays_of(value).items()
-    try:
-        decode(encode(value), {name: np.zeros(x.shape, x.dtype) for name, x in shapes})
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def _planned(settings: RunSettings) -> list[AbstractStrategy]:

@@ -27,6 +27,7 @@ from .serialize import (
     decode as decode,
     encode as encode,
     is_key as is_key,
+    is_known as is_known,
     Json as Json,
     pretty as pretty,
     uncompared as uncompared,
