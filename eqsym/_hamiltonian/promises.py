@@ -158,10 +158,9 @@ def _amplitudes(
             x[..., 0] + (1j * x[..., 1] if x.shape[-1] > 1 else 0j)
             for x in (np.asarray(x, np.float64) for x in logs)
         )
-        size = log.real - np.nanmax(
-            np.where(np.isfinite(log.real), log.real, np.nan), axis=1, keepdims=True
-        )
-        psi = np.where(np.abs(sign) > 0, sign * np.exp(size), np.nan)
+        known = np.isfinite(log.real) & (np.abs(sign) > 0)
+        largest = np.max(log.real, axis=1, keepdims=True, where=known, initial=-np.inf)
+        psi = np.where(known, sign * np.exp(log.real - largest) + 0j, np.nan)
         return psi, psi * first, psi * (second + first**2)
 
 
@@ -192,7 +191,8 @@ def _logarithms(
     line = jax.vmap(at, (None, None, 0))
     # One line after the other, for the memory.
     return jax.lax.map(
-        lambda pair: line(*pair, times), (jnp.asarray(places), jnp.asarray(directions))
+        lambda pair: line(pair[0], pair[1], times),
+        (jnp.asarray(places), jnp.asarray(directions)),
     )
 
 

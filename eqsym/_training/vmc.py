@@ -229,16 +229,11 @@ class VMC(AbstractModule):
                 f"outside of fixed data), got none in a {type(wavefunction).__name__}."
             )
         self.strategy.init(wavefunction, key=key)
-        own, hamiltonian = not is_known(wavefunction), self.hamiltonian
         # Derivatives of this library's functions are tried by its tests.
+        own, h = not is_known(wavefunction), self.hamiltonian
+        kinetic = h.kinetic if isinstance(h, Hamiltonian) else HessianLaplacian()
         check_wavefunction(
-            wavefunction,
-            key=key,
-            walkers=walkers,
-            derivatives=own,
-            kinetic=hamiltonian.kinetic
-            if isinstance(hamiltonian, Hamiltonian)
-            else HessianLaplacian(),
+            wavefunction, key=key, walkers=walkers, derivatives=own, kinetic=kinetic
         )
         check_factors(wavefunction, walkers[:2])
 
