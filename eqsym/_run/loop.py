@@ -178,7 +178,8 @@ def run(
         after that come again. Steps before a resume do not come again.
     - `figure`: draws `training.png` in the run folder from the history, every 30
         seconds or more while the run goes on: [`eqsym.plot.training`][], which needs
-        matplotlib, or a function of your own that returns a matplotlib figure.
+        matplotlib, or a function of your own that returns a matplotlib figure. Only
+        with a `path`.
     - `progress`: whether to show progress bars; by default in terminals and notebooks.
 
     **Returns:**
@@ -186,11 +187,12 @@ def run(
     The last state and the history, [`eqsym.RunResult`][].
 
     **Raises:** `ValueError` for arguments of the wrong kind, with what to type instead,
-    less than one step or walker, numbers that are not integers, a `state` that does not
-    belong to the sampler, optimizer or strategy, stages that do not start one after the
-    other, walkers of the wrong shape or number, a wave function that a strategy does
-    not fit, pretraining of a wave function without orbitals of its own, and a folder
-    whose checkpoints are all damaged, or are of another model or of other settings
+    a `callback` or `figure` that cannot be called as is said above, less than one step
+    or walker, numbers that are not integers, a `state` that does not belong to the
+    sampler, optimizer or strategy, stages that do not start one after the other,
+    walkers of the wrong shape or number, a wave function that a strategy does not fit,
+    pretraining of a wave function without orbitals of its own, and a folder whose
+    checkpoints are all damaged, or are of another model, precision or other settings
     (with the fields that differ; `steps`, `checkpoint_every`, `mesh` and every `chunk`
     may, and all settings with `changed_settings`; functions are compared by their names
     and the values that they hold, not by their code, which a warning says), or whose
