@@ -332,7 +332,7 @@ def _command_to_evaluate(
     code = "; ".join(lines)
     if given:
         names = " and ".join(f"`{name}`" for name in given)
-        return f"in Python, with {names} as the script that trained has it: {code}"
+        return f"in Python, with {names} of the script that trained: {code}"
     return "python -c " + shlex.quote(code)
 
 

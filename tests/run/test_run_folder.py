@@ -539,7 +539,7 @@ def test_fewer_steps_than_were_taken(tmp_path, plain, caplog):
 
 def test_command_to_evaluate_needs_what_the_script_has(plain):
     command = json.loads((plain[1] / "run.json").read_text())["evaluate"]
-    assert command.startswith("in Python, with `wavefunction` and `hamiltonian` as the")
+    assert command.startswith("in Python, with `wavefunction` and `hamiltonian` of the")
     assert f'eqs.load_run("{plain[1]}", wavefunction); ' in command
 
 
