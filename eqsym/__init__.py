@@ -50,6 +50,7 @@ from ._group import (
 from ._hamiltonian import (
     AbstractHamiltonian as AbstractHamiltonian,
     AbstractKinetic as AbstractKinetic,
+    check_wavefunction as check_wavefunction,
     Ewald as Ewald,
     ForwardLaplacian as ForwardLaplacian,
     Hamiltonian as Hamiltonian,
@@ -101,7 +102,6 @@ from ._wavefunction import (
     AbstractFeatures as AbstractFeatures,
     AbstractOrbitalNetwork as AbstractOrbitalNetwork,
     AbstractWavefunction as AbstractWavefunction,
-    check_wavefunction as check_wavefunction,
     HartreeFock as HartreeFock,
     initial_walkers as initial_walkers,
     NuFeatures as NuFeatures,

@@ -6,7 +6,8 @@
 
 Says what it understood; then mean field, training, the energies before and after
 averaging over the group, the symmetry sectors, and figures, all in one run folder.
-Ctrl-C saves; run again to go on, with more --steps to go further. Files need the extra
+Ctrl-C saves; run again to go on, with more --steps to go further. A first look is fast
+with a small network: --layers 2 --widths 16 4 --determinants 1. Files need the extra
 `ase` of eqsym.
 """
 
@@ -96,6 +97,15 @@ def main() -> None:
     add("crystal", metavar="FILE_OR_PRESET", help=f"presets: {', '.join(PRESETS)}")
     add("--supercell", type=int, nargs="+", default=[1], help="1, 3 or 9 integers")
     add("--twist", type=float, nargs=3, default=[0, 0, 0], help="in fractions")
+    add("--layers", type=int, default=3, help="of the network, 3 by default")
+    add(
+        "--widths",
+        type=int,
+        nargs=2,
+        default=[64, 16],
+        help="of a layer: features per electron and per pair, 64 16 by default",
+    )
+    add("--determinants", type=int, default=4, help="4 by default")
     add("--steps", type=int, default=1000, help="of training, 1000 by default")
     add("--walkers", type=int, default=256, help="256 by default")
     add("--pretraining-steps", type=int, default=300, help="300 by default")
@@ -106,8 +116,12 @@ def main() -> None:
     path = options.path or Path("runs") / Path(options.crystal).stem
     # What eqsym notes about the file, the group and the run comes between the lines.
     logging.basicConfig(format="eqsym: %(message)s", stream=sys.stdout)
-    logging.getLogger("eqsym").setLevel(logging.INFO)
+    logger = logging.getLogger("eqsym")
+    logger.setLevel(logging.INFO)
+    # Nobody has to be told to take the primitive cell of a file: this does.
+    logger.addFilter(lambda record: "primitive()`" not in record.getMessage())
 
+    keys = jax.random.split(jax.random.key(SEED), 4)
     try:
         crystal = crystal_of(options.crystal, options.supercell, options.twist)
         print(described(crystal), flush=True)
@@ -116,18 +130,24 @@ def main() -> None:
         mean_field = eqs.MeanField.solve(
             crystal, basis=options.basis, path=path / "mean_field.npz"
         )
+        network = eqs.SolidNet(
+            crystal,
+            mean_field.occupation,
+            widths=[tuple(options.widths)] * options.layers,
+            determinants=options.determinants,
+            key=keys[0],
+        )
     except ValueError as error:
         parser.error(str(error))
     print(f"Mean field: {mean_field.energy:.5f} Ha per primitive cell", flush=True)
 
-    keys = jax.random.split(jax.random.key(SEED), 4)
     chunk = 32 if jax.default_backend() == "cpu" else None
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal), eqs.Metropolis(moves=10), eqs.Spring(), chunk=chunk
     )
     result = eqs.run(
         vmc,
-        eqs.SolidNet(crystal, mean_field.occupation, key=keys[0]),
+        network,
         steps=options.steps,
         walkers=options.walkers,
         key=keys[1],

@@ -265,8 +265,14 @@ def test_example_says_what_it_does_not_understand(name, supercell, said):
 @pytest.mark.parametrize("name", CIFS)
 def test_example_solves_crystals(tmp_path, name):
     (tmp_path / "given.cif").write_text(CIFS[name])
-    arguments = ["given.cif", "--basis", "sto-3g"]
+    small = "--layers 2 --widths 12 4 --determinants 1".split()
+    arguments = ["given.cif", "--basis", "sto-3g", *small]
     printed = _run(tmp_path, "crystal.py", *arguments)
+    assert "primitive()" not in printed
+    network = eqs.load_run(tmp_path / "run").wavefunction
+    assert [len(layer.own.weight) for layer in network.layers] == [12, 12]
+    assert network.layers[0].pair.weight.shape[0] == 4
+    assert network.orbital_sets[0].determinants == 1
     for said in ("Primitive cell: ", "Group: ", "Mean field: ", "averaged - plain = "):
         assert said in printed
     files = "training group sectors".split()

@@ -51,6 +51,8 @@ from .text import (
     aligned as aligned,
     data_frame as data_frame,
     html_table as html_table,
+    in_blocks as in_blocks,
+    in_columns as in_columns,
 )
 from .threads import enlarge_pool as enlarge_pool
 from .types import (
@@ -62,6 +64,7 @@ from .types import (
     Key as Key,
     LogPsi as LogPsi,
     partition as partition,
+    path_of as path_of,
     random_key as random_key,
     Walkers as Walkers,
     whole_number as whole_number,

@@ -5,6 +5,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from types import FunctionType
 from typing import Any
 
 import equinox as eqx
@@ -66,6 +67,8 @@ def _forms(depth: int, inside: Any = None) -> Callable[[Any], wl.AbstractDoc | N
             return wl.pdoc(value, custom=_forms(depth - 1, value))
         if isinstance(value, (jax.custom_jvp, jax.custom_vjp)):
             return wl.pdoc(value.__wrapped__)
+        if isinstance(value, tuple) and _is_functions(value):
+            return wl.TextDoc(f"{type(value).__name__}(...)")
         if isinstance(value, (jax.Array, np.ndarray)):
             number = _number(value)
             if number is None:
@@ -73,6 +76,12 @@ def _forms(depth: int, inside: Any = None) -> Callable[[Any], wl.AbstractDoc | N
             return wl.TextDoc(number)
 
     return form
+
+
+def _is_functions(value: tuple) -> bool:
+    """Whether it is a named tuple of functions, such as a transformation of optax."""
+    is_named = getattr(value, "_fields", None) is not None
+    return is_named and all(isinstance(one, FunctionType) for one in value)
 
 
 def _facts(value: AbstractSummarized) -> str:

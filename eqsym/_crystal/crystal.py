@@ -31,7 +31,7 @@ from .comparison import difference
 from .lattice import frozen, Lattice
 from .modulo import cosets, ROUNDING
 from .standard import Cell, in_bohr, primitive_cell, symmetrized_cell
-from .structures import finite_directions, read_ase, read_pyscf
+from .structures import check_given, finite_directions, read_ase, read_pyscf
 
 
 _logger = logging.getLogger("eqsym")
@@ -523,6 +523,7 @@ def _as_read(
 ) -> Crystal:
     """The crystal in a structure of another package. Of what the structure says, only
     charge, spin and vacuum may be given instead."""
+    check_given(given)
     charge, spin = given.pop("charge", None), given.pop("spin", None)
     cells = cell_count(given.get("supercell", 1))
     read = reader(structure, cells, charge, spin)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,12 +85,22 @@ def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
 def _from_file(path: Any) -> Any:
     """The one structure in a file.
 
-    **Raises:** `ValueError` if ASE cannot read it, or if there are several.
+    **Raises:** `ValueError` if ASE cannot read it, or if there are several;
+    `FileNotFoundError` if it is not there.
     """
     import ase.io
 
     # ASE reads the number of a structure in a name such as "steps.traj@-1".
     index = None if "@" in os.path.basename(path) else ":"
+    if index == ":" and not os.path.exists(path):
+        raise FileNotFoundError(
+            f"`atoms`: there is no file {str(path)!r} in {os.getcwd()}."
+        )
+    if os.path.isdir(path):
+        raise ValueError(
+            f"`atoms` must be one file, got the folder {str(path)!r}: give a file in "
+            "it, such as a CIF or a POSCAR."
+        )
     try:
         found = ase.io.read(path, index=index)
     except OSError:
@@ -330,8 +340,31 @@ def widest_gap(
 def finite_directions(
     directions: tuple[int, ...], vacuum: float, unit: Unit
 ) -> tuple[int, ...]:
-    """The directions of a vacuum of this length: none if it is too short for one."""
-    return directions if vacuum * to_bohr(unit) >= MIN_VACUUM - ROUNDING else ()
+    """The directions of a vacuum of this length: none if it is too short for one, with
+    a warning."""
+    length = vacuum * to_bohr(unit)
+    if length >= MIN_VACUUM - ROUNDING:
+        return directions
+    _logger.warning(
+        "`vacuum` is %.4g Bohr: with less than %g Bohr, matter does not end there. So "
+        "the field `vacuum` of this crystal is (), and `SpaceGroup.of` takes the group "
+        "of a crystal that is periodic in all directions.",
+        length,
+        MIN_VACUUM,
+    )
+    return ()
+
+
+def check_given(given: Mapping[str, Any]) -> None:
+    """**Raises:** `ValueError` for arguments of a `Crystal` that a structure of another
+    package has itself."""
+    taken = "unit", "lattice", "species", "positions", "frac_positions"
+    found = [f"`{name}`" for name in taken if name in given]
+    if found:
+        raise ValueError(
+            f"Leave out {' and '.join(found)}: the structure says so itself, in units "
+            "that are known. Give `supercell`, `charge`, `spin`, `twist` or `vacuum`."
+        )
 
 
 def _announced_vacuum(

@@ -9,7 +9,7 @@ from .._group import SpaceGroup
 from .._hamiltonian import AbstractHamiltonian
 from .._symmetrizer import AbstractRandomSymmetrizer, AbstractSymmetrizer
 from .._training import VMC, VMCState
-from .._wavefunction import AbstractWavefunction
+from .._wavefunction import AbstractWavefunction, NOT_DERIVED
 from .chains import Chains
 from .observables import AbstractObservable
 
@@ -28,7 +28,7 @@ _KINDS: dict[str, Kind] = {
     "wavefunction": (
         AbstractWavefunction,
         "a wave function, such as `result.trained` of a run",
-        {AbstractHamiltonian: _OTHER_WAY},
+        {AbstractHamiltonian: _OTHER_WAY, **NOT_DERIVED},
     ),
     "hamiltonian": (
         AbstractHamiltonian,

@@ -162,7 +162,8 @@ def twist_average(
     - `evaluations`, `weights`: as they were given.
 
     **Raises:** `ValueError` if the weights do not fit the evaluations, are negative, or
-    do not sum to 1.
+    do not sum to 1; and if two evaluations come from the same samples, or were made
+    with the same key, so that their errors do not add up.
     """
     evaluations = tuple(evaluations)
     for i, one in enumerate(evaluations):
@@ -184,6 +185,7 @@ def twist_average(
             f"{weights.tolist()}. Evaluate every twist of `irreducible_twists`, or "
             "divide the weights that are left by their sum."
         )
+    _check_independent(evaluations)
 
     def mean(name: str) -> Estimate | None:
         parts = [getattr(one, name) for one in evaluations]
@@ -202,3 +204,19 @@ def twist_average(
         mixing=worst([one.mixing for one in evaluations if one.mixing is not None]),
     )
     return TwistAverage(whole, evaluations, weights)
+
+
+def _check_independent(evaluations: Sequence[Evaluation]) -> None:
+    first: dict[str, int] = {}
+    for i, one in enumerate(evaluations):
+        for samples in origin_of(one.energy):
+            if samples in first:
+                raise ValueError(
+                    f"`evaluations[{first[samples]}]` and `evaluations[{i}]` come from "
+                    "the same samples, or from the same random numbers, so that their "
+                    "errors do not add up as those of independent runs. Give the "
+                    "`eqs.Chains` of each twist a key of its own, such as one of "
+                    f"`jax.random.split(key, {len(evaluations)})`; without errors, "
+                    "compute with `float(...)` of their energies."
+                )
+            first[samples] = i

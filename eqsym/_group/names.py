@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._core import as_fraction
+from .._core import as_fraction, in_columns
 from .operations import Operations
 
 
@@ -87,9 +87,9 @@ def listing(operations: Operations) -> str:
     """The numbered list of operations."""
     names = operation_names(operations)
     width = len(str(len(names) - 1))
-    lines = [f"{i:{width}}  {name}" for i, name in enumerate(names)]
+    numbered = in_columns([f"{i:{width}}  {name}" for i, name in enumerate(names)])
     shifted = any(name.shift for name in names)
-    return "\n".join([*lines, "", caption(operations, shifted)])
+    return "\n".join([numbered, "", caption(operations, shifted)])
 
 
 def caption(operations: Operations, shifted: bool) -> str:

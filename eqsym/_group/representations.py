@@ -1,14 +1,14 @@
 """Irreducible representations of groups of symmetry operations."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Complex, Inexact, Int
 
-from .._core import AbstractFixed, AbstractSummarized, aligned, html_table
+from .._core import AbstractFixed, AbstractSummarized, html_table, in_blocks
 from .mulliken import class_heads, INTEGER, labeled
 from .names import caption
 from .space_group import SpaceGroup
@@ -119,6 +119,15 @@ class CharacterTable(AbstractFixed, AbstractSummarized):
         columns = [some[0] for some in self.classes]
         return np.array([irrep.characters[columns] for irrep in self.irreps])
 
+    def __len__(self) -> int:
+        return len(self.irreps)
+
+    def __iter__(self) -> Iterator[Irrep]:
+        return iter(self.irreps)
+
+    def __contains__(self, label: str | Irrep) -> bool:
+        return any(label in (irrep, irrep.label) for irrep in self.irreps)
+
     def __getitem__(self, label: str) -> Irrep:
         for irrep in self.irreps:
             if irrep.label == label:
@@ -132,7 +141,7 @@ class CharacterTable(AbstractFixed, AbstractSummarized):
     def __str__(self) -> str:
         heads = class_heads(self.group, self.classes)
         rows = [["", *row] for row in zip(*heads, strict=True) if any(row)]
-        return "\n\n".join([aligned([*rows, *self._rows()]), self._caption(heads)])
+        return "\n\n".join([in_blocks([*rows, *self._rows()]), self._caption(heads)])
 
     def _repr_html_(self) -> str:
         heads = class_heads(self.group, self.classes)
@@ -167,7 +176,8 @@ def character_table(group: SpaceGroup) -> CharacterTable:
 
     **Returns:**
 
-    The table; `table["T1u"]` is one of its rows, an [`eqsym.Irrep`][].
+    The table; `table["T1u"]` is one of its rows, an [`eqsym.Irrep`][], and
+    `for irrep in table` goes through all of them.
 
     - `irreps`: all rows, the trivial one first.
     - `classes`: the conjugacy classes, in the order of the columns, as the numbers of

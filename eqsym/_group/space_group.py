@@ -310,6 +310,9 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         """
         return tuple(map(str, operation_names(self._operations())))
 
+    def __len__(self) -> int:
+        return self.order
+
     @property
     def order(self) -> int:
         """Number of operations."""

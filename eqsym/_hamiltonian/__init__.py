@@ -10,3 +10,4 @@ from .local_energy import (
     HessianLaplacian as HessianLaplacian,
     LocalEnergy as LocalEnergy,
 )
+from .promises import check_wavefunction as check_wavefunction

@@ -25,6 +25,7 @@ from .._core import (
     full_precision,
     Integer,
     on_first,
+    path_of,
     precise_matmul,
     whole_number,
 )
@@ -214,7 +215,8 @@ class MeanField(AbstractFixed, AbstractSummarized):
         """
         settings = Settings(crystal, basis, exp_to_discard, unrestricted, moments)
         max_cycles = whole_number("max_cycles", max_cycles, 1)
-        arguments = crystal, settings, max_cycles, path, progress
+        kept = None if path is None else path_of("path", path)
+        arguments = crystal, settings, max_cycles, kept, progress
         if jax.process_count() == 1:
             return cls._solved(*arguments)
         stored = on_first(lambda: cls._solved(*arguments)._packed())
@@ -226,22 +228,22 @@ class MeanField(AbstractFixed, AbstractSummarized):
         crystal: Crystal,
         settings: Settings,
         max_cycles: int,
-        path: str | os.PathLike | None,
+        path: pathlib.Path | None,
         progress: bool | None,
     ) -> "MeanField":
-        if path is not None and os.path.exists(path):
+        if path is not None and path.exists():
             stored = cls.load(path)
             different = stored.crystal.difference(crystal)
             if different is not None:
                 raise ValueError(
-                    f"`path` {os.fspath(path)!r} holds the mean field of another "
+                    f"`path` {str(path)!r} holds the mean field of another "
                     f"crystal: between that and `crystal` {different}. Name another "
                     "file."
                 )
             differences = list(stored._settings.differences(settings))
             if differences:
                 raise ValueError(
-                    f"`path` {os.fspath(path)!r} holds a mean field that was solved "
+                    f"`path` {str(path)!r} holds a mean field that was solved "
                     f"with {'; '.join(differences)}. Name another file, or ask for "
                     "the stored settings."
                 )
@@ -250,7 +252,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
             return dataclasses.replace(stored, crystal=same)
         if path is not None:
             # Before the minutes of work rather than after them.
-            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         solution = hartree_fock(crystal, settings, max_cycles, progress)
         up, down = (
             tuple(_GaussianSum(**vars(gaussians)) for gaussians in orbitals.gaussians)
@@ -310,7 +312,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
 
         - `path`: of the file; conventionally ending in `.npz`.
         """
-        path = pathlib.Path(path)
+        path = path_of("path", path)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             unfinished.write_bytes(self._packed())
@@ -358,7 +360,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         **Raises:** `ValueError` that names the file, if it is damaged or was not
         written by `save`; `FileNotFoundError`.
         """
-        with open(path, "rb") as file:
+        with open(path_of("path", path), "rb") as file:
             try:
                 return cls._unpacked(file)
             except _OtherFormat as error:

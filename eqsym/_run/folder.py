@@ -17,13 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core import partition
+from .._core import check_kind, partition, path_of
 from .._group import SpaceGroup
+from .._hamiltonian import Hamiltonian
 from .._storage import (
     compare,
     decode,
     encode,
     filled,
+    in_precision,
+    is_known,
     Json,
     latest_checkpoint,
     listed,
@@ -36,7 +39,7 @@ from .._storage import (
 from .._training import AbstractStrategy, Pretraining, VMC
 from .._wavefunction import AbstractWavefunction
 from .result import RunResult
-from .stages import stage_of
+from .stages import in_words, stage_of
 
 
 _logger = logging.getLogger("eqsym")
@@ -51,7 +54,9 @@ PHASES = {
 }
 # Characters of a list in `run.json`, such as operations, beyond which it is a digest.
 _LONG = 400
-_GROUP = "eqsym.SpaceGroup"
+# Folders that a message names.
+_NAMED = 5
+_GROUP, _STATE = "eqsym.SpaceGroup", "eqsym.VMCState"
 _PACKAGES = "eqsym jax jaxlib equinox optax folx numpy pyscf spglib".split()
 
 
@@ -87,12 +92,19 @@ def load_run(
     `None`.
 
     **Raises:** `FileNotFoundError` for a folder without a whole checkpoint; the message
-    says if the run has not come to its first one.
-    `ValueError` for a wave function that this version of eqsym cannot build, for a
-    `wavefunction` with another structure, with the fields that differ, and for a run in
-    double precision if JAX does not use it.
+    says if the run has not come to its first one, and which folder may be meant.
+    `ValueError` for checkpoints that are not of a run, for a wave function that this
+    version of eqsym cannot build, for a `wavefunction` with another structure, with the
+    fields that differ, and for a run in double precision if JAX does not use it.
     """
-    checkpoints = Path(path) / CHECKPOINTS
+    checkpoints = path_of("path", path) / CHECKPOINTS
+    if wavefunction is not None:
+        check_kind(
+            "wavefunction",
+            wavefunction,
+            AbstractWavefunction,
+            "a wave function of the same structure, with any parameters",
+        )
     step = latest_checkpoint(checkpoints)
     if step is None:
         raise FileNotFoundError(_without_checkpoint(Path(path)))
@@ -106,7 +118,13 @@ def load_run(
             before, step = step, latest_checkpoint(checkpoints)
             if step is None or step == before:
                 raise
-    state = description["state"]["fields"]
+    saved = description["state"]
+    if not isinstance(saved, dict) or saved.get("class") != _STATE:
+        raise ValueError(
+            f"`path` must be the folder of a run, got {path}: its checkpoints are of "
+            "something else, such as an estimate."
+        )
+    state = saved["fields"]
     try:
         network = _network(state["wavefunction"], arrays, wavefunction)
         walkers = jnp.asarray(arrays[".sampler.walkers"])
@@ -119,11 +137,12 @@ def load_run(
     settings = description["settings"]
     first = [0, _field(settings, "vmc", "strategy")]
     planned = [first, *_field(settings, "stages")]
-    trained = None
+    node = planned[stage_of([start for start, _ in planned], step)][1]
+    trained, words = None, str(node["class"]).rpartition(".")[2]
     try:
-        stage = stage_of([start for start, _ in planned], step)
         drawn = decode(state["strategy"], arrays, ".strategy")
-        trained = decode(planned[stage][1], {}).view(network, drawn)
+        strategy = decode(node, {})
+        trained, words = strategy.view(network, drawn), in_words(strategy)
     except ValueError as error:
         _logger.warning(
             "`trained` of the run %s is `None`: its strategy cannot be built again. %s "
@@ -140,6 +159,7 @@ def load_run(
         history=read_history(Path(path) / HISTORY),
         state=None,
         _group=group_in(planned),
+        _strategy=words,
     )
 
 
@@ -154,8 +174,8 @@ def _without_checkpoint(folder: Path) -> str:
     lost = lost or (history.exists() and history.read_text().count("\n") > 1)
     if lost or not (folder / RUN).exists():
         return (
-            f"`path` must be the folder of a run, got {folder}: it has no whole "
-            f"checkpoint in {CHECKPOINTS}/."
+            f"`path` must be the folder of a run, got {folder.absolute()}"
+            f"{_instead(folder)}."
         )
     reached = "at its start"
     for phase in (PRETRAINING, BURN_IN):
@@ -172,13 +192,31 @@ def _without_checkpoint(folder: Path) -> str:
     )
 
 
-def describe_run(wavefunction: AbstractWavefunction, settings: RunSettings) -> Json:
+def _instead(folder: Path) -> str:
+    """What is at a path that is not the folder of a run, and which one may be meant."""
+    for outer in Path(os.path.abspath(folder)).parents[:2]:
+        if latest_checkpoint(outer / CHECKPOINTS) is not None:
+            return f", which is a part of one: give {outer}"
+    if not folder.is_dir():
+        return ", which is a file" if folder.exists() else ", which does not exist"
+    runs = sorted(inner.name for inner in folder.iterdir() if (inner / RUN).exists())
+    if runs:
+        more = ", ..." if len(runs) > _NAMED else ""
+        return f", which holds runs: {', '.join(runs[:_NAMED])}{more}"
+    return f": it has no whole checkpoint in {CHECKPOINTS}/"
+
+
+def describe_run(
+    folder: Path, wavefunction: AbstractWavefunction, settings: RunSettings
+) -> Json:
     """The description of a run in `run.json`, for people."""
     crystal, encoded = wavefunction.crystal, encode(settings)
     parameters = jax.tree.leaves(partition(wavefunction)[0])
     planned = [(0, settings.vmc.strategy), *settings.stages]
     group = group_in(encoded)
     return {
+        "resume": _command_to_resume(),
+        "evaluate": _command_to_evaluate(folder, wavefunction, settings),
         "crystal": {
             "species": list(crystal.species),
             "lattice_bohr": crystal.lattice.vectors.tolist(),
@@ -243,9 +281,7 @@ def write_run_json(folder: Path, described: Json, session: Json) -> None:
         sessions = json.loads(place.read_text())["sessions"]
     except (OSError, ValueError, KeyError, TypeError):
         sessions = []
-    content = _commands(folder, described) | described
-    content["sessions"] = [*sessions, session]
-    _replace(folder, content)
+    _replace(folder, {**described, "sessions": [*sessions, session]})
 
 
 def note_in_run_json(folder: Path, name: str, value: Json) -> None:
@@ -262,21 +298,46 @@ def _replace(folder: Path, content: Json) -> None:
     os.replace(temporary, place)
 
 
-def _commands(folder: Path, described: Json) -> dict[str, Json]:
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    again = f"cd {shlex.quote(os.getcwd())} && {shlex.join(sys.orig_argv)}"
+def _command_to_resume() -> str:
+    if getattr(sys.modules["__main__"], "__file__", None) is None:
+        return "call eqsym.run again with the same arguments"
+    return f"cd {shlex.quote(os.getcwd())} && {shlex.join(sys.orig_argv)}"
+
+
+def _command_to_evaluate(
+    folder: Path, wavefunction: AbstractWavefunction, settings: RunSettings
+) -> str:
+    """A command for a shell; or for the script that trained, if something is needed
+    that only that has."""
+    path, given = json.dumps(str(folder.absolute())), []
+    trained, hamiltonian = "run.trained", "eqs.Hamiltonian(run.crystal)"
+    if not is_known(wavefunction):
+        given.append("wavefunction")
+        path += ", wavefunction"
+    if not all(map(is_known, _planned(settings))):
+        given.append("trained")
+        trained = "trained"
+    if not isinstance(settings.vmc.hamiltonian, Hamiltonian):
+        given.append("hamiltonian")
+        hamiltonian = "hamiltonian"
     lines = [
         "import jax, eqsym as eqs",
-        f"run = eqs.load_run({json.dumps(str(folder.absolute()))})",
-        "print(eqs.evaluate(run.trained, eqs.Hamiltonian(run.crystal), "
+        f"run = eqs.load_run({path})",
+        f"print(eqs.evaluate({trained}, {hamiltonian}, "
         "eqs.Chains(run.walkers, key=jax.random.key(1))))",
     ]
-    if "float64" in described["wavefunction"]["precision"]:
+    parameters = jax.tree.leaves(partition(wavefunction)[0])
+    if any(leaf.dtype == np.float64 for leaf in parameters):
         lines.insert(1, 'jax.config.update("jax_enable_x64", True)')
-    return {
-        "resume": again if main else "call eqsym.run again with the same arguments",
-        "evaluate": "python -c " + shlex.quote("; ".join(lines)),
-    }
+    code = "; ".join(lines)
+    if given:
+        names = " and ".join(f"`{name}`" for name in given)
+        return f"in Python, with {names} of the script that trained: {code}"
+    return "python -c " + shlex.quote(code)
+
+
+def _planned(settings: RunSettings) -> list[AbstractStrategy]:
+    return [settings.vmc.strategy, *(strategy for _, strategy in settings.stages)]
 
 
 def _network(
@@ -295,8 +356,10 @@ def _network(
             ) from None
     found = compare(node, like, prefix)
     if found:
+        precision = in_precision(found)
+        what = "in another precision" if precision else "of another model"
         raise ValueError(
-            f"`wavefunction` is of another model. These fields differ:{listed(found)}"
+            f"`wavefunction` is {what}.{precision} These fields differ:{listed(found)}"
         )
     return filled(like, arrays, prefix)
 

@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import equinox as eqx
@@ -21,6 +20,7 @@ from .._core import (
     Key,
     on_first,
     on_mesh,
+    path_of,
     progress_bar,
     random_key,
     replicate,
@@ -62,7 +62,7 @@ from .folder import (
 )
 from .phases import Checkpoints
 from .result import RunResult
-from .stages import check_stages, Stages
+from .stages import check_stages, in_words, Stages
 from .training import train
 
 
@@ -178,7 +178,8 @@ def run(
         after that come again. Steps before a resume do not come again.
     - `figure`: draws `training.png` in the run folder from the history, every 30
         seconds or more while the run goes on: [`eqsym.plot.training`][], which needs
-        matplotlib, or a function of your own that returns a matplotlib figure.
+        matplotlib, or a function of your own that returns a matplotlib figure. Only
+        with a `path`.
     - `progress`: whether to show progress bars; by default in terminals and notebooks.
 
     **Returns:**
@@ -186,11 +187,12 @@ def run(
     The last state and the history, [`eqsym.RunResult`][].
 
     **Raises:** `ValueError` for arguments of the wrong kind, with what to type instead,
-    less than one step or walker, numbers that are not integers, a `state` that does not
-    belong to the sampler, optimizer or strategy, stages that do not start one after the
-    other, walkers of the wrong shape or number, a wave function that a strategy does
-    not fit, pretraining of a wave function without orbitals of its own, and a folder
-    whose checkpoints are all damaged, or are of another model or of other settings
+    a `callback` or `figure` that cannot be called as is said above, less than one step
+    or walker, numbers that are not integers, a `state` that does not belong to the
+    sampler, optimizer or strategy, stages that do not start one after the other,
+    walkers of the wrong shape or number, a wave function that a strategy does not fit,
+    pretraining of a wave function without orbitals of its own, and a folder whose
+    checkpoints are all damaged, or are of another model, precision or other settings
     (with the fields that differ; `steps`, `checkpoint_every`, `mesh` and every `chunk`
     may, and all settings with `changed_settings`; functions are compared by their names
     and the values that they hold, not by their code, which a warning says), or whose
@@ -201,8 +203,14 @@ def run(
     not be written.
     """
     check_run_kinds(vmc, wavefunction, pretraining, state)
-    check_callable("callback", callback, "`lambda step, statistics, state: None`")
-    check_callable("figure", figure, "`eqs.plot.training`")
+    example = "`lambda step, statistics, state: None`"
+    check_callable("callback", callback, example, ("step", "statistics", "state"))
+    check_callable("figure", figure, "`eqs.plot.training`", ("history",))
+    if figure is not None and path is None:
+        raise ValueError(
+            "`figure` draws into the run folder: give a `path` too, or leave it out, "
+            "and call `eqs.plot.training(result.history)` at the end."
+        )
     steps = whole_number("steps", steps, 1)
     checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
     burn_in = whole_number("burn_in", burn_in, 0)
@@ -213,7 +221,7 @@ def run(
     bare, first, before = starting_point(
         wavefunction, walkers, pretraining, given, place
     )
-    folder = None if path is None else writable(Path(path))
+    folder = None if path is None else writable(path_of("path", path))
     if mesh is not None:
         first = shard_walkers(first, mesh)
     seeds = jax.random.key_data(key).tolist()
@@ -260,7 +268,7 @@ def run(
         history = History(table, _COLUMNS, steps=start, before=before, write=is_first())
         saved[TRAINING].flush = history.flush
         if folder is not None and start < steps:
-            described = describe_run(bare, settings)
+            described = describe_run(folder, bare, settings)
             part = session(start, steps, checkpoint_every, mesh)
             on_first(lambda: write_run_json(folder, described, part))
 
@@ -324,6 +332,7 @@ def run(
             history=history.columns(),
             state=state,
             _group=group_in(encode([vmc.strategy, *stages])),
+            _strategy=in_words(planned.at(int(state.step)).strategy),
         )
 
 

@@ -28,7 +28,7 @@ from .._storage import (
     save_checkpoint,
     warn_of_uncompared,
 )
-from .folder import note_in_run_json, PHASES, RunSettings, saved_walkers
+from .folder import note_in_run_json, PHASES, RunSettings, saved_walkers, TRAINING
 from .resampling import chosen_walkers, like_saved, resampled
 
 
@@ -38,6 +38,11 @@ _logger = logging.getLogger("eqsym")
 _WALKERS = "settings.walkers"
 # Checkpoints in a row that could not be written, after which a run stops.
 _MOST_UNSAVED = 3
+_SECOND_RUN = (
+    " To go on with another optimizer or sampler, start a second run from this one, in "
+    "another folder: `before = eqs.load_run({!r})` and `eqs.run(vmc, "
+    "before.wavefunction, walkers=before.walkers, ...)`."
+)
 
 
 @runtime_checkable
@@ -271,8 +276,10 @@ class Checkpoints(Generic[State]):
         description = read_description(self._place, step)
         saved, here = saved_walkers(description), self._settings.walkers
         sized = like if saved == here else like_saved(like, here, saved)
+        training = self._phase == TRAINING
+        remedy = _SECOND_RUN.format(str(self._folder)) if training else ""
         state, changes = restore_with_changes(
-            self._place, step, description, sized, self._settings
+            self._place, step, description, sized, self._settings, remedy
         )
         if changes:
             self._changed.add(step)

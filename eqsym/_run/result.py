@@ -10,7 +10,7 @@ from .._core import data_frame, Integer, Walkers, whole_number
 from .._crystal import Crystal
 from .._estimator import Estimate, estimate_from
 from .._group import SpaceGroup
-from .._training import VMCState
+from .._training import PlainTraining, VMCState
 from .._wavefunction import AbstractWavefunction
 
 
@@ -36,8 +36,8 @@ class RunResult(eqx.Module):
     [`eqsym.AugmentedTraining`][] and [`eqsym.ProjectedTraining`][], which sample the
     bare function; after these, [`eqsym.post_hoc`][] and [`eqsym.sectors`][] average.
 
-    It prints as `RunResult(step 40, E = -0.985(8) Ha over the last 20)`;
-    `eqx.tree_pformat` shows all of it.
+    It prints as `RunResult(step 40, E = -0.985(8) Ha over the last 20)`, with the
+    strategy if that is not plain; `eqx.tree_pformat` shows all of it.
 
     - `wavefunction`: the bare wave function.
     - `trained`: the wave function that was sampled, with the strategy of the last stage
@@ -60,6 +60,7 @@ class RunResult(eqx.Module):
     history: dict[str, Float[np.ndarray, " steps"]]
     state: VMCState | None
     _group: SpaceGroup | None
+    _strategy: str
 
     @property
     def crystal(self) -> Crystal:
@@ -137,7 +138,9 @@ class RunResult(eqx.Module):
             found = f", E = {self.energy()} Ha over the last {last}"
         except ValueError:
             found = ""
-        return f"RunResult(step {self.step}{found})"
+        plain = self._strategy == PlainTraining.__name__
+        strategy = "" if plain else f", {self._strategy}"
+        return f"RunResult(step {self.step}{found}{strategy})"
 
 
 def _default(taken: int) -> int:

@@ -8,8 +8,25 @@ import equinox as eqx
 import jax
 
 from .._core import check_kind, Integer, Key, Walkers, whole_number
+from .._group import SpaceGroup
+from .._symmetrizer import AbstractRandomSymmetrizer, IrrepProjection
 from .._training import AbstractStrategy, check_strategy, VMC, VMCState
 from .._wavefunction import AbstractWavefunction
+
+
+def in_words(strategy: AbstractStrategy) -> str:
+    """A strategy with what it does to which group: `SymmetrizedTraining,
+    IrrepProjection Au of Pmmm`."""
+    parts = []
+    for value in vars(strategy).values():
+        if isinstance(value, AbstractRandomSymmetrizer):
+            label = (
+                f" {value.irrep.label}" if isinstance(value, IrrepProjection) else ""
+            )
+            parts.append(f"{type(value).__name__}{label} of {value.group.symbol}")
+        elif isinstance(value, SpaceGroup):
+            parts.append(value.symbol)
+    return ", ".join([type(strategy).__name__, *parts])
 
 
 def check_stages(

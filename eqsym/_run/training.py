@@ -52,7 +52,16 @@ def train(
     """
     start = int(state.step)
     if start >= steps:
-        _logger.info("Step %d of %d is done already.", start, steps)
+        # A script that goes on from here may call a finished run again, as often as it
+        # likes. Anything else was hardly meant.
+        short = start > steps or history.before >= steps
+        _logger.log(
+            logging.WARNING if short else logging.INFO,
+            "Step %d of %d is done already: no step is taken. To go on, give a larger "
+            "number of `steps`, which counts all.",
+            start,
+            steps,
+        )
         return state
     take_step = [eqx.filter_jit(vmc.step) for vmc in stages.trainers]
     before = _last(history.columns()["seconds"]) - time.monotonic()

@@ -17,6 +17,7 @@ from .checkpoints import (
 from .comparison import (
     compare as compare,
     Difference as Difference,
+    in_precision as in_precision,
     listed as listed,
 )
 from .folder import locked as locked, writable as writable
@@ -26,6 +27,7 @@ from .serialize import (
     decode as decode,
     encode as encode,
     is_key as is_key,
+    is_known as is_known,
     Json as Json,
     pretty as pretty,
     uncompared as uncompared,

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .._core import Integer, on_all, on_first, on_host, put, whole_number
-from .comparison import compare, Difference, listed
+from .._core import Integer, on_all, on_first, on_host, path_of, put, whole_number
+from .comparison import compare, Difference, in_precision, listed
 from .serialize import arrays_of, dumps, encode, is_key, Json, typed, uncompared
 
 
@@ -75,7 +75,8 @@ def save_checkpoint(
         "state": encode(state),
         "settings": encode(settings),
     }
-    on_first(lambda: _write(Path(folder), step, arrays, description, keep))
+    place = path_of("folder", folder)
+    on_first(lambda: _write(place, step, arrays, description, keep))
 
 
 def _write(
@@ -144,7 +145,7 @@ def is_whole(folder: str | os.PathLike, step: int) -> bool:
 def latest_checkpoint(folder: str | os.PathLike) -> int | None:
     """The number of the newest checkpoint in a folder whose checksums agree, or
     `None`."""
-    for step in _steps(Path(folder)):
+    for step in _steps(path_of("folder", folder)):
         if is_whole(folder, step):
             return step
     return None
@@ -227,14 +228,15 @@ def restore_checkpoint(
     damaged; and if it is of another model or was saved with other settings, with the
     fields that differ.
     """
-    if step is None or not _steps(Path(folder)):
-        raise ValueError(_no_checkpoint(Path(folder)))
+    place = path_of("folder", folder)
+    if step is None or not _steps(place):
+        raise ValueError(_no_checkpoint(place))
     step = whole_number("step", step, 0)
     description = read_description(folder, step)
     state, found = restore_with_changes(folder, step, description, like, settings)
     if found:
-        place = Path(folder) / str(step)
-        raise ValueError(_other(place, description, "settings", found))
+        where = place / str(step)
+        raise ValueError(_other(where, description, "settings", found))
     return state
 
 
@@ -244,6 +246,7 @@ def restore_with_changes(
     description: Json,
     like: PyTree,
     settings: Any,
+    remedy: str = "",
 ) -> tuple[PyTree, list[Difference]]:
     """The state in a checkpoint, as `restore_checkpoint` returns it, and the settings
     that are not the ones it was saved with.
@@ -252,13 +255,15 @@ def restore_with_changes(
 
     - `description`: of the checkpoint, from `read_description`.
     - `folder`, `step`, `like`, `settings`: as for `restore_checkpoint`.
+    - `remedy`: what else one may do if it is of another model, in sentences after a
+        space.
 
     **Raises:** `ValueError` if the state is of another model.
     """
     found = compare(description["state"], like, "state")
     if found:
         place = Path(folder) / str(step)
-        raise ValueError(_other(place, description, "model", found))
+        raise ValueError(_other(place, description, "model", found, remedy))
     changes = []
     if settings is not None:
         changes = compare(description["settings"], settings, "settings")
@@ -307,7 +312,13 @@ def filled(like: PyTree, arrays: dict[str, np.ndarray], prefix: str = "") -> PyT
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), values), static)
 
 
-def _other(place: Path, description: Json, part: str, found: list[Difference]) -> str:
+def _other(
+    place: Path,
+    description: Json,
+    part: str,
+    found: list[Difference],
+    remedy: str = "",
+) -> str:
     """Says that a checkpoint is of another model, or of other settings."""
     versions = [description["eqsym"], metadata.version("eqsym")]
     other = (
@@ -315,10 +326,13 @@ def _other(place: Path, description: Json, part: str, found: list[Difference]) -
         if versions[0] == versions[1]
         else f" It was written by eqsym {versions[0]}, this is {versions[1]}."
     )
+    precision = in_precision(found)
     what = "of another model" if part == "model" else "of a run with other settings"
+    if precision:
+        what, remedy = "in another precision", ""
     return (
-        f"The checkpoint {place} is {what}.{other} Use another folder, or what it was "
-        f"made with. These fields differ:{listed(found)}"
+        f"The checkpoint {place} is {what}.{other}{precision} Use another folder, or "
+        f"what it was made with.{remedy} These fields differ:{listed(found)}"
     )
 
 

@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import jax.numpy as jnp
+import numpy as np
+
 from .serialize import decode, dumps, encode, Json
 
 
@@ -18,6 +21,8 @@ _CRYSTAL = "eqsym.Crystal"
 # fields, and arguments of `functools.partial`.
 _FREE = (".chunk", "['chunk']", ".operation_chunk", "['operation_chunk']")
 _NOTHING = "nothing"
+# Types of numbers in descriptions of arrays, such as `float32[2,3]`.
+_BITS = re.compile(r"^b?(float|complex|u?int)\d+(\[)")
 _SHOWN = 12
 
 
@@ -44,6 +49,26 @@ def listed(found: Sequence[Difference]) -> str:
     shown = "".join(f"\n  {difference}" for difference in found[:_SHOWN])
     more = len(found) - _SHOWN
     return shown + (f"\n  and {more} more" if more > 0 else "")
+
+
+def in_precision(found: Sequence[Difference]) -> str:
+    """What to do if trees differ in the precision of their arrays and in nothing else,
+    in sentences after a space; or nothing."""
+    kinds = [tuple(map(_any_precision, (one.saved, one.here))) for one in found]
+    if not found or any(saved != here for saved, here in kinds):
+        return ""
+    on = jnp.result_type(float) == np.float64
+    now, then = ("on", "off") if on else ("off", "on")
+    return (
+        f" Double precision is {now} here: if it was {then} before, begin with "
+        f'`jax.config.update("jax_enable_x64", {not on})`. A network keeps the '
+        "precision in which it was made."
+    )
+
+
+def _any_precision(value: Value) -> Value:
+    """The description of an array without the number of its bits."""
+    return _BITS.sub(r"\1\2", value) if isinstance(value, str) else value
 
 
 def flatten(node: Json, path: str) -> Flat:

@@ -84,6 +84,17 @@ def decode(node: Json, arrays: Mapping[str, np.ndarray], path: str = "") -> Any:
     )
 
 
+def is_known(tree: Any) -> bool:
+    """Whether a tree can be made from its description: it has no classes or functions
+    that are not of eqsym."""
+    shapes = arrays_of(tree).items()
+    try:
+        decode(encode(tree), {name: np.zeros(x.shape, x.dtype) for name, x in shapes})
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def uncompared(node: Json, path: str) -> list[str]:
     """Paths in a description of the user's functions and objects, with their names, of
     objects of which only the class is known, and of large arrays that these hold. They

@@ -286,7 +286,8 @@ class FactoredScores(eqx.Module):
                     is_leaf=lambda node: node is None,
                 )
             )
-        return _fill(filled, combine(narrow, rest))
+        found = _fill(filled, combine(narrow, rest))
+        return jax.tree.map(lambda x, p: x.astype(p.dtype), found, self.parameters)
 
     @full_precision()
     def gram(self) -> Float[Array, "rows rows"]:
@@ -399,9 +400,9 @@ def check_factors(wavefunction: AbstractWavefunction, walkers: Walkers) -> None:
     if not _split_linears(wavefunction, None, 1)[0]:
         return
     found = _factor_errors(wavefunction, on_host(walkers))
-    difference, size = (float(on_host(value)) for value in found)
+    difference, size, eps = (float(on_host(value)) for value in found)
     # Sums of the same products, in another order.
-    if difference > 1e3 * float(jnp.finfo(walkers.dtype).eps) * size:
+    if difference > 1e3 * eps * size:
         raise ValueError(
             f"`wavefunction` ({type(wavefunction).__name__}) must apply its linear "
             "layers once to each configuration, and use their weights and biases for "
@@ -416,8 +417,8 @@ def check_factors(wavefunction: AbstractWavefunction, walkers: Walkers) -> None:
 def _factor_errors(
     wavefunction: AbstractWavefunction,
     walkers: Float[Array | np.ndarray, "walkers electrons 3"],
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The largest difference, and the largest derivative."""
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """The largest difference and derivative, and the coarsest of the resolutions."""
     layers, narrow, rest = _split_linears(wavefunction, None, 1)
 
     def one(electrons: Electrons):
@@ -430,16 +431,16 @@ def _factor_errors(
         return jax.grad(value)((layers, taps))
 
     plain, taps = jax.vmap(one)(jnp.asarray(walkers))
-    errors, sizes = [], []
+    pairs: list[tuple[Array, Array]] = []
     for linear, tap in zip(plain, taps, strict=True):
-        found = jnp.einsum("wro,wri->woi", tap.cotangents, tap.rows)
-        errors.append(jnp.max(jnp.abs(found - linear.weight)))
-        sizes.append(jnp.max(jnp.abs(linear.weight)))
+        weight = jnp.einsum("wro,wri->woi", tap.cotangents, tap.rows)
+        pairs.append((weight, linear.weight))
         if linear.bias is not None:
-            found = jnp.sum(tap.cotangents, axis=1)
-            errors.append(jnp.max(jnp.abs(found - linear.bias)))
-            sizes.append(jnp.max(jnp.abs(linear.bias)))
-    return jnp.max(jnp.stack(errors)), jnp.max(jnp.stack(sizes))
+            pairs.append((jnp.sum(tap.cotangents, axis=1), linear.bias))
+    errors = [jnp.max(jnp.abs(x - y.astype(x.dtype))) for x, y in pairs]
+    sizes = [jnp.max(jnp.abs(x)) for x, _ in pairs]
+    eps = max(float(jnp.finfo(x.dtype).eps) for pair in pairs for x in pair)
+    return jnp.max(jnp.stack(errors)), jnp.max(jnp.stack(sizes)), jnp.asarray(eps)
 
 
 def _split_linears(

@@ -27,8 +27,16 @@ from .._core import (
     Walkers,
 )
 from .._crystal import Crystal
-from .._hamiltonian import AbstractHamiltonian, check_crystals, LocalEnergy
-from .._wavefunction import AbstractWavefunction, check_wavefunction
+from .._hamiltonian import (
+    AbstractHamiltonian,
+    check_crystals,
+    check_wavefunction,
+    Hamiltonian,
+    HessianLaplacian,
+    LocalEnergy,
+)
+from .._storage import is_known
+from .._wavefunction import AbstractWavefunction, check_derived
 from .methods import pure
 from .optimizer import AbstractOptimizer, AbstractOptimizerState
 from .sampler import AbstractSampler, AbstractSamplerState
@@ -222,7 +230,12 @@ class VMC(AbstractModule):
                 f"outside of fixed data), got none in a {type(wavefunction).__name__}."
             )
         self.strategy.init(wavefunction, key=key)
-        check_wavefunction(wavefunction, key=key, walkers=walkers)
+        # Derivatives of this library's functions are tried by its tests.
+        own, h = not is_known(wavefunction), self.hamiltonian
+        kinetic = h.kinetic if isinstance(h, Hamiltonian) else HessianLaplacian()
+        check_wavefunction(
+            wavefunction, key=key, walkers=walkers, derivatives=own, kinetic=kinetic
+        )
         check_factors(wavefunction, walkers[:2])
 
     def init(
@@ -246,12 +259,7 @@ class VMC(AbstractModule):
 
         **Raises:** `ValueError` as `check` does.
         """
-        check_kind(
-            "wavefunction",
-            wavefunction,
-            AbstractWavefunction,
-            "a wave function, such as `eqs.SolidNet(crystal, occupation, key=key)`",
-        )
+        check_derived(wavefunction)
         draws, chain = jax.random.split(random_key(key))
         drawn, tried = (jax.random.fold_in(draws, i) for i in range(2))
         parameters = partition(wavefunction)[0]

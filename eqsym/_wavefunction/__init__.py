@@ -4,6 +4,8 @@ from .base import (
     AbstractOrbitalNetwork as AbstractOrbitalNetwork,
     AbstractWavefunction as AbstractWavefunction,
     amplitude as amplitude,
+    check_derived as check_derived,
+    NOT_DERIVED as NOT_DERIVED,
     orbital_network as orbital_network,
 )
 from .features import (
@@ -13,7 +15,7 @@ from .features import (
 )
 from .hartree_fock import HartreeFock as HartreeFock
 from .linear import Linear as Linear
-from .promises import check_wavefunction as check_wavefunction
+from .promises import check_values as check_values, refuse as refuse
 from .solidnet import SolidNet as SolidNet
 from .walkers import (
     as_walkers as as_walkers,

@@ -1,14 +1,29 @@
 """The interface of wave functions, and their amplitudes."""
 
 import abc
+from types import FunctionType
+from typing import Any
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Inexact
 
-from .._core import AbstractModule, Electrons, full_precision, LogPsi
+from .._core import AbstractModule, check_kind, Electrons, full_precision, LogPsi
 from .._crystal import Crystal
 from .._mean_field import Occupation
+
+
+_WANTED = "a wave function, such as `eqs.SolidNet(crystal, occupation, key=key)`"
+_DERIVE = (
+    "from `eqs.AbstractWavefunction`, with a field `crystal: eqs.Crystal`, a property "
+    "`crystal_momentum` (`None` if you do not know it), and the amplitude at one "
+    "configuration, `__call__(self, electrons)`: see `help(eqs.AbstractWavefunction)`."
+)
+# What to do with what is nearly one.
+NOT_DERIVED: dict[type, str] = {
+    eqx.Module: f"Derive its class {_DERIVE}",
+    FunctionType: f"Put it into a class that is derived {_DERIVE}",
+}
 
 
 class AbstractWavefunction(AbstractModule):
@@ -115,6 +130,17 @@ def orbital_network(
             f"`{type(wavefunction).__name__}`."
         )
     return wavefunction
+
+
+def check_derived(value: Any, wanted: str = _WANTED) -> None:
+    """**Raises:** `ValueError` that says what to type, unless it is a wave function.
+
+    **Arguments:**
+
+    - `value`: the argument `wavefunction`.
+    - `wanted`: what it must be, for the message.
+    """
+    check_kind("wavefunction", value, AbstractWavefunction, wanted, NOT_DERIVED)
 
 
 @full_precision()

@@ -1,7 +1,7 @@
 """The promises of a wave function, tried at a few configurations."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -20,7 +20,7 @@ from .._core import (
     Walkers,
 )
 from .._crystal import Crystal
-from .base import AbstractWavefunction, amplitude
+from .base import AbstractWavefunction, amplitude, check_derived
 from .walkers import check_walkers, initial_walkers
 
 
@@ -35,33 +35,19 @@ _LAST_BITS = 1e5
 _AT_LEAST = 1e-6
 
 
-def check_wavefunction(
+def check_values(
     wavefunction: AbstractWavefunction, *, key: Key, walkers: Walkers | None = None
-) -> None:
-    r"""Tries whether a wave function keeps its promises. Samplers, Hamiltonians and
-    averages over groups rely on them: a function that is not antisymmetric can have a
-    lower energy than any that is, and looks like a success.
+) -> Float[np.ndarray, "configurations electrons 3"]:
+    """The part of [`eqsym.check_wavefunction`][] that needs no derivatives; arguments
+    as described there.
 
-    At four configurations: the amplitude is finite at one of them, with a sign of
-    modulus 1; it changes its sign when two electrons of the same spin are exchanged; it
-    has the phase of the twist, $e^{i k_s \cdot L}$, when one electron moves by a vector
-    of the supercell; and the phase of its
-    [`eqsym.AbstractWavefunction.crystal_momentum`][], if that is known, when all move
-    by a primitive vector. Amplitudes of 0 tell nothing and are left out. And it has no
-    arrays of numpy outside of [`eqsym.AbstractFixed`][]: these would be trained.
+    **Returns:**
 
-    [`eqsym.VMC`][] calls this before it trains. It compiles the amplitude once, which
-    takes a second or two for a network.
-
-    **Arguments:**
-
-    - `wavefunction`: to try.
-    - `key`: seeds small moves of the configurations, so that none is special.
-    - `walkers`: where to try it, in Bohr, (walkers, electrons, 3); the first four are
-        used, and [`eqsym.initial_walkers`][] by default.
+    The configurations that were tried.
 
     **Raises:** `ValueError` that says what fails, and by how much.
     """
+    check_derived(wavefunction)
     _check_arrays(wavefunction)
     crystal = wavefunction.crystal
     place, move = jax.random.split(random_key(key))
@@ -96,7 +82,12 @@ def check_wavefunction(
             f'needs `vmap_method="sequential"`, for example. JAX says: {error}'
         ) from error
     sign, log = np.asarray(on_host(psi.sign)), np.asarray(on_host(psi.log), np.float64)
-    failures = [*_wrong_signs(sign, log), *_broken(tries, sign, log, eps)]
+    refuse(wavefunction, [*_wrong_signs(sign, log), *_broken(tries, sign, log, eps)])
+    return places
+
+
+def refuse(wavefunction: AbstractWavefunction, failures: Sequence[str]) -> None:
+    """**Raises:** `ValueError` if there are any."""
     if failures:
         raise ValueError(
             f"`wavefunction` ({type(wavefunction).__name__}) does not keep what wave "
@@ -195,19 +186,19 @@ def _check_types(
             lambda f, x: f(x), wavefunction, jnp.asarray(electrons)
         )
     fits = isinstance(psi, LogPsi) and all(
-        x.shape == () and jnp.issubdtype(x.dtype, kind)
+        isinstance(x, (jax.ShapeDtypeStruct, np.generic))
+        and x.shape == ()
+        and jnp.issubdtype(x.dtype, kind)
         for x, kind in ((psi.log, jnp.floating), (psi.sign, jnp.inexact))
     )
     if not fits:
         alone = isinstance(psi, jax.ShapeDtypeStruct)
-        hint = (
-            " For a positive function return `eqs.LogPsi(jnp.ones_like(log), log)`."
-            if alone
-            else ""
-        )
+        hint = " For a positive function return `eqs.LogPsi(jnp.ones_like(log), log)`."
+        if isinstance(psi, (tuple, list)):
+            hint = " Return `eqs.LogPsi(sign, log)`, as of `jnp.linalg.slogdet`."
         raise ValueError(
             "`wavefunction` must return a `LogPsi` with a sign and a real logarithm, "
-            "one floating-point number each for one configuration, got "
+            "one floating-point number of JAX each for one configuration, got "
             + (f"an array of shape {psi.shape}." if alone else f"{psi}.")
             + hint
         )

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import eqsym as eqs
@@ -22,6 +23,12 @@ def crystal(**changes):
         unit="bohr",
         **changes,
     )
+
+
+def test_transformations_of_optax_are_short():
+    optimizer = eqs.Optax(optax.chain(optax.clip(1.0), optax.adam(1e-3)))
+    name = "GradientTransformationExtraArgs"
+    assert repr(optimizer) == f"Optax(transformation={name}(...), chunk=None)"
 
 
 _PLACES = [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0], [0, 0.5, 0]]

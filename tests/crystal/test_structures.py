@@ -1,5 +1,6 @@
 """Charges, moments and periodicity in structures of ASE and PySCF."""
 
+import functools
 import io
 import logging
 
@@ -259,6 +260,29 @@ def test_a_file_is_read_by_its_path(tmp_path):
     empty.write_text("")
     with pytest.raises(ValueError, match=r"`atoms`: .*empty.cif"):
         eqs.Crystal.from_ase(empty)
+
+
+def test_what_is_not_a_file_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*gone.cif' in /"):
+        eqs.Crystal.from_ase("gone.cif")
+    with pytest.raises(ValueError, match="`atoms` must be one file, got the folder"):
+        eqs.Crystal.from_ase(tmp_path)
+
+
+def test_what_a_structure_says_itself_is_not_given(caplog):
+    for name in ("unit", "lattice", "species", "positions", "frac_positions"):
+        with pytest.raises(ValueError, match=f"Leave out `{name}`: the structure says"):
+            eqs.Crystal.from_ase(graphene(15.0), **{name: "angstrom"})
+    with pytest.raises(ValueError, match="Leave out `unit`"):
+        eqs.Crystal.from_pyscf(cell(), unit="bohr")
+
+
+def test_a_preset_says_that_its_vacuum_is_none(caplog):
+    make = functools.partial(eqs.Crystal.hydrogen_chain, spacing=1.8, unit="bohr")
+    assert make(vacuum=10.0).vacuum == (1, 2) and not caplog.messages
+    assert make(vacuum=8.0).vacuum == ()
+    (message,) = caplog.messages
+    assert message.startswith("`vacuum` is 8 Bohr: with less than 10 Bohr, matter does")
 
 
 def test_of_several_structures_in_a_file_none_is_guessed(tmp_path):

@@ -1,5 +1,6 @@
 """Twists: stars counted by hand, energies of equivalent twists, means and errors."""
 
+import dataclasses
 import itertools
 import json
 
@@ -226,6 +227,19 @@ def test_error_is_the_scatter_of_means_of_independent_runs():
     # 3.5 %: within four of them.
     scatter = np.std([one.mean for one in means])
     assert means[0].error == pytest.approx(scatter, rel=0.14)
+
+
+def test_twists_with_one_key_are_refused():
+    """Their errors do not add up as those of independent runs; see arithmetic."""
+    one, other, third = (_evaluation(-x, 0.1) for x in (1.0, 2.0, 3.0))
+    energy = one.energy + third.energy
+    shared = dataclasses.replace(other, energy=energy)
+    for parts in ([one, one], [one, other, shared], [shared, third]):
+        weights = np.full(len(parts), 1 / len(parts))
+        with pytest.raises(ValueError, match=r"come from the same .*a key of its own"):
+            eqs.twist_average(parts, weights)
+    with pytest.raises(ValueError, match=r"`evaluations\[0\]` and `evaluations\[2\]`"):
+        eqs.twist_average([one, other, shared], np.full(3, 1 / 3))
 
 
 def test_average_prints_and_converts():

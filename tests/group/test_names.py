@@ -49,10 +49,11 @@ def test_a_name_says_what_the_operation_does(hall):
     group = _group(hall)
     listed = str(group).splitlines()
     assert listed[0] == repr(group) and len(group.names) == group.order
+    cells = [cell.strip() for row in listed[1:-2] for cell in re.split(" {4,}", row)]
+    assert set(cells) == {f"{i}  {name}" for i, name in enumerate(group.names)}
     straight = "along x, y, z." in listed[-1]
     vectors = np.eye(3) if straight else group.crystal.lattice.vectors
     for i, name in enumerate(group.names):
-        assert listed[1 + i].split(maxsplit=1) == [str(i), name]
         turn, shift = _operation(name, vectors)
         np.testing.assert_allclose(turn, group.cart_rotations[i], atol=1e-6)
         np.testing.assert_allclose(shift, group.frac_translations[i], atol=1e-5)
@@ -110,8 +111,27 @@ def test_screws_and_glides_are_told_from_rotations_and_mirrors():
     expected = [*labels.split(", "), *(f"{x} | 0 0 1/2" for x in screws.split(", "))]
     assert sorted(table.class_labels) == sorted(expected)
     lines = str(table).splitlines()
-    assert len(lines) == 3 + 12 + 2 and "0 0 1/2" in lines[2]
+    # In two blocks, each with a part of the columns.
+    assert len(lines) == 2 * (3 + 12 + 1) + 1 and "0 0 1/2" in lines[2]
+    assert {line.split()[0] for line in lines[3:15]} == {x.label for x in table}
+    row = [float(x) for i in (3, 19) for x in lines[i].split()[1:]]
+    assert row == table.values[0].tolist()
     assert lines[-1].endswith("Translations in fractions of lattice vectors.")
+
+
+def test_lists_and_tables_fit_into_terminals():
+    diamond = eqs.SpaceGroup.of(eqs.Crystal.diamond("C", a=3.567, unit="angstrom"))
+    graphene = eqs.SpaceGroup.of(eqs.Crystal.graphene(a=4.65, vacuum=20.0, unit="bohr"))
+    for group, rows in ((diamond, 24), (graphene, 6)):
+        listed = str(group).splitlines()
+        assert len(listed) == 1 + rows + 2
+        table = eqs.character_table(group)
+        for line in (*listed, *str(table).splitlines()):
+            assert len(line) <= 80
+        # What one types first.
+        assert len(group) == group.order and len(table) == len(table.irreps)
+        assert tuple(table) == eqs.irreps(group)
+        assert "A2u" in table and table["A2u"] in table and "A3u" not in table
 
 
 def test_classes_of_inverse_operations_have_signs():

@@ -19,6 +19,7 @@ def _result(energies):
         history={"energy": np.asarray(energies, float)},
         state=None,
         _group=None,
+        _strategy="PlainTraining",
     )
 
 

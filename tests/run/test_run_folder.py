@@ -87,6 +87,7 @@ def test_loaded_run(trained):
     assert eqx.tree_equal(result.trained, averaged) and result.group == _group()
     assert (result.step, result.crystal) == (2, _CRYSTAL)
     assert repr(found) == repr(result) and found.energy() == result.energy()
+    assert repr(found).endswith(", SymmetrizedTraining, GroupAverage of P-1)")
     # A wave function as any other.
     one, other = (eqx.filter_jit(f) for f in (found.trained, averaged))
     assert one(found.walkers[0]).log == other(found.walkers[0]).log
@@ -373,6 +374,7 @@ def test_settings_that_cannot_be_built(tmp_path, caplog):
     assert eqx.tree_equal(found.wavefunction, result.wavefunction)
     assert found.trained is None
     (message,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert repr(found).endswith("SymmetrizedTraining)")
     assert f"`trained` of the run {tmp_path} is `None`" in message
     assert "cannot be made from a file" in message and "form" in message
     assert found.group == _group() != eqs.SpaceGroup.of(_CRYSTAL)
@@ -457,10 +459,88 @@ def test_stage_of_a_checkpoint(tmp_path):
     assert type(eqs.load_run(tmp_path, waves()).trained) is type(waves())
 
 
-def test_not_a_run(tmp_path, trained):
-    for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(FileNotFoundError, match="`path` must be the folder of a"):
-            eqs.load_run(path)
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        ("..", "which holds runs: run[.]"),
+        ("nowhere/at/all", "does not exist"),
+        ("run.json", "a part of one: give .*run[.]$"),
+        ("checkpoints", "a part of one: give .*run[.]$"),
+        ("checkpoints/2", "a part of one: give .*run[.]$"),
+        ("notes.txt", "which is a file"),
+        ("empty", "no whole checkpoint in checkpoints/"),
+    ],
+)
+def test_not_a_run(tmp_path, trained, inside, said):
+    path = trained[1] / inside
+    if inside in ("notes.txt", "empty"):
+        path = tmp_path / inside
+        path.touch() if "." in inside else path.mkdir()
+    match = f"`path` must be the folder of a run, got .*{said}"
+    with pytest.raises(FileNotFoundError, match=match):
+        eqs.load_run(path)
+
+
+def test_not_the_arguments_of_load_run(tmp_path, trained, unchecked):
+    with pytest.raises(ValueError, match="`path` must be a path, such as"):
+        eqs.load_run(3)
+    with pytest.raises(ValueError, match=r"the class `SolidNet`.*`SolidNet\(\.\.\.\)"):
+        eqs.load_run(trained[1], eqs.SolidNet)
+    eqs.checkpoint.save(tmp_path / "checkpoints", 1, {"sums": np.ones(2)})
+    with pytest.raises(ValueError, match="something else, such as an estimate"):
+        eqs.load_run(tmp_path)
+
+
+def test_not_the_arguments_of_run(plain, unchecked):
+    """Said before anything is compiled."""
+    none = dict(wavefunction=waves(), rate=_fast)
+    for arguments, said in (
+        (dict(path=3), "`path` must be a path, such as"),
+        (dict(path=None, figure=lambda history: None), "`figure` draws into the run f"),
+        (
+            dict(path=None, callback=lambda step: None),
+            r"with \(step, statistics, state\)",
+        ),
+        (dict(path=None, figure=lambda: None), r"`figure` is called with \(history\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            _run(**none, **arguments)
+    vmc = eqs.VMC(Lattice(_CRYSTAL), eqs.Metropolis(2), eqs.Spring(_fast))
+    loaded = eqs.load_run(plain[1], waves())
+    with pytest.raises(ValueError, match="A loaded run has no state .* its `path`"):
+        eqs.run(vmc, state=loaded.state, steps=4, key=jax.random.key(_SEED))
+
+
+def test_another_precision_and_another_optimizer(tmp_path, plain):
+    """Say so, and what to do."""
+    single = jax.tree.map(lambda x: x.astype(np.float32), waves())
+    with pytest.raises(ValueError, match="is in another precision. Double precis") as e:
+        _change(tmp_path, plain[1], wavefunction=single, rate=_fast)
+    assert "state.wavefunction.a: saved float64[3], here float32[3]" in str(e.value)
+    with pytest.raises(ValueError, match="`wavefunction` is in another precision"):
+        eqs.load_run(plain[1], single)
+    vmc = eqs.VMC(Lattice(_CRYSTAL), eqs.Metropolis(2), eqs.Optax(optax.sgd(0.1)))
+    path = tmp_path / "run"
+    given = dict(steps=4, walkers=4, key=jax.random.key(_SEED), changed_settings=True)
+    with pytest.raises(ValueError, match="start a second run from this one") as other:
+        eqs.run(vmc, waves(), path=path, **given)
+    assert f"before = eqs.load_run({str(path)!r})" in str(other.value)
+
+
+def test_fewer_steps_than_were_taken(tmp_path, plain, caplog):
+    shutil.copytree(plain[1], tmp_path / "run")
+    again = dict(wavefunction=waves(), rate=_fast)
+    assert _run(tmp_path / "run", 1, **again).step == 2
+    assert "Step 2 of 1 is done already: no step is taken" in caplog.text
+    caplog.clear()
+    _run(tmp_path / "run", 2, **again)
+    assert "is done already" not in caplog.text
+
+
+def test_command_to_evaluate_needs_what_the_script_has(plain):
+    command = json.loads((plain[1] / "run.json").read_text())["evaluate"]
+    assert command.startswith("in Python, with `wavefunction` and `hamiltonian` of the")
+    assert f'eqs.load_run("{plain[1]}", wavefunction); ' in command
 
 
 def test_run_that_ended_before_its_first_checkpoint(tmp_path, plain):

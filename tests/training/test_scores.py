@@ -197,15 +197,35 @@ def test_both_kinds_of_layers_are_tested(name):
 
 def test_single_precision():
     scores, (dense, _) = _case("complex"), _dense("complex")
-    parameters, rest = eqs.partition(scores.wavefunction)
-    parameters = jax.tree.map(lambda x: x.astype(jnp.float32), parameters)
     single = eqs.Scores(
-        eqs.combine(parameters, rest), scores.walkers.astype(jnp.float32)
+        _in_single_precision(scores.wavefunction), scores.walkers.astype(jnp.float32)
     )
     found = eqx.filter_jit(lambda scores: scores.factored().gram())(single)
     assert found.dtype == jnp.float32
     expected = dense @ dense.T
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.max(expected))
+
+
+def _in_single_precision(wavefunction):
+    parameters, rest = eqs.partition(wavefunction)
+    parameters = jax.tree.map(lambda x: x.astype(jnp.float32), parameters)
+    return eqs.combine(parameters, rest)
+
+
+def test_network_in_single_precision_at_walkers_in_double():
+    """As when double precision is switched on after the network was made."""
+    scores = _case("one spin")
+    mixed = eqs.Scores(_in_single_precision(scores.wavefunction), scores.walkers)
+    check_factors(mixed.wavefunction, scores.walkers[:2])
+    residual = jnp.linspace(-1.0, 1.0, _WALKERS)
+
+    @eqx.filter_jit
+    def both(scores):
+        return scores.transpose(residual), scores.factored().transpose(residual)
+
+    for plain, factored in zip(*map(jax.tree.leaves, both(mixed)), strict=True):
+        assert plain.dtype == factored.dtype == jnp.float32
+        np.testing.assert_allclose(plain, factored, rtol=1e-4, atol=1e-5)
 
 
 class Applied(eqs.AbstractWavefunction):

@@ -22,6 +22,14 @@ class Constants(eqs.AbstractFixed):
     values: Complex[Array, " numbers"]
 
 
+@jax.custom_vjp
+def _reversed(x):
+    return x
+
+
+_reversed.defvjp(lambda x: (x, None), lambda _, cotangent: (cotangent,))
+
+
 class Slater(eqs.AbstractWavefunction):
     """Plane waves of the twist for two electrons up and one down, each in a mean field
     of all, and what can be wrong with it."""
@@ -59,6 +67,19 @@ class Slater(eqs.AbstractWavefunction):
                 jnp.asarray(self.crystal.supercell.vectors)
             )
             log = jnp.where(jnp.any((frac < -0.2) | (frac > 1.2)), jnp.nan, log)
+        if self.wrong == "norm":
+            apart = jnp.linalg.norm(electrons[:, None] - electrons[None], axis=-1)
+            log = log - jnp.sum(apart) * 1e-9
+        if self.wrong == "root":
+            log = log + jnp.sum(
+                jnp.sqrt(self.numbers - jax.lax.stop_gradient(self.numbers))
+            )
+        if self.wrong == "relu":
+            log = log + 0.2 * jnp.sum(jax.nn.relu(cosines + 0.3))
+        if self.wrong == "tuple":
+            return sign, log
+        if self.wrong == "number":
+            return eqs.LogPsi(1.0, log)
         if self.wrong == "shape":
             sign, log = sign[None], log[None]
         if self.wrong == "kind":
@@ -66,6 +87,8 @@ class Slater(eqs.AbstractWavefunction):
         if self.wrong == "not vectorized":
             shape = jax.ShapeDtypeStruct((), log.dtype)
             log = jax.pure_callback(lambda log: log, shape, log)
+        if self.wrong == "reverse only":
+            log = _reversed(log)
         if "float" in self.wrong:
             log = log.astype(self.wrong)
         return eqs.LogPsi(sign, log)
@@ -86,13 +109,15 @@ _check = functools.partial(eqs.check_wavefunction, key=jax.random.key(0))
 
 def test_accepts_what_keeps_its_promises():
     _check(_slater())
-    _check(waves(hydrogen(supercell=(2, 1, 1), twist=(0.1, 0, 0)), b=(0.1, 0.2, 0.3)))
+    twisted = hydrogen(supercell=(2, 1, 1), twist=(0.1, 0, 0))
+    _check(waves(twisted, b=(0.1, 0.2, 0.3)), derivatives=False)
     # In single precision, where rounding is larger than what may be wrong in double.
     single = walkers(_CRYSTAL, 4).astype(jnp.float32)
-    for walker in (single, single + 100.0):
-        _check(_slater(), walkers=walker)
+    for walker, derivatives in ((single, True), (single + 100.0, False)):
+        _check(_slater(), walkers=walker, derivatives=derivatives)
     # Or inside, with electrons in double.
-    _check(_slater("float32"), walkers=walkers(_CRYSTAL, 4) + 100.0)
+    far = walkers(_CRYSTAL, 4) + 100.0
+    _check(_slater("float32"), walkers=far, derivatives=False)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +140,65 @@ def test_says_what_fails(wrong, message):
     inside = jnp.asarray(_CRYSTAL.supercell.to_cartesian(np.full((4, 3, 3), 0.5)))
     with pytest.raises(ValueError, match=message):
         _check(_slater(wrong), walkers=inside)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            "norm",
+            "derivatives by the positions of the .* of 0, as in `jnp.linalg.norm`",
+        ),
+        ("root", "derivatives by the parameters `wavefunction.numbers` are not finite"),
+        (
+            "relu",
+            "Its slope jumps: .* make up [1-9][0-9]% .* smooth function .* `relu`",
+        ),
+    ],
+)
+def test_derivatives(wrong, message):
+    wavefunction = _slater(wrong, numbers=jnp.ones(2))
+    _check(wavefunction, derivatives=False)
+    with pytest.raises(ValueError, match=message):
+        _check(wavefunction)
+
+
+class Doubled(eqs.AbstractKinetic):
+    """A wrong way to kinetic energies."""
+
+    def __call__(self, wavefunction, electrons):
+        return 2 * eqs.HessianLaplacian()(wavefunction, electrons)
+
+
+def test_ways_to_kinetic_energies_agree():
+    with pytest.raises(ValueError, match="`Doubled` does not agree .* by 33% of both"):
+        _check(_slater(), kinetic=Doubled())
+    # Where JAX has no second derivative, nothing is said about it.
+    _check(_slater("reverse only"))
+
+
+def test_says_what_to_type(unchecked):
+    for wrong, message in (
+        ("tuple", r"Return `eqs.LogPsi\(sign, log\)`"),
+        (
+            "number",
+            r"number of JAX each .* return `eqs.LogPsi\(jnp.ones_like\(log\), log",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _check(_slater(wrong))
+    vmc = _vmc(_CRYSTAL)
+    for value, message in (
+        (eqx.nn.Identity(), "Derive its class from `eqs.AbstractWavefunction`, with a"),
+        (lambda x: x, "Put it into a class that is derived from `eqs.AbstractWavefu"),
+        (Slater, r"Make an instance of it: `Slater\(\.\.\.\)`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _check(value)
+        with pytest.raises(ValueError, match=message):
+            vmc.init(value, walkers(_CRYSTAL, 2), key=jax.random.key(0))
+        with pytest.raises(ValueError, match=message):
+            eqs.run(vmc, value, steps=1, walkers=2, key=jax.random.key(0))
 
 
 def test_arrays_of_numpy_are_neither_parameters_nor_data():
