@@ -358,7 +358,7 @@ def finite_directions(
 def check_given(given: Mapping[str, Any]) -> None:
     """**Raises:** `ValueError` for arguments of a `Crystal` that a structure of another
     package has itself."""
-    taken = "unit", "lattice", "species", "positions", "frac_positions"
+    taken = "unit", "lattice", "species", "cart_positions", "frac_positions"
     found = [f"`{name}`" for name in taken if name in given]
     if found:
         raise ValueError(

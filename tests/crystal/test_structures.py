@@ -270,7 +270,7 @@ def test_what_is_not_a_file_is_refused(tmp_path):
 
 
 def test_what_a_structure_says_itself_is_not_given(caplog):
-    for name in ("unit", "lattice", "species", "positions", "frac_positions"):
+    for name in ("unit", "lattice", "species", "cart_positions", "frac_positions"):
         with pytest.raises(ValueError, match=f"Leave out `{name}`: the structure says"):
             eqs.Crystal.from_ase(graphene(15.0), **{name: "angstrom"})
     with pytest.raises(ValueError, match="Leave out `unit`"):
