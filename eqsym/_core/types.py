@@ -94,7 +94,7 @@ def check_kind(
     if is_class:
         got = f"the class `{value.__name__}`"
     else:
-        plain = value is None or isinstance(value, (bool, int, float, str))
+        plain = _is_plain(value)
         got = _short(value) if plain else f"an instance of `{type(value).__name__}`"
     message = f"`{name}` must be {wanted}, got {got}."
     if is_class and issubclass(value, kind):
@@ -104,6 +104,14 @@ def check_kind(
             message += f" {sentence}"
             break
     raise ValueError(message)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it says what it is in a few words."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    known = (bool, int, float, str, np.ndarray, np.generic, jax.Array)
+    return value is None or isinstance(value, known)
 
 
 def random_key(key: Any) -> Key:

@@ -12,8 +12,10 @@ from .._core import (
     AbstractFixed,
     AbstractSummarized,
     as_fraction,
+    checked,
     formula,
     Integer,
+    Numbers,
     whole_number,
 )
 from .arguments import (
@@ -55,18 +57,19 @@ class Crystal(AbstractFixed, AbstractSummarized):
     _matrix: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     _twist: tuple[float, ...] = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
-        lattice: Any,
+        lattice: Numbers,
         species: Sequence[str],
         *,
         unit: Unit,
-        positions: Any = None,
-        frac_positions: Any = None,
-        supercell: Any = 1,
+        positions: Numbers | None = None,
+        frac_positions: Numbers | None = None,
+        supercell: Numbers = 1,
         charge: Integer | float = 0,
         spin: Integer | float | None = None,
-        twist: Any = (0, 0, 0),
+        twist: Numbers = (0, 0, 0),
         vacuum: Sequence[Integer] | Integer = (),
     ):
         """**Arguments:**
@@ -205,6 +208,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         """Nuclear charges in the order of `supercell_positions`."""
         return np.tile(self.atomic_numbers, self.cells)
 
+    @checked
     def symmetrized(self, symprec: float) -> "Crystal":
         """Undoes the rounding of a structure file: the same crystal with nuclei and
         lattice exactly where its space group wants them.
@@ -239,6 +243,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         )
         return with_cell(self, found.cell)
 
+    @checked
     def primitive(self, *, keep_cell: bool = False, **kwargs: Any) -> "Crystal":
         """The same crystal in its primitive cell, which takes the least work. A
         structure file often has a conventional cell: for rock salt, with four times as
@@ -307,6 +312,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         )
 
     @classmethod
+    @checked
     def rock_salt(
         cls, cation: str, anion: str, *, a: float, unit: Unit, **kwargs: Any
     ) -> "Crystal":
@@ -323,6 +329,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         return cls(_fcc(a), (cation, anion), frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
+    @checked
     def zinc_blende(
         cls, cation: str, anion: str, *, a: float, unit: Unit, **kwargs: Any
     ) -> "Crystal":
@@ -338,11 +345,13 @@ class Crystal(AbstractFixed, AbstractSummarized):
         return cls(_fcc(a), (cation, anion), frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
+    @checked
     def diamond(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
         """Diamond: zinc blende with one element. Arguments as for `zinc_blende`."""
         return cls.zinc_blende(element, element, a=a, unit=unit, **kwargs)
 
     @classmethod
+    @checked
     def bcc(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
         """Body-centered cubic, one atom.
 
@@ -356,11 +365,13 @@ class Crystal(AbstractFixed, AbstractSummarized):
         return cls(lattice, (element,), frac_positions=[[0, 0, 0]], unit=unit, **kwargs)
 
     @classmethod
+    @checked
     def fcc(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
         """Face-centered cubic, one atom. Arguments as for `bcc`."""
         return cls(_fcc(a), (element,), frac_positions=[[0, 0, 0]], unit=unit, **kwargs)
 
     @classmethod
+    @checked
     def graphene(
         cls, *, a: float, vacuum: float, unit: Unit, **kwargs: Any
     ) -> "Crystal":
@@ -379,6 +390,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         return cls(lattice, ("C", "C"), frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
+    @checked
     def hydrogen_chain(
         cls,
         *,

@@ -7,7 +7,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._core import AbstractFixed, AbstractSummarized
+from .._core import AbstractFixed, AbstractSummarized, checked, Numbers
 from .modulo import ROUNDING
 
 
@@ -30,7 +30,8 @@ class Lattice(AbstractFixed, AbstractSummarized):
 
     _vectors: tuple[tuple[float, ...], ...] = eqx.field(static=True)
 
-    def __init__(self, vectors: Any):
+    @checked
+    def __init__(self, vectors: Numbers):
         """**Arguments:**
 
         - `vectors`: 3x3 numbers, rows are lattice vectors in Bohr.
@@ -82,6 +83,7 @@ class Lattice(AbstractFixed, AbstractSummarized):
         """Distances between opposite faces of the cell, in Bohr."""
         return 2 * np.pi / np.linalg.norm(self.reciprocal, axis=1)
 
+    @checked
     def to_cartesian(
         self, frac: Float[np.ndarray, "*batch 3"]
     ) -> Float[np.ndarray, "*batch 3"]:
@@ -91,12 +93,14 @@ class Lattice(AbstractFixed, AbstractSummarized):
         along = np.moveaxis(np.asarray(frac)[..., None], -2, 0)
         return along[0] * first + along[1] * second + along[2] * third
 
+    @checked
     def to_fractional(
         self, cart: Float[np.ndarray, "*batch 3"]
     ) -> Float[np.ndarray, "*batch 3"]:
         """Bohr to fractional coordinates."""
         return cart @ self.reciprocal.T / (2 * np.pi)
 
+    @checked
     def wrap(
         self, cart: Float[np.ndarray, "*batch 3"]
     ) -> Float[np.ndarray, "*batch 3"]:
@@ -126,6 +130,7 @@ class Lattice(AbstractFixed, AbstractSummarized):
                         basis[i], improved = shorter, True
         return Lattice(basis[np.argsort(np.linalg.norm(basis, axis=1), kind="stable")])
 
+    @checked
     def points_within(self, radius: float) -> Float[np.ndarray, "points 3"]:
         """Lattice points, in Bohr, that can be within `radius` (Bohr) of the origin.
 

@@ -1,13 +1,11 @@
 """Densities of the electrons, on a grid and in Fourier components."""
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
-from .._core import precise_matmul
+from .._core import checked, Numbers, precise_matmul
 from .._crystal import Crystal, from_nearest, Lattice
 from .._group import SpaceGroup
 from .observables import (
@@ -42,10 +40,11 @@ class Density(AbstractObservable):
     spins: tuple[float, float] = eqx.field(static=True)
     supercell: bool = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         crystal: Crystal,
-        shape: Any,
+        shape: Numbers,
         *,
         spins: tuple[float | int, float | int] = (1, 1),
         supercell: bool = False,
@@ -77,10 +76,11 @@ class Density(AbstractObservable):
         self.supercell = supercell
 
     @classmethod
+    @checked
     def for_group(
         cls,
         group: SpaceGroup,
-        spacing: Any,
+        spacing: Numbers,
         *,
         spins: tuple[float | int, float | int] = (1, 1),
         supercell: bool = False,
@@ -161,6 +161,7 @@ class Density(AbstractObservable):
         return jnp.ravel_multi_index(tuple(wrapped.T), self.shape, mode="wrap")
 
 
+@checked
 class FourierDensity(AbstractObservable):
     r"""Fourier components of the electron density in the primitive cell,
 

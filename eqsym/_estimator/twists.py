@@ -7,7 +7,7 @@ import numpy as np
 import spglib
 from jaxtyping import Float
 
-from .._core import AbstractModule, aligned, check_kind
+from .._core import AbstractModule, aligned, check_kind, checked, Numbers
 from .._crystal import Crystal, quiet, SYMPREC, with_changes
 from .._group import SpaceGroup, supercell_rotations
 from .chain_mixing import worst
@@ -33,11 +33,12 @@ class Twists(AbstractModule):
         return aligned([["k_1", "k_2", "k_3", "weight"], *rows])
 
 
+@checked
 def irreducible_twists(
     crystal: Crystal,
-    mesh: Any,
+    mesh: Numbers,
     *,
-    shift: Any = (0, 0, 0),
+    shift: Numbers = (0, 0, 0),
     symprec: float = SYMPREC,
     vacuum: Sequence[int] | int | None = None,
 ) -> Twists:
@@ -135,6 +136,7 @@ def _digits(weight: Any) -> str:
     return f"{weight:.4f}" if isinstance(weight, float) else weight
 
 
+@checked
 def twist_average(
     evaluations: Sequence[Evaluation], weights: Float[np.ndarray, " twists"]
 ) -> TwistAverage:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._core import AbstractSummarized, as_fraction
+from .._core import AbstractSummarized, as_fraction, checked
 from .._crystal import into_cell, is_whole, SAME_ELEMENT
 from .names import along_rows, ORDERS
 from .space_group import SpaceGroup
@@ -69,6 +69,7 @@ class SymmetryElements(AbstractSummarized):
         return ", ".join(f"{n}x {name}" for name, n in counts if n)
 
 
+@checked
 def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
     r"""Finds where the axes, planes and inversion centers of a space group are, one of
     each class modulo lattice translations.

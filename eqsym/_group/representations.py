@@ -8,7 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Complex, Inexact, Int
 
-from .._core import AbstractFixed, AbstractSummarized, aligned, html_table
+from .._core import AbstractFixed, AbstractSummarized, aligned, checked, html_table
 from .mulliken import class_heads, INTEGER, labeled
 from .names import caption
 from .space_group import SpaceGroup
@@ -151,6 +151,7 @@ class CharacterTable(AbstractFixed, AbstractSummarized):
         return caption(self.group._operations(), shifted)
 
 
+@checked
 def character_table(group: SpaceGroup) -> CharacterTable:
     """The character table of a group of operations: `print`, or a notebook, shows
     which irreducible representations there are to project onto.
@@ -183,6 +184,7 @@ def character_table(group: SpaceGroup) -> CharacterTable:
     return _character_table(group)
 
 
+@checked
 def irreps(group: SpaceGroup) -> tuple[Irrep, ...]:
     """All irreducible representations of a group, the trivial one first: the rows of
     [`eqsym.character_table`][].

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from .._core import AbstractModule, Electrons, full_precision
+from .._core import AbstractModule, checked, Electrons, full_precision
 from .._crystal import Crystal
 from .._wavefunction import AbstractWavefunction
 from .ewald import Ewald
@@ -83,6 +83,7 @@ class ForwardLaplacian(AbstractKinetic):
 
     sparsity_threshold: float = eqx.field(static=True)
 
+    @checked
     def __init__(self, *, sparsity_threshold: float = 0.0):
         """**Arguments:**
 
@@ -216,6 +217,7 @@ class Hamiltonian(AbstractHamiltonian):
     ewald: Ewald
     kinetic: AbstractKinetic
 
+    @checked
     def __init__(
         self,
         crystal: Crystal,

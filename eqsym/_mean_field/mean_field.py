@@ -10,7 +10,7 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import equinox as eqx
 import jax
@@ -21,9 +21,11 @@ from jaxtyping import Array, Float, Inexact
 from .._core import (
     AbstractFixed,
     AbstractSummarized,
+    checked,
     Electrons,
     full_precision,
     Integer,
+    Numbers,
     on_first,
     precise_matmul,
     whole_number,
@@ -45,7 +47,8 @@ class Occupation(AbstractFixed, AbstractSummarized):
 
     _kpoints: tuple[tuple[tuple[float, ...], ...], ...] = eqx.field(static=True)
 
-    def __init__(self, kpoints: tuple[Any, Any]):
+    @checked
+    def __init__(self, kpoints: tuple[Numbers, Numbers]):
         """**Arguments:**
 
         - `kpoints`: for spin up and spin down, (orbitals, 3) Cartesian k-points in
@@ -146,6 +149,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         return f"{self.energy:.6f} Ha per cell, {self.crystal!r}"
 
     @classmethod
+    @checked
     def solve(
         cls,
         crystal: Crystal,
@@ -259,6 +263,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         return solved
 
     @full_precision()
+    @checked
     def orbitals(
         self, electrons: Electrons
     ) -> tuple[Inexact[Array, "up up"], Inexact[Array, "down down"]]:
@@ -298,6 +303,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
             return values * jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
         return values * jnp.cos(angle)
 
+    @checked
     def save(self, path: str | os.PathLike) -> None:
         """Writes the mean field, with its crystal, to one file that is complete or not
         there.
@@ -344,6 +350,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         return file.getvalue()
 
     @classmethod
+    @checked
     def load(cls, path: str | os.PathLike) -> "MeanField":
         """Reads a file of [`eqsym.MeanField.save`][], without solving anything.
 

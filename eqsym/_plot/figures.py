@@ -5,7 +5,7 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from .._core import Integer, whole_number
+from .._core import checked, Integer, whole_number
 from .._estimator import Sectors, TranslationScan
 from .._group import FundamentalDomain
 from .parts import domain_traces, plane_axes
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked
 def plot_scans(
     scans: dict[str, TranslationScan],
     *,
@@ -118,6 +119,7 @@ def _draw_domain(ax: Any, domain: FundamentalDomain, scan: TranslationScan) -> N
     lines.set_clip_path(Polygon(corners, transform=ax.transData))
 
 
+@checked
 def plot_training(
     history: dict[str, Float[np.ndarray, " steps"]],
     *,
@@ -213,6 +215,7 @@ def _moving(
     return steps[window - 1 :], views.mean(axis=1), views.std(axis=1)
 
 
+@checked
 def plot_sectors(sectors: Sectors) -> "Figure":
     """Draws the weights of symmetry sectors, on a logarithmic scale, and their
     energies.

@@ -13,6 +13,7 @@ from .._core import (
     AbstractFixed,
     AbstractModule,
     check_kind,
+    checked,
     Electrons,
     Integer,
     Key,
@@ -126,6 +127,7 @@ class AbstractProjection(AbstractSymmetrizer):
         """The numbers $a_g$, in the order of the operations of `group`; known when a
         projection is made, never traced."""
 
+    @checked
     def orbit(self, electrons: Electrons) -> Orbit:
         """The coefficients, and the images by all operations."""
         weights = as_weights(self.coefficients, electrons.dtype)
@@ -169,6 +171,7 @@ def check_projector(name: str, projection: AbstractProjection) -> None:
         )
 
 
+@checked
 class GroupAverage(AbstractProjection):
     r"""The average over a group, $(P f)(x) = |G|^{-1} \sum_g f(g^{-1} x)$: the
     projection onto functions that all operations leave as they are.
@@ -216,6 +219,7 @@ class IrrepProjection(AbstractProjection):
     irrep: Irrep
     row: int | None = eqx.field(static=True)
 
+    @checked
     def __init__(
         self, group: SpaceGroup, irrep: str | Irrep, row: Integer | None = None
     ):
@@ -274,6 +278,7 @@ class Symmetrized(AbstractWavefunction):
     symmetrizer: AbstractSymmetrizer
     operation_chunk: int | None = eqx.field(default=None, static=True)
 
+    @checked
     def __init__(
         self,
         wavefunction: AbstractWavefunction,
@@ -341,6 +346,7 @@ class Symmetrized(AbstractWavefunction):
             return None
         return momentum if keeps_momentum(group, momentum) else None
 
+    @checked
     def __call__(self, electrons: Electrons) -> LogPsi:
         orbit = self.symmetrizer.orbit(electrons)
         chunk = self.operation_chunk
@@ -349,6 +355,7 @@ class Symmetrized(AbstractWavefunction):
         return _sum_in_chunks(self.wavefunction, orbit, chunk)
 
 
+@checked
 def symmetry_ratio(
     wavefunction: AbstractWavefunction,
     symmetrizer: AbstractSymmetrizer,

@@ -14,7 +14,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
-from .._core import AbstractModule, check_chunk, check_kind, Integer
+from .._core import AbstractModule, check_chunk, check_kind, checked, Integer
 from .scores import flattened, Scores
 
 
@@ -119,6 +119,7 @@ class InverseDecay(eqx.Module):
     start: float
     delay: float
 
+    @checked
     def __init__(self, start: float = 0.1, *, delay: float = 500):
         """**Arguments:**
 
@@ -170,6 +171,7 @@ class Spring(AbstractOptimizer[SpringState]):
     norm_bound: Schedule | None
     chunk: int | None = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         learning_rate: Schedule = InverseDecay(0.1),  # noqa: B008
@@ -212,6 +214,7 @@ class Spring(AbstractOptimizer[SpringState]):
                 _check_positive("norm_bound", self.norm_bound)
 
     @classmethod
+    @checked
     def min_sr(
         cls,
         learning_rate: Schedule = InverseDecay(0.1),  # noqa: B008
@@ -278,6 +281,7 @@ class Optax(AbstractOptimizer[OptaxState]):
     transformation: optax.GradientTransformation
     chunk: int | None = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         transformation: optax.GradientTransformation,

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core import AbstractModule, full_precision, Integer, Key, Walkers, whole_number
+from .._core import (
+    AbstractModule,
+    checked,
+    full_precision,
+    Integer,
+    Key,
+    Walkers,
+    whole_number,
+)
 from .._crystal import Crystal, from_nearest
 from .._wavefunction import AbstractWavefunction, check_walkers
 
@@ -140,6 +148,7 @@ class Metropolis(AbstractSampler[MetropolisState]):
     exchange: float
     hop: float
 
+    @checked
     def __init__(
         self,
         moves: Integer = 20,

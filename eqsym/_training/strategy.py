@@ -14,6 +14,7 @@ from .._core import (
     AbstractModule,
     check_chunk,
     check_kind,
+    checked,
     chunked_vmap,
     Electrons,
     Integer,
@@ -216,6 +217,7 @@ class SymmetrizedTraining(AbstractStrategy[DrawnSymmetrizer]):
     symmetrizer: AbstractRandomSymmetrizer
     form: Callable[[Any, AbstractSymmetrizer], AbstractWavefunction]
 
+    @checked
     def __init__(
         self,
         symmetrizer: AbstractRandomSymmetrizer,
@@ -325,6 +327,7 @@ class AugmentedTraining(AbstractDraws):
     weighted: bool = eqx.field(static=True)
     chunk: int | None = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         group: SpaceGroup,

@@ -15,6 +15,7 @@ from .._core import (
     AbstractModule,
     check_chunk,
     check_kind,
+    checked,
     chunked_vmap,
     combine,
     Integer,
@@ -199,6 +200,7 @@ class VMC(AbstractModule):
         if not self.clip > 0:
             raise ValueError(f"`clip` must be positive, got {self.clip}.")
 
+    @checked
     def check(
         self, wavefunction: AbstractWavefunction, walkers: Walkers, *, key: Key
     ) -> None:
@@ -224,6 +226,7 @@ class VMC(AbstractModule):
         check_wavefunction(wavefunction, key=key, walkers=walkers)
         check_factors(wavefunction, walkers[:2])
 
+    @checked
     def init(
         self,
         wavefunction: AbstractWavefunction,
@@ -270,6 +273,7 @@ class VMC(AbstractModule):
             jnp.ones(()),
         )
 
+    @checked
     def adopt(self, state: VMCState, *, key: Key) -> VMCState:
         """Takes over the state of a `VMC` with another strategy: wave function,
         walkers, sampler and optimizer go on as they are, in the same step.
@@ -295,6 +299,7 @@ class VMC(AbstractModule):
         )
 
     @pure
+    @checked
     def equilibrate(self, state: VMCState) -> VMCState:
         """Moves the walkers and leaves everything else: a step of the sampler.
 
@@ -311,6 +316,7 @@ class VMC(AbstractModule):
         return eqx.tree_at(lambda s: s.sampler, state, sampler)
 
     @pure
+    @checked
     def step(self, state: VMCState) -> tuple[VMCState, Statistics]:
         """One training step.
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Complex, Float
 
 from .._core import (
     AbstractFixed,
+    checked,
     full_precision,
     Key,
     LogPsi,
@@ -35,6 +36,7 @@ _LAST_BITS = 1e5
 _AT_LEAST = 1e-6
 
 
+@checked
 def check_wavefunction(
     wavefunction: AbstractWavefunction, *, key: Key, walkers: Walkers | None = None
 ) -> None:
