@@ -5,7 +5,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from numbers import Real
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -29,6 +29,9 @@ _WANTED = {
     "AbstractOrbitalNetwork": (
         "a network with orbitals, such as `eqs.SolidNet(crystal, occupation, key=key)`"
     ),
+    "AbstractProjection": (
+        "a projection, such as `eqs.GroupAverage(group)` or `eqs.IrrepProjection`"
+    ),
     "AbstractRandomSymmetrizer": "a symmetrizer, such as `eqs.GroupAverage(group)`",
     "AbstractSampler": "a sampler, such as `eqs.Metropolis()`",
     "AbstractSmoothing": "a smooth step, such as `eqs.SmoothStep()`",
@@ -38,7 +41,9 @@ _WANTED = {
     ),
     "Crystal": "a crystal, such as `eqs.Crystal.from_ase(path)`",
     "Density": "a density, such as `eqs.Density(crystal, (16, 16, 16))`",
-    "Evaluation": "an evaluation, such as `eqs.evaluate(...)`",
+    "Evaluation": (
+        "what `eqs.evaluate` returns, or `plain` or `averaged` of `eqs.post_hoc`"
+    ),
     "FundamentalDomain": "a domain, such as `eqs.FundamentalDomain.of(group)`",
     "GradientTransformation": "a transformation of optax, such as `optax.adam(1e-3)`",
     "Irrep": "one of `eqs.irreps(group)`",
@@ -58,6 +63,8 @@ _WANTED = {
     "integer": "an integer",
     "str": "a string",
 }
+_LISTS = (Sequence, Collection)
+_NUMBERS = (int, np.integer, float, bool)
 _WRAP = {
     "SpaceGroup": "Wrap it in `eqs.GroupAverage`.",
     "Crystal": "Type `eqs.GroupAverage(eqs.SpaceGroup.of(crystal))`.",
@@ -65,6 +72,7 @@ _WRAP = {
 # What to type in place of what, by the names of their classes.
 _REMEDIES = {
     "AbstractHamiltonian": {"Crystal": "Make one of it: `eqs.Hamiltonian(crystal)`."},
+    "AbstractProjection": _WRAP,
     "AbstractRandomSymmetrizer": _WRAP,
     "AbstractSymmetrizer": {
         **_WRAP,
@@ -83,7 +91,7 @@ _REMEDIES = {
 }
 
 
-def checked(function: _T) -> _T:
+def checked(function: _T, but: tuple[str, ...] = ()) -> _T:
     """Checks arguments against the annotations before a function or a class does
     anything with them. What is annotated as `Any`, or as something else that is not
     understood here, is left to the function.
@@ -101,12 +109,23 @@ def checked(function: _T) -> _T:
         for name, parameter in signature.parameters.items()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         and parameter.annotation is not parameter.empty
+        and name not in but
     }
     return typing.cast(_T, _checked(function, kinds))
 
 
-def _checked(function: Callable, kinds: Mapping[str, Any]) -> Callable:
+def checked_but(*names: str) -> Callable[[_T], _T]:
+    """The same, but for arguments that the function checks with words of its own."""
+
+    def decorated(function: _T) -> _T:
+        return checked(function, names)
+
+    return decorated
+
+
+def _checked(function: Callable, kinds: dict[str, Any]) -> Callable:
     signature = inspect.signature(function)
+    names = inspect.unwrap(function).__globals__
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -115,6 +134,10 @@ def _checked(function: Callable, kinds: Mapping[str, Any]) -> Callable:
         except TypeError:
             # Too many or too few: Python says it well.
             return function(*args, **kwargs)
+        for name, kind in kinds.items():
+            # The class whose method it is did not exist before.
+            if isinstance(kind, str):
+                kinds[name] = names.get(kind, Any)
         given = {name: given[name] for name in kinds if name in given}
         for name, value in given.items():
             if not _fits(kinds[name], value):
@@ -139,6 +162,8 @@ def _fits_one(kind: Any, value: Any) -> bool:
         return value is None
     if kind is Key:
         return _is_key(value)
+    if kind is Any:
+        return True
     if kind is Numbers:
         return _is_numbers(value)
     if _has_axes(kind):
@@ -149,13 +174,15 @@ def _fits_one(kind: Any, value: Any) -> bool:
     inside = _inside(kind, value)
     if inside is not None:
         return all(_fits(one, part) for one, part in inside.values())
-    if origin in (Sequence, Mapping, dict, tuple):
+    if origin in (*_LISTS, Mapping, dict, tuple):
         return False
     if not isinstance(kind, type) or kind.__module__ == "jaxtyping":
         return True
-    if kind in (int, np.integer, float, bool):
+    if kind in _NUMBERS:
         return _is_number(kind, value)
-    return isinstance(value, kind)
+    # A class has what its instances have, by name.
+    protocol = getattr(kind, "_is_protocol", False)
+    return isinstance(value, kind) and not (protocol and isinstance(value, type))
 
 
 def _inside(kind: Any, value: Any) -> dict[str, tuple[Any, Any]] | None:
@@ -164,9 +191,9 @@ def _inside(kind: Any, value: Any) -> dict[str, tuple[Any, Any]] | None:
     if origin in (Mapping, dict):
         if isinstance(value, Mapping):
             return {f"[{key!r}]": (args[1], part) for key, part in value.items()}
-    elif origin in (Sequence, tuple) and _is_list(value):
+    elif origin in (*_LISTS, tuple) and _is_list(value):
         parts = list(value)
-        if origin is Sequence or args[-1] is Ellipsis:
+        if origin in _LISTS or args[-1] is Ellipsis:
             args = args[:1] * len(parts)
         if len(parts) == len(args):
             pairs = zip(args, parts, strict=True)
@@ -209,7 +236,8 @@ def _is_numbers(value: Any) -> bool:
 def _is_number(kind: type, value: Any) -> bool:
     if isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0:
         letters = {int: "iu", np.integer: "iu", float: "iuf", bool: "b"}[kind]
-        return np.dtype(value.dtype).kind in letters
+        # Keys have another type.
+        return isinstance(value.dtype, np.dtype) and value.dtype.kind in letters
     if isinstance(value, (bool, np.bool_)) or kind is bool:
         return kind is bool and isinstance(value, (bool, np.bool_))
     if kind is float:
@@ -229,7 +257,9 @@ def _refuse(
     for one in members:
         for end, (part, inner) in (_inside(one, value) or {}).items():
             if not _fits(part, inner) and not _alone(one, value):
-                _refuse(f"{name}{end}", part, inner, {}, {})
+                # Numbers are not told one by one.
+                single = isinstance(part, type) and part not in _NUMBERS
+                _refuse(f"{name}{end}" if single else name, part, inner, {}, {})
     classes = tuple(
         one for one in members if isinstance(one, type) and not isinstance(value, one)
     )
@@ -250,7 +280,7 @@ def _wanted(kind: Any) -> str:
         return f"a dictionary whose values are each {_wanted_any(args[1])}"
     if origin is tuple and args[-1] is not Ellipsis:
         return f"{len(args)} values, each {_wanted_any(args[0])}"
-    if origin in (Sequence, tuple):
+    if origin in (*_LISTS, tuple):
         return f"a list whose elements are each {_wanted_any(args[0])}"
     name = getattr(kind, "__name__", str(kind))
     return _WANTED.get(name, f"an instance of `{name}`")
@@ -268,7 +298,7 @@ def _alone(kind: Any, value: Any) -> bool:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Mapping, dict):
         return args[1] is not Any and _fits(args[1], value)
-    several = origin is Sequence or origin is tuple and args[-1] is Ellipsis
+    several = origin in _LISTS or origin is tuple and args[-1] is Ellipsis
     return several and args[0] is not Any and _fits(args[0], value)
 
 

@@ -3,6 +3,7 @@ data."""
 
 import operator
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -88,7 +89,8 @@ def check_kind(
 
     **Raises:** `ValueError` in one line.
     """
-    if isinstance(value, kind):
+    # `True` is not a number of anything.
+    if isinstance(value, kind) and not (kind is Real and isinstance(value, bool)):
         return
     is_class = isinstance(value, type)
     if is_class:

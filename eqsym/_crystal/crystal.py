@@ -1,7 +1,7 @@
 """Crystals: geometry, electrons, supercell and twist."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -21,7 +21,6 @@ from .._core import (
 from .arguments import (
     atomic_number,
     cart_positions,
-    cell_count,
     check_distances,
     spin_channels,
     supercell_matrix,
@@ -33,7 +32,7 @@ from .comparison import difference
 from .lattice import frozen, Lattice
 from .modulo import cosets, ROUNDING
 from .standard import Cell, in_bohr, primitive_cell, symmetrized_cell
-from .structures import finite_directions, read_ase, read_pyscf
+from .structures import as_read, finite_directions, read_ase, read_pyscf
 
 
 _logger = logging.getLogger("eqsym")
@@ -451,7 +450,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         do not add up to an integer that the electrons admit, unless `charge` or `spin`
         is given.
         """
-        return _as_read(read_ase, atoms, kwargs)
+        return cls(**as_read(read_ase, atoms, kwargs))
 
     @classmethod
     def from_pyscf(cls, cell: Any, **kwargs: Any) -> "Crystal":
@@ -476,13 +475,15 @@ class Crystal(AbstractFixed, AbstractSummarized):
         and a spin that the electrons of the supercell do not admit, unless `spin` is
         given.
         """
-        return _as_read(read_pyscf, cell, kwargs)
+        return cls(**as_read(read_pyscf, cell, kwargs))
 
+    @checked
     def matches(self, other: "Crystal") -> bool:
         """Whether another crystal is the same up to rounding, as
         [`eqsym.Crystal.difference`][] finds it; `==` compares bits."""
         return self.difference(other) is None
 
+    @checked
     def difference(self, other: "Crystal", *, electrons: bool = True) -> str | None:
         """How another crystal differs from this one, in words.
 
@@ -533,18 +534,6 @@ def with_changes(crystal: Crystal, **changes: Any) -> Crystal:
 def with_cell(crystal: Crystal, cell: Cell) -> Crystal:
     """The crystal with other lattice vectors and places of its nuclei."""
     return with_changes(crystal, lattice=cell.vectors, frac_positions=cell.frac)
-
-
-def _as_read(
-    reader: Callable[..., dict[str, Any]], structure: Any, given: dict[str, Any]
-) -> Crystal:
-    """The crystal in a structure of another package. Of what the structure says, only
-    charge, spin and vacuum may be given instead."""
-    charge, spin = given.pop("charge", None), given.pop("spin", None)
-    cells = cell_count(given.get("supercell", 1))
-    read = reader(structure, cells, charge, spin)
-    read["vacuum"] = given.pop("vacuum", read["vacuum"])
-    return Crystal(**read, **given)
 
 
 def _fcc(a: float) -> Float[np.ndarray, "3 3"]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from .._core import (
     AbstractSummarized,
     check_chunk,
-    checked,
+    checked_but,
     chunked_vmap,
     Electrons,
     Integer,
@@ -44,7 +44,7 @@ class TranslationScan(AbstractSummarized):
         return f"{points} points, with{energies} local energies"
 
 
-@checked
+@checked_but("wavefunction", "electrons", "hamiltonian")
 def translation_scan(
     wavefunction: AbstractWavefunction,
     electrons: Electrons,

@@ -7,7 +7,7 @@ import numpy as np
 import spglib
 from jaxtyping import Float
 
-from .._core import AbstractModule, aligned, check_kind, checked, Numbers
+from .._core import AbstractModule, aligned, checked, Numbers
 from .._crystal import Crystal, quiet, SYMPREC, with_changes
 from .._group import SpaceGroup, supercell_rotations
 from .chain_mixing import worst
@@ -167,13 +167,6 @@ def twist_average(
     do not sum to 1.
     """
     evaluations = tuple(evaluations)
-    for i, one in enumerate(evaluations):
-        check_kind(
-            f"evaluations[{i}]",
-            one,
-            Evaluation,
-            "what `eqs.evaluate` returns, or `plain` or `averaged` of `eqs.post_hoc`",
-        )
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape != (len(evaluations),) or not evaluations:
         raise ValueError(

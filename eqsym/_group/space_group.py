@@ -438,8 +438,14 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         **Arguments:**
 
         - `frac_origin`: the point, in fractions of the primitive lattice vectors.
+
+        **Raises:** `ValueError` for anything but three numbers.
         """
         point = np.asarray(frac_origin, dtype=np.float64)
+        if point.shape != (3,):
+            raise ValueError(
+                f"`frac_origin` must be three numbers, got {frac_origin!r}."
+            )
         change = self.frac_rotations @ point + self.frac_translations - point
         fixed = self._operations().length(change) < self.tolerance
         translations = self.frac_translations - np.round(change)

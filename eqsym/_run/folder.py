@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core import partition
+from .._core import checked, partition
 from .._group import SpaceGroup
 from .._storage import (
     compare,
@@ -66,6 +66,7 @@ class RunSettings(eqx.Module):
     stages: tuple[tuple[int, AbstractStrategy], ...]
 
 
+@checked
 def load_run(
     path: str | os.PathLike, wavefunction: AbstractWavefunction | None = None
 ) -> RunResult:

@@ -14,7 +14,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
-from .._core import AbstractModule, check_chunk, check_kind, checked, Integer
+from .._core import AbstractModule, check_chunk, check_kind, Integer
 from .scores import flattened, Scores
 
 
@@ -119,7 +119,6 @@ class InverseDecay(eqx.Module):
     start: float
     delay: float
 
-    @checked
     def __init__(self, start: float = 0.1, *, delay: float = 500):
         """**Arguments:**
 
@@ -171,7 +170,6 @@ class Spring(AbstractOptimizer[SpringState]):
     norm_bound: Schedule | None
     chunk: int | None = eqx.field(static=True)
 
-    @checked
     def __init__(
         self,
         learning_rate: Schedule = InverseDecay(0.1),  # noqa: B008
@@ -214,7 +212,6 @@ class Spring(AbstractOptimizer[SpringState]):
                 _check_positive("norm_bound", self.norm_bound)
 
     @classmethod
-    @checked
     def min_sr(
         cls,
         learning_rate: Schedule = InverseDecay(0.1),  # noqa: B008
@@ -281,7 +278,6 @@ class Optax(AbstractOptimizer[OptaxState]):
     transformation: optax.GradientTransformation
     chunk: int | None = eqx.field(static=True)
 
-    @checked
     def __init__(
         self,
         transformation: optax.GradientTransformation,

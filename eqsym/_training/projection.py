@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Inexact, Int
 from .._core import (
     check_chunk,
     check_kind,
-    checked,
+    checked_but,
     chunked_vmap,
     Electrons,
     Integer,
@@ -73,7 +73,7 @@ class ProjectedTraining(AbstractDraws):
     orbit_points: int = eqx.field(static=True)
     chunk: int | None = eqx.field(static=True)
 
-    @checked
+    @checked_but("share")
     def __init__(
         self,
         projection: AbstractProjection,

@@ -15,6 +15,7 @@ from .._core import (
     check_chunk,
     check_kind,
     checked,
+    checked_but,
     chunked_vmap,
     Electrons,
     Integer,
@@ -327,7 +328,7 @@ class AugmentedTraining(AbstractDraws):
     weighted: bool = eqx.field(static=True)
     chunk: int | None = eqx.field(static=True)
 
-    @checked
+    @checked_but("group")
     def __init__(
         self,
         group: SpaceGroup,

@@ -32,7 +32,7 @@ def test_the_wrong_kind_is_named():
     refuses(0, f"{start} 0.")
     refuses(None, f"{start} None.")
     refuses("fine", f"{start} 'fine'.")
-    refuses(np.zeros((3, 2)), f"{start} an instance of `ndarray`.")
+    refuses(np.zeros((3, 2)), f"{start} an array of shape (3, 2).")
     refuses(Fine, f"{start} the class `Fine`. Make an instance of it: `Fine(...)`.")
     refuses(dict, f"{start} the class `dict`.")
 
@@ -42,4 +42,5 @@ def test_known_mistakes_are_told_what_to_type():
     start = "`tool` must be a tool, such as `Fine()`, got"
     refuses({}, f"{start} an instance of `dict`. {instead[dict]}", instead)
     refuses(dict, f"{start} the class `dict`. {instead[dict]}", instead)
-    refuses([], f"{start} an instance of `list`.", instead)
+    refuses([], f"{start} [].", instead)
+    refuses([{}], f"{start} an instance of `list`.", instead)
