@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
-from numbers import Real
+from numbers import Integral, Real
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import jax
@@ -102,7 +102,7 @@ def checked(function: _T, but: tuple[str, ...] = ()) -> _T:
         cls: Any = function
         fields = {field.name: field.type for field in dataclasses.fields(cls)}
         cls.__init__ = _checked(cls.__init__, fields)
-        return function
+        return cls
     signature = inspect.signature(function)
     kinds = {
         name: parameter.annotation
@@ -234,15 +234,14 @@ def _is_numbers(value: Any) -> bool:
 
 
 def _is_number(kind: type, value: Any) -> bool:
-    if isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0:
-        letters = {int: "iu", np.integer: "iu", float: "iuf", bool: "b"}[kind]
+    if isinstance(value, (np.ndarray, jax.Array)):
+        letters = {bool: "b", float: "iuf"}.get(kind, "iu")
         # Keys have another type.
-        return isinstance(value.dtype, np.dtype) and value.dtype.kind in letters
+        plain = value.ndim == 0 and isinstance(value.dtype, np.dtype)
+        return plain and value.dtype.kind in letters
     if isinstance(value, (bool, np.bool_)) or kind is bool:
         return kind is bool and isinstance(value, (bool, np.bool_))
-    if kind is float:
-        return isinstance(value, (Real, np.number)) and not np.iscomplexobj(value)
-    return isinstance(value, (int, np.integer))
+    return isinstance(value, Real if kind is float else Integral)
 
 
 def _refuse(
@@ -320,11 +319,8 @@ def _advice(
                 return sentence
         if _alone(one, value):
             named = typing.get_origin(one) in (Mapping, dict)
-            return (
-                'Give it a name: `{"name": ...}`.'
-                if named
-                else (f"Put it in a list: `{name}=[...]`.")
-            )
+            way = 'Give it a name: `{"name": ...}`.'
+            return way if named else f"Put it in a list: `{name}=[...]`."
     for attribute in ("trained", name):
         inner = getattr(value, attribute, None)
         if inner is not None and not isinstance(value, type) and _fits(kind, inner):

@@ -65,7 +65,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         unit: Unit,
         positions: Numbers | None = None,
         frac_positions: Numbers | None = None,
-        supercell: Numbers = 1,
+        supercell: Any = 1,
         charge: Integer | float = 0,
         spin: Integer | float | None = None,
         twist: Numbers = (0, 0, 0),

@@ -83,7 +83,6 @@ class Lattice(AbstractFixed, AbstractSummarized):
         """Distances between opposite faces of the cell, in Bohr."""
         return 2 * np.pi / np.linalg.norm(self.reciprocal, axis=1)
 
-    @checked
     def to_cartesian(
         self, frac: Float[np.ndarray, "*batch 3"]
     ) -> Float[np.ndarray, "*batch 3"]:
@@ -93,14 +92,12 @@ class Lattice(AbstractFixed, AbstractSummarized):
         along = np.moveaxis(np.asarray(frac)[..., None], -2, 0)
         return along[0] * first + along[1] * second + along[2] * third
 
-    @checked
     def to_fractional(
         self, cart: Float[np.ndarray, "*batch 3"]
     ) -> Float[np.ndarray, "*batch 3"]:
         """Bohr to fractional coordinates."""
         return cart @ self.reciprocal.T / (2 * np.pi)
 
-    @checked
     def wrap(
         self, cart: Float[np.ndarray, "*batch 3"]
     ) -> Float[np.ndarray, "*batch 3"]:

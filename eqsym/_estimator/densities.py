@@ -1,5 +1,7 @@
 """Densities of the electrons, on a grid and in Fourier components."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +46,7 @@ class Density(AbstractObservable):
     def __init__(
         self,
         crystal: Crystal,
-        shape: Numbers,
+        shape: Any,
         *,
         spins: tuple[float | int, float | int] = (1, 1),
         supercell: bool = False,

@@ -36,7 +36,7 @@ class Twists(AbstractModule):
 @checked
 def irreducible_twists(
     crystal: Crystal,
-    mesh: Numbers,
+    mesh: Any,
     *,
     shift: Numbers = (0, 0, 0),
     symprec: float = SYMPREC,
