@@ -63,19 +63,38 @@ _WANTED = {
     "integer": "an integer",
     "str": "a string",
 }
+# Of arguments whose annotation says less than their name.
+_NAMED = {
+    "electrons": (
+        "one configuration, an array of shape (electrons, 3), such as "
+        "`result.walkers[0]`"
+    ),
+    "evaluations": "a list of evaluations, which `eqs.evaluate` returns",
+    "form": "a function, such as `eqs.Symmetrized`",
+    "history": (
+        "the history of a run, `result.history` or `eqs.load_run(path).history`"
+    ),
+    "kpoints": "two arrays of k-points, such as `mean_field.occupation.kpoints`",
+    "observed": "results by title, such as `eqs.observe` returns",
+    "rows": 'evaluations by name, such as `{"plain": eqs.evaluate(...)}`',
+    "scans": 'scans by title, such as `{"plain": eqs.translation_scan(...)}`',
+    "species": 'a list of element symbols, such as `["Li", "H"]`',
+    "widths": "a list of the two widths of each layer, such as `[(64, 16), (64, 16)]`",
+}
 _LISTS = (Sequence, Collection)
 _NUMBERS = (int, np.integer, float, bool)
 _WRAP = {
     "SpaceGroup": "Wrap it in `eqs.GroupAverage`.",
     "Crystal": "Type `eqs.GroupAverage(eqs.SpaceGroup.of(crystal))`.",
 }
+_WRAP_ANY = {**_WRAP, "FundamentalDomain": "Wrap it in `eqs.Canonicalization`."}
 # What to type in place of what, by the names of their classes.
 _REMEDIES = {
     "AbstractHamiltonian": {"Crystal": "Make one of it: `eqs.Hamiltonian(crystal)`."},
     "AbstractProjection": _WRAP,
-    "AbstractRandomSymmetrizer": _WRAP,
+    "AbstractRandomSymmetrizer": _WRAP_ANY,
     "AbstractSymmetrizer": {
-        **_WRAP,
+        **_WRAP_ANY,
         "AbstractRandomSymmetrizer": "Draw one: `symmetrizer.draw(key)`.",
     },
     "AbstractWavefunction": {"MeanField": "Wrap it in `eqs.HartreeFock`."},
@@ -262,7 +281,7 @@ def _refuse(
     classes = tuple(
         one for one in members if isinstance(one, type) and not isinstance(value, one)
     )
-    wanted = _wanted_any(kind)
+    wanted = _NAMED.get(name) or _wanted_any(kind)
     sentence = _advice(name, kind, value, given, kinds)
     check_kind(name, value, classes, wanted, {object: sentence} if sentence else None)
 
@@ -289,7 +308,9 @@ def _wanted_any(kind: Any) -> str:
     members = [one for one in _members(kind) if one is not types.NoneType]
     if float in members:
         members = [one for one in members if one not in (int, np.integer)]
-    return " or ".join(dict.fromkeys(map(_wanted, members)))
+    found = [*dict.fromkeys(map(_wanted, members))]
+    several = any(mark in one for one in found for mark in (",", "each"))
+    return (", or " if several else " or ").join(found)
 
 
 def _alone(kind: Any, value: Any) -> bool:

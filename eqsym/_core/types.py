@@ -137,6 +137,10 @@ def _short(value: Any) -> str:
     """In a message: of arrays the shape, of others the beginning."""
     if getattr(value, "shape", ()):
         return f"an array of shape {tuple(value.shape)}"
+    if isinstance(value, jax.Array) and jnp.issubdtype(
+        value.dtype, jax.dtypes.prng_key
+    ):
+        return "a random key"
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 

@@ -201,6 +201,8 @@ class Polarization(AbstractObservable):
     **Arguments:**
 
     - `crystal`: the crystal.
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
 
     crystal: Crystal

@@ -91,6 +91,8 @@ def table(rows: dict[str, Evaluation | None]) -> Table:
 
     The table: `print` and notebooks show it, `to_frame()` makes a data frame of pandas,
     with errors as columns of their own, `energy` and `energy_error`.
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
     return Table(tuple(rows), tuple(columns(rows.values())))
 

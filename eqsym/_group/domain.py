@@ -182,6 +182,8 @@ class FundamentalDomain(AbstractFixed, AbstractSummarized):
         **Returns:**
 
         Lengths in Bohr.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         normals = jnp.asarray(self.normals, points.dtype)
         offsets = jnp.asarray(self.offsets, points.dtype)
@@ -201,6 +203,8 @@ class FundamentalDomain(AbstractFixed, AbstractSummarized):
         **Returns:**
 
         Lengths in Bohr.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         return jnp.sum(jax.nn.relu(self.excess(points)), axis=-1)
 

@@ -107,6 +107,8 @@ def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
         - `glide`: the shortest shift that comes with the reflection, 0 for a mirror;
         - `is_mirror`: whether it is a mirror plane and not a glide plane.
     - `centers`: the inversion centers, (centers, 3).
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
     vectors = group.crystal.lattice.vectors
     lines: list[_Line] = []

@@ -180,6 +180,8 @@ def character_table(group: SpaceGroup) -> CharacterTable:
     - `values`: the characters, one row for each irrep and one column for each class;
         real numbers if all are.
     - `group`: the group.
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
     return _character_table(group)
 
@@ -192,6 +194,8 @@ def irreps(group: SpaceGroup) -> tuple[Irrep, ...]:
     **Arguments:**
 
     - `group`: as for [`eqsym.character_table`][].
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
     return _character_table(group).irreps
 

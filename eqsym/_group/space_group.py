@@ -481,6 +481,8 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         **Returns:**
 
         The images in Bohr, in the dtype of `electrons`.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         return images(*self._cartesian(electrons.dtype, operations), electrons)
 

@@ -232,6 +232,8 @@ class Hamiltonian(AbstractHamiltonian):
             [`eqsym.ForwardLaplacian`][].
         - `alpha`: splitting parameter of the Ewald sums in inverse Bohr, chosen for the
             least cost if not given. The energy does not depend on it.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         self.crystal = crystal
         self.ewald = Ewald(crystal, alpha=alpha)

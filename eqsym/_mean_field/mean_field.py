@@ -53,6 +53,8 @@ class Occupation(AbstractFixed, AbstractSummarized):
 
         - `kpoints`: for spin up and spin down, (orbitals, 3) Cartesian k-points in
             inverse Bohr.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         up, down = (np.asarray(k, dtype=np.float64).reshape(-1, 3) for k in kpoints)
         self._kpoints = tuple(tuple(map(tuple, k.tolist())) for k in (up, down))
@@ -278,6 +280,8 @@ class MeanField(AbstractFixed, AbstractSummarized):
         `(up, down)`: rows are the electrons of that spin, columns the occupied
         orbitals in the order of `occupation`. Normalized to one electron in a primitive
         cell. Complex, or real if the orbitals are.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         n_up = self.occupation.kpoints[0].shape[0]
         channels = (electrons[:n_up], electrons[n_up:])
@@ -311,6 +315,8 @@ class MeanField(AbstractFixed, AbstractSummarized):
         **Arguments:**
 
         - `path`: of the file; conventionally ending in `.npz`.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         path = pathlib.Path(path)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -139,6 +139,8 @@ def plot_training(
     **Returns:**
 
     A matplotlib figure; save it with `savefig`.
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
     figure, axes = new_figure(3, 1, (7.0, 7.5), sharex=True)
     energy_axis, variance_axis, acceptance_axis = axes.flat
@@ -228,6 +230,8 @@ def plot_sectors(sectors: Sectors) -> "Figure":
 
     A matplotlib figure with error bars. Sectors without an energy have a weight only;
     weights below zero, which noise can make, are not drawn.
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
     labels = [sector.label for sector in sectors.sectors]
     places = np.arange(len(labels))

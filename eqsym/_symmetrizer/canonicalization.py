@@ -311,6 +311,8 @@ class RandomCanonicalization(AbstractRandomSymmetrizer):
         **Returns:**
 
         The symmetrizer of this draw.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         which, where = jax.random.split(key)
         electrons = sum(self.group.crystal.electrons)

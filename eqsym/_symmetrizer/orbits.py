@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Inexact, Int
 from .._core import (
     AbstractFixed,
     AbstractModule,
-    check_kind,
     checked,
     Electrons,
     Integer,
@@ -147,13 +146,6 @@ def check_projector(name: str, projection: AbstractProjection) -> None:
     r"""Raises `ValueError` for anything that is not a projector: with
     $U_g U_h = U_{gh}$ that is $\sum_h a_h a_{h^{-1} g} = a_g$ and
     $a_{g^{-1}} = \overline{a_g}$."""
-    check_kind(
-        name,
-        projection,
-        AbstractProjection,
-        "a projection, such as `eqs.GroupAverage(group)` or `eqs.IrrepProjection`",
-        {SpaceGroup: "Wrap it in `eqs.GroupAverage`."},
-    )
     group, a = projection.group, np.asarray(projection.coefficients)
     if a.shape != (group.order,):
         raise ValueError(
@@ -182,6 +174,8 @@ class GroupAverage(AbstractProjection):
     **Arguments:**
 
     - `group`: the space group.
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
 
     group: SpaceGroup

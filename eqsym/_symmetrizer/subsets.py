@@ -71,6 +71,8 @@ class RandomSubset(AbstractRandomSymmetrizer):
         **Returns:**
 
         The average over the operations drawn.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         operations = draw_operations(key, self.group, self.size, self.replace)
         return SubsetAverage(self.group, operations)

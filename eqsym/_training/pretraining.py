@@ -149,6 +149,8 @@ class Pretraining(AbstractModule):
 
         `(state, loss)`: the next state, and the loss before it; NaN if the parameters
         of the next state are not finite.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         sampler = self.sampler.step(HartreeFock(self.mean_field), state.sampler)
         parameters, rest = partition(state.wavefunction)

@@ -23,7 +23,7 @@ from .._core import (
     Walkers,
     whole_number,
 )
-from .._group import FundamentalDomain, SpaceGroup
+from .._group import SpaceGroup
 from .._symmetrizer import (
     AbstractRandomSymmetrizer,
     AbstractSymmetrizer,
@@ -236,20 +236,6 @@ class SymmetrizedTraining(AbstractStrategy[DrawnSymmetrizer]):
         """
         self.symmetrizer = symmetrizer
         self.form = form
-
-    def __check_init__(self):
-        check_kind(
-            "symmetrizer",
-            self.symmetrizer,
-            AbstractRandomSymmetrizer,
-            "a symmetrizer, such as `eqs.GroupAverage(group)`",
-            {
-                SpaceGroup: "Wrap it in `eqs.GroupAverage`.",
-                FundamentalDomain: "Wrap it in `eqs.Canonicalization`.",
-            },
-        )
-        if not callable(self.form):
-            check_kind("form", self.form, (), "a function, such as `eqs.Symmetrized`")
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnSymmetrizer:
         group = self.symmetrizer.group

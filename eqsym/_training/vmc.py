@@ -248,12 +248,6 @@ class VMC(AbstractModule):
 
         **Raises:** `ValueError` as `check` does.
         """
-        check_kind(
-            "wavefunction",
-            wavefunction,
-            AbstractWavefunction,
-            "a wave function, such as `eqs.SolidNet(crystal, occupation, key=key)`",
-        )
         draws, chain = jax.random.split(random_key(key))
         drawn, tried = (jax.random.fold_in(draws, i) for i in range(2))
         parameters = partition(wavefunction)[0]
@@ -310,6 +304,8 @@ class VMC(AbstractModule):
         **Returns:**
 
         The state with the walkers moved.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         view = self.strategy.view(state.wavefunction, state.strategy)
         sampler = self.sampler.step(view, state.sampler)
@@ -327,6 +323,8 @@ class VMC(AbstractModule):
         **Returns:**
 
         `(state, statistics)`: the next state, and how the step went.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         strategy, wavefunction = self.strategy, state.wavefunction
         drawn = strategy.step(state.strategy)

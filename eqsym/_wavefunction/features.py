@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._core import AbstractModule, checked, safe_sqrt
+from .._core import AbstractModule, safe_sqrt
 from .._crystal import Lattice
 
 
@@ -51,7 +51,6 @@ class AbstractFeatures(AbstractModule):
         """
 
 
-@checked
 class TriFeatures(AbstractFeatures):
     r"""Trigonometric features, smooth everywhere but at the origin.
 
@@ -74,7 +73,6 @@ class TriFeatures(AbstractFeatures):
         return Displacement(safe_sqrt(square), vector)
 
 
-@checked
 class NuFeatures(AbstractFeatures):
     r"""The polynomial features of the 2022 paper; second derivatives jump at w = 0.
 

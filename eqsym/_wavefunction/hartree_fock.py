@@ -24,6 +24,8 @@ class HartreeFock(AbstractWavefunction):
         """**Arguments:**
 
         - `mean_field`: whose orbitals to take.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         self.mean_field = mean_field
 
