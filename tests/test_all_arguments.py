@@ -16,6 +16,7 @@ import pytest
 from jaxtyping import AbstractArray
 
 import eqsym as eqs
+from eqsym._core import kinds
 
 
 # Made by eqsym, or returned by methods of one's own while JAX traces them.
@@ -446,3 +447,24 @@ def test_wrong_kinds_are_refused(name, unchecked, tmp_path, monkeypatch):
                 if refused:
                     wrong.append(f"{shown}: nothing")
     assert not wrong, "\n".join(wrong)
+
+
+def _inside(kind):
+    """Names of the classes in an annotation."""
+    parts = typing.get_args(kind)
+    yield getattr(kind, "__name__", "")
+    for part in parts if isinstance(parts, tuple) else ():
+        yield from _inside(part)
+
+
+def test_words_are_of_classes_and_arguments_that_are_there():
+    functions = map(_called, _NAMES)
+    parameters = [
+        p for f in functions for p in inspect.signature(f).parameters.values()
+    ]
+    used = {name for p in parameters for name in _inside(p.annotation)}
+    assert set(kinds._WANTED) <= used
+    assert set(kinds._REMEDIES) <= used
+    assert set(kinds._NAMED) <= {p.name for p in parameters}
+    for instead in kinds._REMEDIES.values():
+        assert set(instead) <= set(eqs.__all__)

@@ -1,4 +1,4 @@
-"""Kinds of arguments, checked against their annotations: what to type instead."""
+"""Arguments checked against their annotations, with what to type instead."""
 
 import dataclasses
 import functools
@@ -21,7 +21,10 @@ _T = TypeVar("_T", bound=Callable)
 # Real numbers in an array or in lists, or one number.
 Numbers: TypeAlias = Annotated[Any, "numbers"]
 
-# By the name of the class, as packages further down define most of them.
+_LISTS = (Sequence, Collection)
+_NUMBERS = (int, np.integer, float, bool)
+
+# What it must be, by the name of the class: most are in packages further down.
 _WANTED = {
     "AbstractFeatures": "features, such as `eqs.TriFeatures()`",
     "AbstractHamiltonian": "a Hamiltonian, such as `eqs.Hamiltonian(crystal)`",
@@ -47,7 +50,6 @@ _WANTED = {
     "FundamentalDomain": "a domain, such as `eqs.FundamentalDomain.of(group)`",
     "GradientTransformation": "a transformation of optax, such as `optax.adam(1e-3)`",
     "Irrep": "one of `eqs.irreps(group)`",
-    "Lattice": "a lattice, such as `crystal.lattice`",
     "MeanField": "a mean field, such as `eqs.MeanField.solve(crystal)`",
     "Mesh": "a mesh of devices, such as `eqs.device_mesh()`",
     "Metropolis": "`eqs.Metropolis(...)`",
@@ -81,14 +83,12 @@ _NAMED = {
     "species": 'a list of element symbols, such as `["Li", "H"]`',
     "widths": "a list of the two widths of each layer, such as `[(64, 16), (64, 16)]`",
 }
-_LISTS = (Sequence, Collection)
-_NUMBERS = (int, np.integer, float, bool)
+# What to type in place of what, by the names of their classes.
 _WRAP = {
     "SpaceGroup": "Wrap it in `eqs.GroupAverage`.",
     "Crystal": "Type `eqs.GroupAverage(eqs.SpaceGroup.of(crystal))`.",
 }
 _WRAP_ANY = {**_WRAP, "FundamentalDomain": "Wrap it in `eqs.Canonicalization`."}
-# What to type in place of what, by the names of their classes.
 _REMEDIES = {
     "AbstractHamiltonian": {"Crystal": "Make one of it: `eqs.Hamiltonian(crystal)`."},
     "AbstractProjection": _WRAP,
@@ -111,9 +111,11 @@ _REMEDIES = {
 
 
 def checked(function: _T, but: tuple[str, ...] = ()) -> _T:
-    """Checks arguments against the annotations before a function or a class does
-    anything with them. What is annotated as `Any`, or as something else that is not
-    understood here, is left to the function.
+    """Checks arguments against their annotations, before something is done with them
+    and fails somewhere inside. What is annotated as `Any` or as a type that is not
+    known here is left to the function.
+
+    Of a function, a method, or a module whose `__init__` is made from its fields.
 
     **Raises:** when called, `ValueError` in one line, as `check_kind`.
     """
@@ -154,7 +156,7 @@ def _checked(function: Callable, kinds: dict[str, Any]) -> Callable:
             # Too many or too few: Python says it well.
             return function(*args, **kwargs)
         for name, kind in kinds.items():
-            # The class whose method it is did not exist before.
+            # The class of the method itself: it is not there before the first call.
             if isinstance(kind, str):
                 kinds[name] = names.get(kind, Any)
         given = {name: given[name] for name in kinds if name in given}
