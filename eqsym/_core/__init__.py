@@ -6,6 +6,11 @@ from .interrupts import (
     interruptible as interruptible,
     Interrupts as Interrupts,
 )
+from .kinds import (
+    checked as checked,
+    checked_but as checked_but,
+    Numbers as Numbers,
+)
 from .math import (
     check_chunk as check_chunk,
     chunked_sum as chunked_sum,

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
+from .kinds import checked
 from .processes import put
 from .types import Integer, Walkers, whole_number
 
@@ -16,6 +17,7 @@ WALKERS, OPERATIONS = "walkers", "operations"
 _AUTO = jax.sharding.AxisType.Auto
 
 
+@checked
 def device_mesh(*, operations: Integer = 1, devices: Integer | None = None) -> Mesh:
     """Devices to spread a run or an estimate over: a mesh with the axes `walkers` and
     `operations`.
@@ -57,6 +59,7 @@ def device_mesh(*, operations: Integer = 1, devices: Integer | None = None) -> M
     )
 
 
+@checked
 def shard_walkers(walkers: Walkers, mesh: Mesh) -> Walkers:
     """Spreads walkers over the axis `walkers` of a mesh.
 

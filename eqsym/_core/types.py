@@ -4,6 +4,7 @@ data."""
 import operator
 import os
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -90,13 +91,14 @@ def check_kind(
 
     **Raises:** `ValueError` in one line.
     """
-    if isinstance(value, kind):
+    # `True` is not a number of anything.
+    if isinstance(value, kind) and not (kind is Real and isinstance(value, bool)):
         return
     is_class = isinstance(value, type)
     if is_class:
         got = f"the class `{value.__name__}`"
     else:
-        plain = value is None or isinstance(value, (bool, int, float, str))
+        plain = _is_plain(value)
         got = _short(value) if plain else f"an instance of `{type(value).__name__}`"
     message = f"`{name}` must be {wanted}, got {got}."
     if is_class and issubclass(value, kind):
@@ -106,6 +108,14 @@ def check_kind(
             message += f" {sentence}"
             break
     raise ValueError(message)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it says what it is in a few words."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    known = (bool, int, float, str, np.ndarray, np.generic, jax.Array)
+    return value is None or isinstance(value, known)
 
 
 def random_key(key: Any) -> Key:
@@ -138,6 +148,10 @@ def _short(value: Any) -> str:
     """In a message: of arrays the shape, of others the beginning."""
     if getattr(value, "shape", ()):
         return f"an array of shape {tuple(value.shape)}"
+    if isinstance(value, jax.Array) and jnp.issubdtype(
+        value.dtype, jax.dtypes.prng_key
+    ):
+        return "a random key"
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 

@@ -1,7 +1,7 @@
 """Crystals: geometry, electrons, supercell and twist."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -12,13 +12,14 @@ from .._core import (
     AbstractFixed,
     AbstractSummarized,
     as_fraction,
+    checked,
     formula,
     Integer,
+    Numbers,
     whole_number,
 )
 from .arguments import (
     atomic_number,
-    cell_count,
     check_distances,
     given_positions,
     spin_channels,
@@ -31,7 +32,7 @@ from .comparison import difference
 from .lattice import frozen, Lattice
 from .modulo import cosets, ROUNDING
 from .standard import Cell, in_bohr, primitive_cell, symmetrized_cell
-from .structures import check_given, finite_directions, read_ase, read_pyscf
+from .structures import as_read, finite_directions, read_ase, read_pyscf
 
 
 _logger = logging.getLogger("eqsym")
@@ -55,18 +56,19 @@ class Crystal(AbstractFixed, AbstractSummarized):
     _matrix: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     _twist: tuple[float, ...] = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
-        lattice: Any,
+        lattice: Numbers,
         species: Sequence[str],
         *,
         unit: Unit,
-        cart_positions: Any = None,
-        frac_positions: Any = None,
+        cart_positions: Numbers | None = None,
+        frac_positions: Numbers | None = None,
         supercell: Any = 1,
         charge: Integer | float = 0,
         spin: Integer | float | None = None,
-        twist: Any = (0, 0, 0),
+        twist: Numbers = (0, 0, 0),
         vacuum: Sequence[Integer] | Integer = (),
     ):
         """**Arguments:**
@@ -200,6 +202,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         """Nuclear charges in the order of `supercell_positions`."""
         return np.tile(self.atomic_numbers, self.cells)
 
+    @checked
     def symmetrized(self, symprec: float) -> "Crystal":
         """Undoes the rounding of a structure file: the same crystal with nuclei and
         lattice exactly where its space group wants them.
@@ -234,6 +237,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         )
         return with_cell(self, found.cell)
 
+    @checked
     def primitive(self, *, keep_cell: bool = False, **kwargs: Any) -> "Crystal":
         """The same crystal in its primitive cell, which takes the least work. A
         structure file often has a conventional cell: for rock salt, with four times as
@@ -302,6 +306,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         )
 
     @classmethod
+    @checked
     def rock_salt(
         cls, cation: str, anion: str, *, a: float, unit: Unit, **kwargs: Any
     ) -> "Crystal":
@@ -318,6 +323,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         return cls(_fcc(a), (cation, anion), frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
+    @checked
     def zinc_blende(
         cls, cation: str, anion: str, *, a: float, unit: Unit, **kwargs: Any
     ) -> "Crystal":
@@ -333,11 +339,13 @@ class Crystal(AbstractFixed, AbstractSummarized):
         return cls(_fcc(a), (cation, anion), frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
+    @checked
     def diamond(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
         """Diamond: zinc blende with one element. Arguments as for `zinc_blende`."""
         return cls.zinc_blende(element, element, a=a, unit=unit, **kwargs)
 
     @classmethod
+    @checked
     def bcc(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
         """Body-centered cubic, one atom.
 
@@ -351,11 +359,13 @@ class Crystal(AbstractFixed, AbstractSummarized):
         return cls(lattice, (element,), frac_positions=[[0, 0, 0]], unit=unit, **kwargs)
 
     @classmethod
+    @checked
     def fcc(cls, element: str, *, a: float, unit: Unit, **kwargs: Any) -> "Crystal":
         """Face-centered cubic, one atom. Arguments as for `bcc`."""
         return cls(_fcc(a), (element,), frac_positions=[[0, 0, 0]], unit=unit, **kwargs)
 
     @classmethod
+    @checked
     def graphene(
         cls, *, a: float, vacuum: float, unit: Unit, **kwargs: Any
     ) -> "Crystal":
@@ -374,6 +384,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         return cls(lattice, ("C", "C"), frac_positions=frac, unit=unit, **kwargs)
 
     @classmethod
+    @checked
     def hydrogen_chain(
         cls,
         *,
@@ -434,7 +445,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         do not add up to an integer that the electrons admit, unless `charge` or `spin`
         is given.
         """
-        return _as_read(read_ase, atoms, kwargs)
+        return cls(**as_read(read_ase, atoms, kwargs))
 
     @classmethod
     def from_pyscf(cls, cell: Any, **kwargs: Any) -> "Crystal":
@@ -459,13 +470,15 @@ class Crystal(AbstractFixed, AbstractSummarized):
         and a spin that the electrons of the supercell do not admit, unless `spin` is
         given.
         """
-        return _as_read(read_pyscf, cell, kwargs)
+        return cls(**as_read(read_pyscf, cell, kwargs))
 
+    @checked
     def matches(self, other: "Crystal") -> bool:
         """Whether another crystal is the same up to rounding, as
         [`eqsym.Crystal.difference`][] finds it; `==` compares bits."""
         return self.difference(other) is None
 
+    @checked
     def difference(self, other: "Crystal", *, electrons: bool = True) -> str | None:
         """How another crystal differs from this one, in words.
 
@@ -516,19 +529,6 @@ def with_changes(crystal: Crystal, **changes: Any) -> Crystal:
 def with_cell(crystal: Crystal, cell: Cell) -> Crystal:
     """The crystal with other lattice vectors and places of its nuclei."""
     return with_changes(crystal, lattice=cell.vectors, frac_positions=cell.frac)
-
-
-def _as_read(
-    reader: Callable[..., dict[str, Any]], structure: Any, given: dict[str, Any]
-) -> Crystal:
-    """The crystal in a structure of another package. Of what the structure says, only
-    charge, spin and vacuum may be given instead."""
-    check_given(given)
-    charge, spin = given.pop("charge", None), given.pop("spin", None)
-    cells = cell_count(given.get("supercell", 1))
-    read = reader(structure, cells, charge, spin)
-    read["vacuum"] = given.pop("vacuum", read["vacuum"])
-    return Crystal(**read, **given)
 
 
 def _fcc(a: float) -> Float[np.ndarray, "3 3"]:

@@ -7,7 +7,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._core import AbstractFixed, AbstractSummarized
+from .._core import AbstractFixed, AbstractSummarized, checked, Numbers
 from .modulo import ROUNDING
 
 
@@ -30,7 +30,8 @@ class Lattice(AbstractFixed, AbstractSummarized):
 
     _vectors: tuple[tuple[float, ...], ...] = eqx.field(static=True)
 
-    def __init__(self, vectors: Any):
+    @checked
+    def __init__(self, vectors: Numbers):
         """**Arguments:**
 
         - `vectors`: 3x3 numbers, rows are lattice vectors in Bohr.
@@ -126,6 +127,7 @@ class Lattice(AbstractFixed, AbstractSummarized):
                         basis[i], improved = shorter, True
         return Lattice(basis[np.argsort(np.linalg.norm(basis, axis=1), kind="stable")])
 
+    @checked
     def points_within(self, radius: float) -> Float[np.ndarray, "points 3"]:
         """Lattice points, in Bohr, that can be within `radius` (Bohr) of the origin.
 

@@ -2,14 +2,14 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from .._core import whole_number
-from .arguments import BOHR_PER_ANGSTROM, to_bohr, Unit
+from .arguments import BOHR_PER_ANGSTROM, cell_count, to_bohr, Unit
 from .modulo import ROUNDING
 from .standard import Cell, repetitions
 
@@ -22,6 +22,19 @@ MIN_VACUUM = 10.0
 _FULL = 1e-3
 # Sums of charges or moments, each rounded when it was written.
 _WHOLE = 1e-2
+
+
+def as_read(
+    reader: Callable[..., dict[str, Any]], structure: Any, given: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a `Crystal` in a structure of another package. Of what the
+    structure says, only charge, spin and vacuum may be given instead."""
+    check_given(given)
+    charge, spin = given.pop("charge", None), given.pop("spin", None)
+    cells = cell_count(given.get("supercell", 1))
+    read = reader(structure, cells, charge, spin)
+    read["vacuum"] = given.pop("vacuum", read["vacuum"])
+    return {**read, **given}
 
 
 def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:

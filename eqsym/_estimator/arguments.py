@@ -1,5 +1,6 @@
 """Arguments of estimators: what they must be, and what to type instead."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -21,7 +22,7 @@ _GROUP_FIRST = "Group and chains are exchanged: the group comes first."
 
 # The kind of an argument: its class, what it must be, and for some wrong kinds what to
 # do.
-Kind: TypeAlias = tuple[type, str, dict[type, str]]
+Kind: TypeAlias = tuple[type | tuple[type, ...], str, dict[type, str]]
 
 # By the name of the argument.
 _KINDS: dict[str, Kind] = {
@@ -63,10 +64,11 @@ _KINDS: dict[str, Kind] = {
         "what takes training steps, `eqs.VMC(hamiltonian, sampler, optimizer)`",
         {},
     ),
+    "path": ((str, os.PathLike), "the path of a folder", {}),
     "state": (VMCState, "a state of training, such as `result.state`", {}),
 }
 # These may be left out.
-_OPTIONAL = ("symmetrizer",)
+_OPTIONAL = ("symmetrizer", "path")
 
 
 def check_kinds(

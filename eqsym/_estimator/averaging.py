@@ -174,7 +174,11 @@ def post_hoc(
     [`eqsym.Symmetrized`][].
     """
     check_kinds(
-        wavefunction=wavefunction, hamiltonian=hamiltonian, group=group, chains=chains
+        wavefunction=wavefunction,
+        hamiltonian=hamiltonian,
+        group=group,
+        chains=chains,
+        path=path,
     )
     group.check_crystal(wavefunction.crystal)
     trivial = np.ones((1, group.order))

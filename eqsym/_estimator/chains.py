@@ -9,6 +9,7 @@ from .._core import (
     AbstractModule,
     check_chunk,
     check_kind,
+    checked_but,
     Integer,
     Key,
     random_key,
@@ -40,6 +41,7 @@ class Chains(AbstractModule):
     chunk: int | None = eqx.field(static=True)
     progress: bool | None = eqx.field(static=True)
 
+    @checked_but("walkers", "sampler")
     def __init__(
         self,
         walkers: Integer | Walkers | np.ndarray | Sequence,

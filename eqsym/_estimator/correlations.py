@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
-from .._core import Integer, whole_number
+from .._core import checked, Integer, whole_number
 from .._crystal import Crystal, from_nearest, inner_radius
 from .observables import (
     AbstractObservable,
@@ -21,6 +21,7 @@ from .observables import (
 _UP, _DOWN = 0, 1
 
 
+@checked
 class StructureFactor(AbstractObservable):
     r"""The static structure factor of density fluctuations,
 
@@ -85,6 +86,7 @@ class PairCorrelation(AbstractObservable):
     r_max: float = eqx.field(static=True)
     spins: tuple[int, int] | None = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         crystal: Crystal,
@@ -182,6 +184,7 @@ class PairCorrelation(AbstractObservable):
         return means * ordered * self.crystal.supercell.volume / (product * shells)
 
 
+@checked
 class Polarization(AbstractObservable):
     r"""The complex polarization of the electrons,
     $z_l = \langle \exp(i b_l \cdot \sum_j r_j) \rangle$ for the three reciprocal
@@ -198,6 +201,8 @@ class Polarization(AbstractObservable):
     **Arguments:**
 
     - `crystal`: the crystal.
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
 
     crystal: Crystal

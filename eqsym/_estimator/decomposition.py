@@ -184,7 +184,11 @@ def sectors(
     see [`eqsym.Symmetrized`][].
     """
     check_kinds(
-        wavefunction=wavefunction, hamiltonian=hamiltonian, group=group, chains=chains
+        wavefunction=wavefunction,
+        hamiltonian=hamiltonian,
+        group=group,
+        chains=chains,
+        path=path,
     )
     group.check_crystal(wavefunction.crystal)
     table = character_table(group)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
-from .._core import precise_matmul
+from .._core import checked, Numbers, precise_matmul
 from .._crystal import Crystal, from_nearest, Lattice
 from .._group import SpaceGroup
 from .observables import (
@@ -42,6 +42,7 @@ class Density(AbstractObservable):
     spins: tuple[float, float] = eqx.field(static=True)
     supercell: bool = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         crystal: Crystal,
@@ -77,10 +78,11 @@ class Density(AbstractObservable):
         self.supercell = supercell
 
     @classmethod
+    @checked
     def for_group(
         cls,
         group: SpaceGroup,
-        spacing: Any,
+        spacing: Numbers,
         *,
         spins: tuple[float | int, float | int] = (1, 1),
         supercell: bool = False,
@@ -161,6 +163,7 @@ class Density(AbstractObservable):
         return jnp.ravel_multi_index(tuple(wrapped.T), self.shape, mode="wrap")
 
 
+@checked
 class FourierDensity(AbstractObservable):
     r"""Fourier components of the electron density in the primitive cell,
 

@@ -109,6 +109,7 @@ def evaluate(
         hamiltonian=hamiltonian,
         chains=chains,
         symmetrizer=symmetrizer,
+        path=path,
     )
     sample = _EnergySample(wavefunction, hamiltonian, symmetrizer)
     samples = sampled("evaluate", sample, wavefunction, hamiltonian, chains, path)

@@ -143,7 +143,11 @@ def observe(
     have one.
     """
     check_kinds(
-        optional=("group",), wavefunction=wavefunction, chains=chains, group=group
+        optional=("group", "path"),
+        wavefunction=wavefunction,
+        chains=chains,
+        group=group,
+        path=path,
     )
     observables = named_observables(observables)
     if group is not None:
@@ -201,7 +205,7 @@ def observe_post_hoc(
     **Raises:** as [`eqsym.observe`][] does, and `ValueError` if the average is not a
     projection of f, see [`eqsym.Symmetrized`][].
     """
-    check_kinds(wavefunction=wavefunction, group=group, chains=chains)
+    check_kinds(wavefunction=wavefunction, group=group, chains=chains, path=path)
     observables = named_observables(observables)
     group.check_crystal(wavefunction.crystal)
     check_projection(wavefunction, group, np.ones(group.order))

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from .._core import (
     AbstractSummarized,
+    checked_but,
     Integer,
     Key,
     mesh_of,
@@ -61,6 +62,7 @@ class GradientNoise(AbstractResult):
         return f"gradient: {gradient}; update: {update}; {self.repeats} batches"
 
 
+@checked_but("vmc", "state")
 def gradient_noise(
     vmc: VMC,
     state: VMCState,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from .._core import checked
 from .chain_mixing import Mixing
 from .estimate import Estimate
 from .tables import AbstractResult, Column, Table
@@ -75,6 +76,7 @@ QUANTITIES = {
 }
 
 
+@checked
 def table(rows: dict[str, Evaluation | None]) -> Table:
     """A table of evaluations, one row each. The column `R-hat` is split R-hat of the
     energy, and what is beyond its bound; see [`eqsym.Evaluation`][]. If samples were
@@ -89,6 +91,8 @@ def table(rows: dict[str, Evaluation | None]) -> Table:
 
     The table: `print` and notebooks show it, `to_frame()` makes a data frame of pandas,
     with errors as columns of their own, `energy` and `energy_error`.
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
     return Table(tuple(rows), tuple(columns(rows.values())))
 

@@ -1,7 +1,5 @@
 """The density and the local energy along translations of all electrons."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,10 +9,12 @@ from jaxtyping import Float
 from .._core import (
     AbstractSummarized,
     check_chunk,
+    checked_but,
     chunked_vmap,
     Electrons,
     full_precision,
     Integer,
+    Numbers,
     progress_bar,
     whole_number,
 )
@@ -45,12 +45,13 @@ class TranslationScan(AbstractSummarized):
         return f"{points} points, with{energies} local energies"
 
 
+@checked_but("wavefunction", "electrons", "hamiltonian")
 def translation_scan(
     wavefunction: AbstractWavefunction,
     electrons: Electrons,
-    vectors: Any,
+    vectors: Numbers,
     *,
-    origin: Any = (0.0, 0.0, 0.0),
+    origin: Numbers = (0.0, 0.0, 0.0),
     points: Integer = 61,
     hamiltonian: AbstractHamiltonian | None = None,
     chunk: Integer | None = None,

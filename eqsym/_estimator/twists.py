@@ -7,7 +7,7 @@ import numpy as np
 import spglib
 from jaxtyping import Float
 
-from .._core import AbstractModule, aligned, check_kind
+from .._core import AbstractModule, aligned, checked, Numbers
 from .._crystal import Crystal, quiet, SYMPREC, with_changes
 from .._group import SpaceGroup, supercell_rotations
 from .chain_mixing import worst
@@ -33,11 +33,12 @@ class Twists(AbstractModule):
         return aligned([["k_1", "k_2", "k_3", "weight"], *rows])
 
 
+@checked
 def irreducible_twists(
     crystal: Crystal,
     mesh: Any,
     *,
-    shift: Any = (0, 0, 0),
+    shift: Numbers = (0, 0, 0),
     symprec: float = SYMPREC,
     vacuum: Sequence[int] | int | None = None,
 ) -> Twists:
@@ -135,6 +136,7 @@ def _digits(weight: Any) -> str:
     return f"{weight:.4f}" if isinstance(weight, float) else weight
 
 
+@checked
 def twist_average(
     evaluations: Sequence[Evaluation], weights: Float[np.ndarray, " twists"]
 ) -> TwistAverage:
@@ -166,13 +168,6 @@ def twist_average(
     with the same key, so that their errors do not add up.
     """
     evaluations = tuple(evaluations)
-    for i, one in enumerate(evaluations):
-        check_kind(
-            f"evaluations[{i}]",
-            one,
-            Evaluation,
-            "what `eqs.evaluate` returns, or `plain` or `averaged` of `eqs.post_hoc`",
-        )
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape != (len(evaluations),) or not evaluations:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Fundamental domains of space groups."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ import scipy.optimize
 import scipy.spatial
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core import AbstractFixed, AbstractSummarized, precise_einsum
+from .._core import AbstractFixed, AbstractSummarized, checked, Numbers, precise_einsum
 from .._crystal import from_nearest, Lattice
 from .operations import static_data
 from .space_group import SpaceGroup
@@ -56,7 +56,8 @@ class FundamentalDomain(AbstractFixed, AbstractSummarized):
     _vertices: tuple[tuple[float, ...], ...] = eqx.field(static=True)
     _faces: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
-    def __init__(self, group: SpaceGroup, point: Any):
+    @checked
+    def __init__(self, group: SpaceGroup, point: Numbers):
         """**Arguments:**
 
         - `group`: the space group.
@@ -101,7 +102,10 @@ class FundamentalDomain(AbstractFixed, AbstractSummarized):
         self._faces = cell.faces
 
     @classmethod
-    def of(cls, group: SpaceGroup, *, point: Any = None) -> "FundamentalDomain":
+    @checked
+    def of(
+        cls, group: SpaceGroup, *, point: Numbers | None = None
+    ) -> "FundamentalDomain":
         """A domain with few faces and without short edges.
 
         **Arguments:**
@@ -166,6 +170,7 @@ class FundamentalDomain(AbstractFixed, AbstractSummarized):
         """Largest distance of a vertex from the point c, in Bohr."""
         return float(np.max(np.linalg.norm(self.vertices - self.point, axis=1)))
 
+    @checked
     def excess(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch faces"]:
         r"""How far points are outside of each face, $n_f \cdot r - b_f$; negative
         inside.
@@ -177,12 +182,15 @@ class FundamentalDomain(AbstractFixed, AbstractSummarized):
         **Returns:**
 
         Lengths in Bohr.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         normals = jnp.asarray(self.normals, points.dtype)
         offsets = jnp.asarray(self.offsets, points.dtype)
         along = precise_einsum("...i,fi->...f", points, normals)
         return along - jnp.broadcast_to(offsets, along.shape)
 
+    @checked
     def distance(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:
         r"""$d(r, D) = \sum_f \max(0, n_f \cdot r - b_f)$, which is 0 in the domain and
         positive elsewhere (Huang et al. (2025), arXiv 2502.05318). For an image of the
@@ -195,9 +203,12 @@ class FundamentalDomain(AbstractFixed, AbstractSummarized):
         **Returns:**
 
         Lengths in Bohr.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         return jnp.sum(jax.nn.relu(self.excess(points)), axis=-1)
 
+    @checked
     def contains(self, points: Float[Array, "*batch 3"]) -> Bool[Array, "*batch"]:
         """Whether points, in Bohr, lie in the domain, boundary included."""
         return jnp.all(self.excess(points) <= 0, axis=-1)

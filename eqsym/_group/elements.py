@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._core import AbstractSummarized, as_fraction
+from .._core import AbstractSummarized, as_fraction, checked
 from .._crystal import into_cell, is_whole, SAME_ELEMENT
 from .names import along_rows, ORDERS
 from .space_group import SpaceGroup
@@ -69,6 +69,7 @@ class SymmetryElements(AbstractSummarized):
         return ", ".join(f"{n}x {name}" for name, n in counts if n)
 
 
+@checked
 def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
     r"""Finds where the axes, planes and inversion centers of a space group are, one of
     each class modulo lattice translations.
@@ -106,6 +107,8 @@ def symmetry_elements(group: SpaceGroup) -> SymmetryElements:
         - `glide`: the shortest shift that comes with the reflection, 0 for a mirror;
         - `is_mirror`: whether it is a mirror plane and not a glide plane.
     - `centers`: the inversion centers, (centers, 3).
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
     vectors = group.crystal.lattice.vectors
     lines: list[_Line] = []

@@ -8,7 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Complex, Inexact, Int
 
-from .._core import AbstractFixed, AbstractSummarized, html_table, in_blocks
+from .._core import AbstractFixed, AbstractSummarized, checked, html_table, in_blocks
 from .mulliken import class_heads, INTEGER, labeled
 from .names import caption
 from .space_group import SpaceGroup
@@ -160,6 +160,7 @@ class CharacterTable(AbstractFixed, AbstractSummarized):
         return caption(self.group._operations(), shifted)
 
 
+@checked
 def character_table(group: SpaceGroup) -> CharacterTable:
     """The character table of a group of operations: `print`, or a notebook, shows
     which irreducible representations there are to project onto.
@@ -189,10 +190,13 @@ def character_table(group: SpaceGroup) -> CharacterTable:
     - `values`: the characters, one row for each irrep and one column for each class;
         real numbers if all are.
     - `group`: the group.
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
     return _character_table(group)
 
 
+@checked
 def irreps(group: SpaceGroup) -> tuple[Irrep, ...]:
     """All irreducible representations of a group, the trivial one first: the rows of
     [`eqsym.character_table`][].
@@ -200,6 +204,8 @@ def irreps(group: SpaceGroup) -> tuple[Irrep, ...]:
     **Arguments:**
 
     - `group`: as for [`eqsym.character_table`][].
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
     return _character_table(group).irreps
 

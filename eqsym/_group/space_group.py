@@ -11,9 +11,11 @@ from jaxtyping import Array, Float, Int
 from .._core import (
     AbstractFixed,
     AbstractSummarized,
+    checked,
     Electrons,
     formula,
     Integer,
+    Numbers,
     OPERATIONS,
     spread,
 )
@@ -99,11 +101,12 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
     _frac_rotations: tuple[tuple[tuple[int, ...], ...], ...] = eqx.field(static=True)
     _frac_translations: tuple[tuple[float, ...], ...] = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         crystal: Crystal,
-        frac_rotations: Any,
-        frac_translations: Any,
+        frac_rotations: Numbers,
+        frac_translations: Numbers,
         *,
         tolerance: float = _TOLERANCE,
         modulo_supercell: bool = False,
@@ -142,6 +145,7 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         check_group(self.crystal, self._operations(), self.vacuum, lattice)
 
     @classmethod
+    @checked
     def of(
         cls,
         crystal: Crystal,
@@ -187,13 +191,14 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         return cls(crystal, *ordered(found), tolerance=tolerance, vacuum=vacuum)
 
     @classmethod
+    @checked
     def from_hall_number(
         cls,
         crystal: Crystal,
         hall_number: Integer,
         *,
-        axes: Any = None,
-        frac_origin: Any = (0.0, 0.0, 0.0),
+        axes: Numbers | None = None,
+        frac_origin: Numbers = (0.0, 0.0, 0.0),
     ) -> "SpaceGroup":
         """Takes a group that the crystal must have from the tables of spglib, in any
         setting. The identity comes first.
@@ -227,13 +232,14 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         return cls(crystal, *ordered(distinct(every)), vacuum=vacuum)
 
     @classmethod
+    @checked
     def from_number(
         cls,
         crystal: Crystal,
         number: Integer,
         *,
-        axes: Any = None,
-        frac_origin: Any = (0.0, 0.0, 0.0),
+        axes: Numbers | None = None,
+        frac_origin: Numbers = (0.0, 0.0, 0.0),
     ) -> "SpaceGroup":
         """A space group by its number in the International Tables, 1 to 230, in the
         first setting that spglib has for it: unique axis b, cell choice 1, hexagonal
@@ -244,13 +250,14 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         )
 
     @classmethod
+    @checked
     def layer_group(
         cls,
         crystal: Crystal,
         number: Integer,
         *,
-        axes: Any = None,
-        frac_origin: Any = (0.0, 0.0, 0.0),
+        axes: Numbers | None = None,
+        frac_origin: Numbers = (0.0, 0.0, 0.0),
     ) -> "SpaceGroup":
         """A layer group by its number in the International Tables E, 1 to 80, in the
         first setting that spglib has for it; the third axis is the aperiodic one. Other
@@ -260,13 +267,14 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         )
 
     @classmethod
+    @checked
     def plane_group(
         cls,
         crystal: Crystal,
         group: Integer | str,
         *,
-        axes: Any = None,
-        frac_origin: Any = (0.0, 0.0, 0.0),
+        axes: Numbers | None = None,
+        frac_origin: Numbers = (0.0, 0.0, 0.0),
     ) -> "SpaceGroup":
         """One of the 17 plane groups, acting on the first two axes. The third one stays
         as it is.
@@ -389,7 +397,8 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         the order of their first operations."""
         return conjugacy_classes(self.multiplication_table, self.inverses)
 
-    def subgroup(self, operations: Any) -> "SpaceGroup":
+    @checked
+    def subgroup(self, operations: Numbers) -> "SpaceGroup":
         """The group of some of the operations.
 
         **Arguments:**
@@ -403,7 +412,8 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         check_closed(self.multiplication_table, some)
         return self._with(self.frac_rotations[some], self.frac_translations[some])
 
-    def generated_by(self, operations: Any) -> "SpaceGroup":
+    @checked
+    def generated_by(self, operations: Numbers) -> "SpaceGroup":
         """The smallest subgroup that has some of the operations, in the order of this
         group.
 
@@ -422,7 +432,8 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         conventional cell."""
         return self.subgroup(np.flatnonzero(pure_translations(self.frac_rotations)))
 
-    def point_part(self, frac_origin: Any = (0.0, 0.0, 0.0)) -> "SpaceGroup":
+    @checked
+    def point_part(self, frac_origin: Numbers = (0.0, 0.0, 0.0)) -> "SpaceGroup":
         """The subgroup of operations that fix a point modulo `lattice`; by default, of
         operations without a translation. Their translations are chosen so that they
         leave the point exactly where it is, and products are operations exactly.
@@ -430,8 +441,14 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         **Arguments:**
 
         - `frac_origin`: the point, in fractions of the primitive lattice vectors.
+
+        **Raises:** `ValueError` for anything but three numbers.
         """
         point = np.asarray(frac_origin, dtype=np.float64)
+        if point.shape != (3,):
+            raise ValueError(
+                f"`frac_origin` must be three numbers, got {frac_origin!r}."
+            )
         change = self.frac_rotations @ point + self.frac_translations - point
         fixed = self._operations().length(change) < self.tolerance
         translations = self.frac_translations - np.round(change)
@@ -449,6 +466,7 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         every = distinct(with_translations(self.crystal, self._operations()))
         return self._with(every.rotations, every.translations, modulo_supercell=True)
 
+    @checked
     def apply(
         self,
         electrons: Electrons,
@@ -466,9 +484,12 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         **Returns:**
 
         The images in Bohr, in the dtype of `electrons`.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         return images(*self._cartesian(electrons.dtype, operations), electrons)
 
+    @checked
     def apply_inverse(
         self,
         electrons: Electrons,
@@ -478,6 +499,7 @@ class SpaceGroup(AbstractFixed, AbstractSummarized):
         translation. Arguments and result as for `apply`."""
         return inverse_images(*self._cartesian(electrons.dtype, operations), electrons)
 
+    @checked
     def check_crystal(self, crystal: Crystal) -> None:
         """Makes sure that `crystal` is the crystal of this group, as
         [`eqsym.Crystal.difference`][] compares them. Numbers of electrons may differ.

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from .._core import (
     AbstractFixed,
+    checked,
     Electrons,
     in_two,
     nearest_displacement,
@@ -62,6 +63,7 @@ class Ewald(AbstractFixed):
     reach: tuple[int, int, int] = eqx.field(static=True)
     electrons: int = eqx.field(static=True)
 
+    @checked
     def __init__(
         self, crystal: Crystal, *, alpha: float | None = None, precision: float = 1e-7
     ):
@@ -121,6 +123,7 @@ class Ewald(AbstractFixed):
         self.reach = sums.reach
         self.electrons = electrons
 
+    @checked
     def __call__(self, electrons: Electrons) -> Float[Array, ""]:
         """The potential energy of one configuration; `jax.vmap` it over walkers.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from .._core import AbstractModule, Electrons, full_precision
+from .._core import AbstractModule, checked, Electrons, full_precision
 from .._crystal import Crystal
 from .._wavefunction import AbstractWavefunction
 from .ewald import Ewald
@@ -83,6 +83,7 @@ class ForwardLaplacian(AbstractKinetic):
 
     sparsity_threshold: float = eqx.field(static=True)
 
+    @checked
     def __init__(self, *, sparsity_threshold: float = 0.0):
         """**Arguments:**
 
@@ -216,6 +217,7 @@ class Hamiltonian(AbstractHamiltonian):
     ewald: Ewald
     kinetic: AbstractKinetic
 
+    @checked
     def __init__(
         self,
         crystal: Crystal,
@@ -230,6 +232,8 @@ class Hamiltonian(AbstractHamiltonian):
             [`eqsym.ForwardLaplacian`][].
         - `alpha`: splitting parameter of the Ewald sums in inverse Bohr, chosen for the
             least cost if not given. The energy does not depend on it.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         self.crystal = crystal
         self.ewald = Ewald(crystal, alpha=alpha)

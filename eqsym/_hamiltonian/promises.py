@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, PyTree
 
 from .._core import (
+    checked_but,
     combine,
     full_precision,
     Key,
@@ -40,6 +41,7 @@ _SHARE, _LEAST = 0.01, 1e-3
 _DIFFERENCE = 0.01
 
 
+@checked_but("wavefunction")
 def check_wavefunction(
     wavefunction: AbstractWavefunction,
     *,

@@ -10,7 +10,7 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import equinox as eqx
 import jax
@@ -21,9 +21,11 @@ from jaxtyping import Array, Float, Inexact
 from .._core import (
     AbstractFixed,
     AbstractSummarized,
+    checked,
     Electrons,
     full_precision,
     Integer,
+    Numbers,
     on_first,
     path_of,
     precise_matmul,
@@ -46,11 +48,14 @@ class Occupation(AbstractFixed, AbstractSummarized):
 
     _kpoints: tuple[tuple[tuple[float, ...], ...], ...] = eqx.field(static=True)
 
-    def __init__(self, cart_kpoints: tuple[Any, Any]):
+    @checked
+    def __init__(self, cart_kpoints: tuple[Numbers, Numbers]):
         """**Arguments:**
 
         - `cart_kpoints`: for spin up and spin down, (orbitals, 3) k-points in inverse
             Bohr.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         up, down = (
             np.asarray(k, dtype=np.float64).reshape(-1, 3) for k in cart_kpoints
@@ -151,6 +156,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         return f"{self.energy:.6f} Ha per cell, {self.crystal!r}"
 
     @classmethod
+    @checked
     def solve(
         cls,
         crystal: Crystal,
@@ -265,6 +271,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         return solved
 
     @full_precision()
+    @checked
     def orbitals(
         self, electrons: Electrons
     ) -> tuple[Inexact[Array, "up up"], Inexact[Array, "down down"]]:
@@ -279,6 +286,8 @@ class MeanField(AbstractFixed, AbstractSummarized):
         `(up, down)`: rows are the electrons of that spin, columns the occupied
         orbitals in the order of `occupation`. Normalized to one electron in a primitive
         cell. Complex, or real if the orbitals are.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         n_up = self.occupation.cart_kpoints[0].shape[0]
         channels = (electrons[:n_up], electrons[n_up:])
@@ -304,6 +313,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
             return values * jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
         return values * jnp.cos(angle)
 
+    @checked
     def save(self, path: str | os.PathLike) -> None:
         """Writes the mean field, with its crystal, to one file that is complete or not
         there.
@@ -311,6 +321,8 @@ class MeanField(AbstractFixed, AbstractSummarized):
         **Arguments:**
 
         - `path`: of the file; conventionally ending in `.npz`.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         path = path_of("path", path)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -350,6 +362,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         return file.getvalue()
 
     @classmethod
+    @checked
     def load(cls, path: str | os.PathLike) -> "MeanField":
         """Reads a file of [`eqsym.MeanField.save`][], without solving anything.
 

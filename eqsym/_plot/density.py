@@ -5,7 +5,7 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from .._core import Integer, whole_number
+from .._core import checked, Integer, Numbers, whole_number
 from .._crystal import from_nearest, inner_radius, Lattice
 from .._estimator import Density, Observed
 from .figures import new_figure
@@ -24,12 +24,13 @@ _LINES = 9
 _WIDTH, _REACH = 0.4, 2.2
 
 
+@checked
 def plot_densities(
     density: Density,
     observed: dict[str, Observed],
-    vectors: Any,
+    vectors: Numbers,
     *,
-    origin: Any = (0.0, 0.0, 0.0),
+    origin: Numbers = (0.0, 0.0, 0.0),
     points: Integer = 161,
 ) -> "Figure":
     """Draws densities in a plane, side by side, in one color scale.

@@ -5,7 +5,7 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from .._core import Integer, whole_number
+from .._core import checked, Integer, whole_number
 from .._estimator import Sectors, TranslationScan
 from .._group import FundamentalDomain
 from .parts import domain_traces, plane_axes
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked
 def plot_scans(
     scans: dict[str, TranslationScan],
     *,
@@ -118,6 +119,7 @@ def _draw_domain(ax: Any, domain: FundamentalDomain, scan: TranslationScan) -> N
     lines.set_clip_path(Polygon(corners, transform=ax.transData))
 
 
+@checked
 def plot_training(
     history: dict[str, Float[np.ndarray, " steps"]],
     *,
@@ -137,6 +139,8 @@ def plot_training(
     **Returns:**
 
     A matplotlib figure; save it with `savefig`.
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
     figure, axes = new_figure(3, 1, (7.0, 7.5), sharex=True)
     energy_axis, variance_axis, acceptance_axis = axes.flat
@@ -213,6 +217,7 @@ def _moving(
     return steps[window - 1 :], views.mean(axis=1), views.std(axis=1)
 
 
+@checked
 def plot_sectors(sectors: Sectors) -> "Figure":
     """Draws the weights of symmetry sectors, on a logarithmic scale, and their
     energies.
@@ -225,6 +230,8 @@ def plot_sectors(sectors: Sectors) -> "Figure":
 
     A matplotlib figure with error bars. Sectors without an energy have a weight only;
     weights below zero, which noise can make, are not drawn.
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
     labels = [sector.label for sector in sectors.sectors]
     places = np.arange(len(labels))

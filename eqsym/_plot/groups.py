@@ -6,6 +6,7 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from .._core import checked
 from .._crystal import Crystal, is_whole, SAME_ELEMENT
 from .._group import SpaceGroup, symmetry_elements, SymmetryElements, vacuum_gap
 from .bulk import draw_bulk
@@ -35,6 +36,7 @@ _PLANE_COLORS = {True: "#3a3a3a", False: "#999999"}
 _SIZES = {2: 14, 3: 9, 4: 9, 6: 11}
 
 
+@checked
 def plot_group(
     crystal: Crystal,
     *,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core import check_kind, partition, path_of
+from .._core import check_kind, checked, partition, path_of
 from .._group import SpaceGroup
 from .._hamiltonian import Hamiltonian
 from .._storage import (
@@ -71,6 +71,7 @@ class RunSettings(eqx.Module):
     stages: tuple[tuple[int, AbstractStrategy], ...]
 
 
+@checked
 def load_run(
     path: str | os.PathLike, wavefunction: AbstractWavefunction | None = None
 ) -> RunResult:

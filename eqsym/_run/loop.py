@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from .._core import (
+    checked_but,
     Integer,
     interactive,
     interruptible,
@@ -85,6 +86,10 @@ class _BurnIn(eqx.Module):
 _Early = TypeVar("_Early", PretrainingState, _BurnIn)
 
 
+@checked_but(
+    *("vmc", "wavefunction", "walkers", "state", "pretraining", "stages"),
+    *("callback", "figure"),
+)
 def run(
     vmc: VMC,
     wavefunction: AbstractWavefunction | None = None,

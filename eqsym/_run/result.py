@@ -6,7 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._core import data_frame, Integer, Walkers, whole_number
+from .._core import checked, data_frame, Integer, Walkers, whole_number
 from .._crystal import Crystal
 from .._estimator import Estimate, estimate_from
 from .._group import SpaceGroup
@@ -73,6 +73,7 @@ class RunResult(eqx.Module):
         crystal from [`eqsym.SpaceGroup.of`][], which is then found anew."""
         return SpaceGroup.of(self.crystal) if self._group is None else self._group
 
+    @checked
     def energy(self, last: Integer | None = None) -> Estimate:
         r"""The mean energy of the last steps, in Hartree per primitive cell.
 

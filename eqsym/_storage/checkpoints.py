@@ -20,7 +20,16 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .._core import Integer, on_all, on_first, on_host, path_of, put, whole_number
+from .._core import (
+    checked,
+    Integer,
+    on_all,
+    on_first,
+    on_host,
+    path_of,
+    put,
+    whole_number,
+)
 from .comparison import compare, Difference, in_precision, listed
 from .serialize import arrays_of, dumps, encode, is_key, Json, typed, uncompared
 
@@ -33,6 +42,7 @@ _NAMED = 12
 _ARRAYS, _DESCRIPTION, _SUMS = "arrays.npz", "description.json", "SHA256SUMS"
 
 
+@checked
 def save_checkpoint(
     folder: str | os.PathLike,
     step: Integer,
@@ -142,6 +152,7 @@ def is_whole(folder: str | os.PathLike, step: int) -> bool:
     return _damage(Path(folder) / str(step)) is None
 
 
+@checked
 def latest_checkpoint(folder: str | os.PathLike) -> int | None:
     """The number of the newest checkpoint in a folder whose checksums agree, or
     `None`."""
@@ -202,6 +213,7 @@ def _set_aside(folder: Path) -> None:
         place.rename(aside)
 
 
+@checked
 def restore_checkpoint(
     folder: str | os.PathLike,
     step: Integer | None,

@@ -11,7 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._core import AbstractFixed, Electrons, Integer, Key, precise_matmul, whole_number
+from .._core import (
+    AbstractFixed,
+    checked,
+    Electrons,
+    Integer,
+    Key,
+    precise_matmul,
+    whole_number,
+)
 from .._group import FundamentalDomain, polyhedron, SpaceGroup, static_data
 from .orbits import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
 
@@ -104,6 +112,7 @@ class Canonicalization(AbstractSymmetrizer):
     _reach: "_Reach"
     _meeting: int = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         domain: FundamentalDomain,
@@ -163,6 +172,7 @@ class Canonicalization(AbstractSymmetrizer):
         """
         return _weights(self.domain, self._reach, self.eps, self.smoothing, electrons)
 
+    @checked
     def orbit(self, electrons: Electrons) -> Orbit:
         """See [`eqsym.AbstractSymmetrizer`][]. Images that only fill up the orbit have
         weight 0 and repeat the one with the largest weight. If images are dropped
@@ -262,6 +272,7 @@ class RandomCanonicalization(AbstractRandomSymmetrizer):
     eps: float = eqx.field(static=True)
     smoothing: AbstractSmoothing
 
+    @checked
     def __init__(
         self,
         domain: FundamentalDomain,
@@ -289,6 +300,7 @@ class RandomCanonicalization(AbstractRandomSymmetrizer):
         invariant."""
         return np.ones(self.group.order)
 
+    @checked
     def draw(self, key: Key) -> RandomImage:
         """Draws an electron and a uniform number; `jax.vmap` it for a draw per walker.
 
@@ -299,6 +311,8 @@ class RandomCanonicalization(AbstractRandomSymmetrizer):
         **Returns:**
 
         The symmetrizer of this draw.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         which, where = jax.random.split(key)
         electrons = sum(self.group.crystal.electrons)

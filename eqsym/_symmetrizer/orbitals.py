@@ -5,7 +5,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Inexact
 
-from .._core import Electrons, LogPsi, precise_einsum
+from .._core import checked, Electrons, LogPsi, precise_einsum
 from .._crystal import Crystal
 from .._wavefunction import (
     AbstractOrbitalNetwork,
@@ -30,6 +30,7 @@ class SymmetrizedOrbitals(AbstractWavefunction):
     symmetrizer: AbstractSymmetrizer
     average_phases: bool = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         wavefunction: AbstractOrbitalNetwork,
@@ -81,6 +82,7 @@ class SymmetrizedOrbitals(AbstractWavefunction):
             return None
         return self.wavefunction.crystal_momentum
 
+    @checked
     def __call__(self, electrons: Electrons) -> LogPsi:
         orbit = self.symmetrizer.orbit(electrons)
         places = None if self.average_phases else electrons

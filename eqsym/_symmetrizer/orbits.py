@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Inexact, Int
 from .._core import (
     AbstractFixed,
     AbstractModule,
-    check_kind,
+    checked,
     Electrons,
     Integer,
     Key,
@@ -126,6 +126,7 @@ class AbstractProjection(AbstractSymmetrizer):
         """The numbers $a_g$, in the order of the operations of `group`; known when a
         projection is made, never traced."""
 
+    @checked
     def orbit(self, electrons: Electrons) -> Orbit:
         """The coefficients, and the images by all operations."""
         weights = as_weights(self.coefficients, electrons.dtype)
@@ -145,13 +146,6 @@ def check_projector(name: str, projection: AbstractProjection) -> None:
     r"""Raises `ValueError` for anything that is not a projector: with
     $U_g U_h = U_{gh}$ that is $\sum_h a_h a_{h^{-1} g} = a_g$ and
     $a_{g^{-1}} = \overline{a_g}$."""
-    check_kind(
-        name,
-        projection,
-        AbstractProjection,
-        "a projection, such as `eqs.GroupAverage(group)` or `eqs.IrrepProjection`",
-        {SpaceGroup: "Wrap it in `eqs.GroupAverage`."},
-    )
     group, a = projection.group, np.asarray(projection.coefficients)
     if a.shape != (group.order,):
         raise ValueError(
@@ -169,6 +163,7 @@ def check_projector(name: str, projection: AbstractProjection) -> None:
         )
 
 
+@checked
 class GroupAverage(AbstractProjection):
     r"""The average over a group, $(P f)(x) = |G|^{-1} \sum_g f(g^{-1} x)$: the
     projection onto functions that all operations leave as they are.
@@ -179,6 +174,8 @@ class GroupAverage(AbstractProjection):
     **Arguments:**
 
     - `group`: the space group.
+
+    **Raises:** `ValueError` for arguments of the wrong kind.
     """
 
     group: SpaceGroup
@@ -216,6 +213,7 @@ class IrrepProjection(AbstractProjection):
     irrep: Irrep
     row: int | None = eqx.field(static=True)
 
+    @checked
     def __init__(
         self, group: SpaceGroup, irrep: str | Irrep, row: Integer | None = None
     ):
@@ -274,6 +272,7 @@ class Symmetrized(AbstractWavefunction):
     symmetrizer: AbstractSymmetrizer
     operation_chunk: int | None = eqx.field(default=None, static=True)
 
+    @checked
     def __init__(
         self,
         wavefunction: AbstractWavefunction,
@@ -341,6 +340,7 @@ class Symmetrized(AbstractWavefunction):
             return None
         return momentum if keeps_momentum(group, momentum) else None
 
+    @checked
     def __call__(self, electrons: Electrons) -> LogPsi:
         orbit = self.symmetrizer.orbit(electrons)
         chunk = self.operation_chunk
@@ -349,6 +349,7 @@ class Symmetrized(AbstractWavefunction):
         return _sum_in_chunks(self.wavefunction, orbit, chunk)
 
 
+@checked
 def symmetry_ratio(
     wavefunction: AbstractWavefunction,
     symmetrizer: AbstractSymmetrizer,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._core import Electrons, Integer, Key, whole_number
+from .._core import checked, Electrons, Integer, Key, whole_number
 from .._group import SpaceGroup
 from .orbits import AbstractRandomSymmetrizer, AbstractSymmetrizer, Orbit
 
@@ -38,6 +38,7 @@ class RandomSubset(AbstractRandomSymmetrizer):
     size: int = eqx.field(static=True)
     replace: bool = eqx.field(static=True)
 
+    @checked
     def __init__(self, group: SpaceGroup, size: Integer, *, replace: bool = False):
         """**Arguments:**
 
@@ -61,6 +62,7 @@ class RandomSubset(AbstractRandomSymmetrizer):
         invariant."""
         return np.ones(self.group.order)
 
+    @checked
     def draw(self, key: Key) -> SubsetAverage:
         """**Arguments:**
 
@@ -69,6 +71,8 @@ class RandomSubset(AbstractRandomSymmetrizer):
         **Returns:**
 
         The average over the operations drawn.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         operations = draw_operations(key, self.group, self.size, self.replace)
         return SubsetAverage(self.group, operations)

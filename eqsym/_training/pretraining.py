@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from .._core import (
     AbstractModule,
+    checked,
     combine,
     Electrons,
     Integer,
@@ -72,6 +73,7 @@ class Pretraining(AbstractModule):
     optimizer: optax.GradientTransformation
     sampler: Metropolis
 
+    @checked
     def __init__(
         self,
         mean_field: MeanField,
@@ -94,6 +96,7 @@ class Pretraining(AbstractModule):
         self.optimizer = optax.adam(3e-3) if optimizer is None else optimizer
         self.sampler = Metropolis(5) if sampler is None else sampler
 
+    @checked
     def init(
         self, wavefunction: AbstractOrbitalNetwork, walkers: Walkers, *, key: Key
     ) -> PretrainingState:
@@ -132,6 +135,7 @@ class Pretraining(AbstractModule):
             jnp.zeros((), int),
         )
 
+    @checked
     def step(
         self, state: PretrainingState
     ) -> tuple[PretrainingState, Float[Array, ""]]:
@@ -145,6 +149,8 @@ class Pretraining(AbstractModule):
 
         `(state, loss)`: the next state, and the loss before it; NaN if the parameters
         of the next state are not finite.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         sampler = self.sampler.step(HartreeFock(self.mean_field), state.sampler)
         parameters, rest = partition(state.wavefunction)
@@ -167,6 +173,7 @@ class Pretraining(AbstractModule):
         )
         return following, jnp.where(jnp.all(jnp.stack(finite)), loss, jnp.nan)
 
+    @checked
     def __call__(
         self,
         wavefunction: AbstractOrbitalNetwork,

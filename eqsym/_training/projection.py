@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Inexact, Int
 from .._core import (
     check_chunk,
     check_kind,
+    checked_but,
     chunked_vmap,
     Electrons,
     Integer,
@@ -72,6 +73,7 @@ class ProjectedTraining(AbstractDraws):
     orbit_points: int = eqx.field(static=True)
     chunk: int | None = eqx.field(static=True)
 
+    @checked_but("share")
     def __init__(
         self,
         projection: AbstractProjection,

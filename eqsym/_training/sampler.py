@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._core import (
     AbstractModule,
+    checked,
     full_precision,
     Integer,
     Key,
@@ -148,6 +149,7 @@ class Metropolis(AbstractSampler[MetropolisState]):
     exchange: float
     hop: float
 
+    @checked
     def __init__(
         self,
         moves: Integer = 20,

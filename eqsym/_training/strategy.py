@@ -14,6 +14,8 @@ from .._core import (
     AbstractModule,
     check_chunk,
     check_kind,
+    checked,
+    checked_but,
     chunked_vmap,
     Electrons,
     Integer,
@@ -21,7 +23,7 @@ from .._core import (
     Walkers,
     whole_number,
 )
-from .._group import FundamentalDomain, SpaceGroup
+from .._group import SpaceGroup
 from .._symmetrizer import (
     AbstractRandomSymmetrizer,
     AbstractSymmetrizer,
@@ -216,6 +218,7 @@ class SymmetrizedTraining(AbstractStrategy[DrawnSymmetrizer]):
     symmetrizer: AbstractRandomSymmetrizer
     form: Callable[[Any, AbstractSymmetrizer], AbstractWavefunction]
 
+    @checked
     def __init__(
         self,
         symmetrizer: AbstractRandomSymmetrizer,
@@ -233,20 +236,6 @@ class SymmetrizedTraining(AbstractStrategy[DrawnSymmetrizer]):
         """
         self.symmetrizer = symmetrizer
         self.form = form
-
-    def __check_init__(self):
-        check_kind(
-            "symmetrizer",
-            self.symmetrizer,
-            AbstractRandomSymmetrizer,
-            "a symmetrizer, such as `eqs.GroupAverage(group)`",
-            {
-                SpaceGroup: "Wrap it in `eqs.GroupAverage`.",
-                FundamentalDomain: "Wrap it in `eqs.Canonicalization`.",
-            },
-        )
-        if not callable(self.form):
-            check_kind("form", self.form, (), "a function, such as `eqs.Symmetrized`")
 
     def init(self, wavefunction: AbstractWavefunction, *, key: Key) -> DrawnSymmetrizer:
         group = self.symmetrizer.group
@@ -325,6 +314,7 @@ class AugmentedTraining(AbstractDraws):
     weighted: bool = eqx.field(static=True)
     chunk: int | None = eqx.field(static=True)
 
+    @checked_but("group")
     def __init__(
         self,
         group: SpaceGroup,

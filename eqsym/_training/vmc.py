@@ -15,6 +15,8 @@ from .._core import (
     AbstractModule,
     check_chunk,
     check_kind,
+    checked,
+    checked_but,
     chunked_vmap,
     combine,
     full_precision,
@@ -208,6 +210,7 @@ class VMC(AbstractModule):
         if not self.clip > 0:
             raise ValueError(f"`clip` must be positive, got {self.clip}.")
 
+    @checked
     def check(
         self, wavefunction: AbstractWavefunction, walkers: Walkers, *, key: Key
     ) -> None:
@@ -238,6 +241,7 @@ class VMC(AbstractModule):
         )
         check_factors(wavefunction, walkers[:2])
 
+    @checked_but("wavefunction")
     def init(
         self,
         wavefunction: AbstractWavefunction,
@@ -279,6 +283,7 @@ class VMC(AbstractModule):
             jnp.ones(()),
         )
 
+    @checked
     def adopt(self, state: VMCState, *, key: Key) -> VMCState:
         """Takes over the state of a `VMC` with another strategy: wave function,
         walkers, sampler and optimizer go on as they are, in the same step.
@@ -304,6 +309,7 @@ class VMC(AbstractModule):
         )
 
     @pure
+    @checked
     @full_precision()
     def equilibrate(self, state: VMCState) -> VMCState:
         """Moves the walkers and leaves everything else: a step of the sampler.
@@ -315,12 +321,15 @@ class VMC(AbstractModule):
         **Returns:**
 
         The state with the walkers moved.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         view = self.strategy.view(state.wavefunction, state.strategy)
         sampler = self.sampler.step(view, state.sampler)
         return eqx.tree_at(lambda s: s.sampler, state, sampler)
 
     @pure
+    @checked
     @full_precision()
     def step(self, state: VMCState) -> tuple[VMCState, Statistics]:
         """One training step.
@@ -332,6 +341,8 @@ class VMC(AbstractModule):
         **Returns:**
 
         `(state, statistics)`: the next state, and how the step went.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         strategy, wavefunction = self.strategy, state.wavefunction
         drawn = strategy.step(state.strategy)

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from .._core import Electrons, LogPsi, sum_of_determinants
+from .._core import checked, Electrons, LogPsi, sum_of_determinants
 from .._crystal import Crystal
 from .._mean_field import MeanField
 from .base import AbstractWavefunction
@@ -19,10 +19,13 @@ class HartreeFock(AbstractWavefunction):
 
     mean_field: MeanField
 
+    @checked
     def __init__(self, mean_field: MeanField):
         """**Arguments:**
 
         - `mean_field`: whose orbitals to take.
+
+        **Raises:** `ValueError` for arguments of the wrong kind.
         """
         self.mean_field = mean_field
 
@@ -36,6 +39,7 @@ class HartreeFock(AbstractWavefunction):
         """The sum of the occupied k-points, in inverse Bohr."""
         return np.sum(np.concatenate(self.mean_field.occupation.cart_kpoints), axis=0)
 
+    @checked
     def __call__(self, electrons: Electrons) -> LogPsi:
         up, down = self.mean_field.orbitals(electrons)
         return sum_of_determinants(up[None], down[None])

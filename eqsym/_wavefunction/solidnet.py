@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Inexact
 
 from .._core import (
     AbstractModule,
+    checked,
     Electrons,
     full_precision,
     in_two,
@@ -219,6 +220,7 @@ class SolidNet(AbstractOrbitalNetwork):
     full_determinant: bool = eqx.field(static=True)
     real: bool = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         crystal: Crystal,
@@ -320,6 +322,7 @@ class SolidNet(AbstractOrbitalNetwork):
 
         self.orbital_sets = (orbital_set(0, up_key), orbital_set(1, down_key))
 
+    @checked
     def __call__(self, electrons: Electrons) -> LogPsi:
         return self.from_orbitals(*self.orbitals(electrons))
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._core import check_kind, Integer, Key, Walkers, whole_number
+from .._core import check_kind, checked, Integer, Key, Walkers, whole_number
 from .._crystal import Crystal
 
 
@@ -65,6 +65,7 @@ def first_walkers(walkers: Any, crystal: Crystal, *, key: Key) -> Walkers:
     return found
 
 
+@checked
 def initial_walkers(
     crystal: Crystal, count: Integer, *, key: Key, spread: float = 1.0
 ) -> Walkers:

@@ -1,5 +1,6 @@
 """Walkers and operations spread over devices: same numbers as on one."""
 
+import inspect
 import os
 import pathlib
 import subprocess
@@ -276,6 +277,7 @@ def test_refuses_walkers_that_do_not_divide():
         shape = {"walkers": 4, "operations": 1}
         axis_types = (jax.sharding.AxisType.Auto,)
 
+    shard = inspect.unwrap(eqs.shard_walkers)
     for count, nearest in ((6, "4 and 8"), (3, "do: 4")):
         with pytest.raises(ValueError, match=f"divide over 4 devices, .*{nearest}"):
-            eqs.shard_walkers.__wrapped__(walkers(hydrogen(), count), FourDevices())
+            shard(walkers(hydrogen(), count), FourDevices())

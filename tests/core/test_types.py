@@ -143,14 +143,15 @@ def test_settings_take_integers_of_numpy_and_nothing_else(
 def test_networks_and_pretraining_take_integers_of_numpy(unchecked):
     small = network(widths=((np.int64(4), np.int32(2)),), determinants=np.int64(2))
     assert small.determinants == 2 and type(small.determinants) is int
-    assert type(eqs.Pretraining(None, np.int64(3)).steps) is int
+    unsolved = object.__new__(eqs.MeanField)
+    assert type(eqs.Pretraining(unsolved, np.int64(3)).steps) is int
     for wrong in (2.5, "64", True, None):
         with pytest.raises(ValueError, match="`determinants`"):
             network(determinants=wrong)
         with pytest.raises(ValueError, match="`widths`"):
             network(widths=((wrong, 2),))
         with pytest.raises(ValueError, match="`steps`"):
-            eqs.Pretraining(None, wrong)
+            eqs.Pretraining(unsolved, wrong)
 
 
 def test_counts_of_numpy_are_counts(tmp_path):
@@ -188,7 +189,7 @@ def test_counts_that_are_not_integers_are_refused_before_work(
     x, hamiltonian = walkers(hydrogen(), 4), Lattice(hydrogen())
 
     # Without a mean field it cannot begin.
-    pretraining = eqs.Pretraining(None, 1)
+    pretraining = eqs.Pretraining(object.__new__(eqs.MeanField), 1)
     good = dict(steps=2, walkers=4, burn_in=1, checkpoint_every=1)
     for name in good:
         others = {None: "is missing", "64": "must be a number of walkers"}
