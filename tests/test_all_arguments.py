@@ -220,7 +220,9 @@ def _calls(o):
         "VMC.init": wave | places | dict(check=False),
         "VMC.step": dict(state=o.state),
         "character_table": group,
-        "check_wavefunction": wave | places,
+        "check_wavefunction": wave
+        | places
+        | dict(derivatives=False, kinetic=eqs.HessianLaplacian()),
         "checkpoint.latest": dict(folder="x"),
         "checkpoint.restore": dict(folder="x", step=1, like={}, settings=None),
         "checkpoint.save": dict(folder="x", step=1, state={}, settings=None, keep=()),

@@ -77,7 +77,9 @@ _NAMED = {
         "the history of a run, `result.history` or `eqs.load_run(path).history`"
     ),
     "cart_kpoints": "two arrays of k-points, such as `occupation.cart_kpoints`",
+    "folder": 'a path, such as `"runs/diamond/checkpoints"`',
     "observed": "results by title, such as `eqs.observe` returns",
+    "path": 'a path, such as `"runs/diamond"`',
     "rows": 'evaluations by name, such as `{"plain": eqs.evaluate(...)}`',
     "scans": 'scans by title, such as `{"plain": eqs.translation_scan(...)}`',
     "species": 'a list of element symbols, such as `["Li", "H"]`',

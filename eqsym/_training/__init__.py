@@ -21,6 +21,7 @@ from .sampler import (
     REPLACED as REPLACED,
 )
 from .scores import Scores as Scores
+from .statistics import Statistics as Statistics
 from .strategy import (
     AbstractStrategy as AbstractStrategy,
     AugmentedTraining as AugmentedTraining,
@@ -30,4 +31,4 @@ from .strategy import (
     PlainTraining as PlainTraining,
     SymmetrizedTraining as SymmetrizedTraining,
 )
-from .vmc import Statistics as Statistics, VMC as VMC, VMCState as VMCState
+from .vmc import VMC as VMC, VMCState as VMCState

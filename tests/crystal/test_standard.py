@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import spglib
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 import eqsym as eqs
 from eqsym._crystal import standard
@@ -114,7 +114,9 @@ def test_noise_is_undone_in_every_space_group(hall, seed):
     np.testing.assert_allclose(
         found.cart_positions, exact.cart_positions @ turn, atol=3e-3
     )
-    # A crystal that is exact does not move.
+    # A crystal that is exact does not move, unless its random coordinates happen to
+    # be close to those of a larger group.
+    assume(eqs.SpaceGroup.of(exact, symprec=1e-2).order == order)
     same = exact.symmetrized(1e-2)
     np.testing.assert_allclose(same.cart_positions, exact.cart_positions, atol=1e-10)
     np.testing.assert_allclose(same.lattice.vectors, exact.lattice.vectors, atol=1e-10)

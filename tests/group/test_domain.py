@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.spatial
 import spglib
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from eqsym import Crystal, FundamentalDomain, SpaceGroup
 from group_toys import crystal_for, database
@@ -135,6 +135,7 @@ def test_list_of_groups_is_complete():
 
 @settings(max_examples=25)
 @given(st.sampled_from(_SOME), st.tuples(*[st.floats(0, 1, width=32)] * 3))
+@example(489, (0.75, 0.875, 2.0**-23))
 def test_any_generic_point_will_do(hall, frac):
     group = _group(hall, 0)
     point = group.crystal.lattice.to_cartesian(np.array(frac))

@@ -12,8 +12,13 @@ import pytest
 
 import eqsym as eqs
 from eqsym._training import projection as projection_module
+from eqsym._training.statistics import (
+    normalized,
+    residual_of,
+    shares_of,
+    statistics_of,
+)
 from eqsym._training.strategy import Coupling
-from eqsym._training.vmc import _normalized, _residual, _shares, _statistics
 from toys import grid, hydrogen, Lattice, walkers, waves
 
 
@@ -186,20 +191,20 @@ def test_objective_and_gradient(name, monkeypatch):
     np.testing.assert_allclose(found, weight, rtol=1e-7)
     local = jax.vmap(lambda x: _HAMILTONIAN.local_energy(wavefunction, x))
     energies = eqx.filter_jit(local)(batch.walkers)
-    shares = _shares(energies.total, batch.weights)
-    coupling = _normalized(batch.coupling, shares)
+    shares = shares_of(energies.total, batch.weights)
+    coupling = normalized(batch.coupling, shares)
     sampler = eqs.Metropolis().init(wavefunction, batch.walkers, key=jax.random.key(0))
     rest = dict(sampler=sampler, clipped_share=jnp.zeros(()))
     counts = ("invalid_energies", "dropped_terms", "solver_retries", "rejected_update")
     rest |= dict.fromkeys(counts, jnp.zeros((), int))
-    seen = _statistics(energies, shares, coupling, 1, **rest)
+    seen = statistics_of(energies, shares, coupling, 1, **rest)
     np.testing.assert_allclose(seen.energy, objective, rtol=1e-7)
     np.testing.assert_allclose(seen.imaginary_energy, 0, atol=1e-7)
     np.testing.assert_allclose(seen.kinetic + seen.potential, seen.energy)
     mean = np.sum(np.asarray(shares) * np.asarray(energies.total)).real
     np.testing.assert_allclose(mean, plain, rtol=1e-7)
 
-    residual, _ = _residual(energies.total, shares, 1e9, coupling)
+    residual, _ = residual_of(energies.total, shares, 1e9, coupling)
     assert jnp.iscomplexobj(residual) == (wavefunction.b is not None)
     scores = eqs.Scores(wavefunction, batch.walkers, shares)
     found = jax.tree.map(lambda x: 2 * x, eqx.filter_jit(scores.transpose)(residual))

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import eqsym as eqs
-from eqsym._training.vmc import _residual, _shares
+from eqsym._training.statistics import residual_of, shares_of
 from toys import Counting, grid, hydrogen, Lattice, small_network, walkers, waves
 
 
@@ -29,7 +29,7 @@ def _naive_residual(energies, clip):
 
 
 def _equal_residual(energies, clip):
-    return _residual(energies, _shares(energies, None), clip)
+    return residual_of(energies, shares_of(energies, None), clip)
 
 
 @pytest.mark.parametrize("bad", [(), (np.nan,), (np.nan, np.inf, -np.inf)])
