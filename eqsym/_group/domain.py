@@ -89,8 +89,8 @@ class FundamentalDomain(AbstractFixed, AbstractSummarized):
         expected = operations.lattice.volume / group.order
         if not (abs(volume / expected - 1) < 1e-6 and cell.is_closed):
             raise ValueError(
-                "`point` must be a generic point, but some faces or edges of the domain "
-                f"of {center.tolist()} are so small that rounding decides about them: "
+                "`point` must be a generic point, but some faces or edges of the domain of "
+                f"{center.tolist()} are so small that rounding decides about them: "
                 f"its volume is {volume:.8g} cubic Bohr, and should be {expected:.8g}. "
                 "Leave it out of `FundamentalDomain.of`."
             )
