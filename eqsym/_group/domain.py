@@ -89,9 +89,10 @@ class FundamentalDomain(AbstractFixed, AbstractSummarized):
         expected = operations.lattice.volume / group.order
         if not (abs(volume / expected - 1) < 1e-6 and cell.is_closed):
             raise ValueError(
-                "`point` must be a generic point, but some faces or edges of the domain of "
-                f"{center.tolist()} are so small that rounding decides about them: "
-                f"its volume is {volume:.8g} cubic Bohr, and should be {expected:.8g}. "
+                "`point` must be a generic point, but around "
+                f"{center.tolist()} some faces or edges of the domain are so small that "
+                f"rounding decides about them: its volume is {volume:.8g} cubic Bohr, "
+                f"and should be {expected:.8g}. "
                 "Leave it out of `FundamentalDomain.of`."
             )
         self.group = group
