@@ -90,9 +90,9 @@ class FundamentalDomain(AbstractFixed, AbstractSummarized):
         if not (abs(volume / expected - 1) < 1e-6 and cell.is_closed):
             raise ValueError(
                 "`point` must be a generic point, but around "
-                f"{center.tolist()} some faces or edges of the domain are so small that "
-                f"rounding decides about them: its volume is {volume:.8g} cubic Bohr, "
-                f"and should be {expected:.8g}. "
+                f"{center.tolist()} some faces or edges of the domain are so small "
+                f"that rounding decides about them: its volume is {volume:.8g} cubic "
+                f"Bohr, and should be {expected:.8g}. "
                 "Leave it out of `FundamentalDomain.of`."
             )
         self.group = group
