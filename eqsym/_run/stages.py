@@ -88,12 +88,21 @@ class Stages(eqx.Module):
         """
         return self._enter(stage_of(self.starts, step), state)
 
-    def before_step(self, state: VMCState) -> tuple[int, VMCState]:
+    def before_step(self, state: VMCState, done: int) -> tuple[int, VMCState]:
         """The stage of the next step, and the state to take it from, which differs if
-        the stage begins."""
-        done = int(state.step)
-        before, stage = (stage_of(self.starts, step) for step in (done, done + 1))
-        return stage, state if stage == before else self._enter(stage, state)
+        the stage begins.
+
+        **Arguments:**
+
+        - `state`: after the step before.
+        - `done`: the number of that step.
+        """
+        stage = stage_of(self.starts, done + 1)
+        return stage, state if self.goes_on(done) else self._enter(stage, state)
+
+    def goes_on(self, done: int) -> bool:
+        """Whether the step after one is of the same stage."""
+        return stage_of(self.starts, done) == stage_of(self.starts, done + 1)
 
     def view(self, state: VMCState) -> AbstractWavefunction:
         """The wave function that the last step sampled."""
