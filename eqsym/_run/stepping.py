@@ -47,7 +47,8 @@ class TrainingStep:
         """Starts the step after a state, which may be of a step that is going on."""
         arrays, rest = _split(state)
         arrays, numbers, fixed = _step((self._arrays, arrays), (self._rest, rest))
-        return Started(*_join(arrays, fixed.rest), numbers, fixed.counts)
+        following, statistics = _join(arrays, fixed.rest)
+        return Started(following, statistics, numbers, fixed.counts)
 
     def lower(self, state: VMCState) -> jax.stages.Lowered:
         """The program, before it is compiled."""
@@ -80,8 +81,12 @@ def _split(tree: Any) -> tuple[list[Array | None], Any]:
     """The arrays of a tree, and what it takes beside them to make it again, which has
     a hash."""
     leaves, structure = jax.tree.flatten(tree)
-    arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
-    others = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
+    present = [isinstance(leaf, jax.Array) for leaf in leaves]
+    if all(present):
+        return leaves, ((None,) * len(leaves), structure)
+    both = list(zip(leaves, present, strict=True))
+    arrays = [leaf if is_array else None for leaf, is_array in both]
+    others = tuple([None if is_array else leaf for leaf, is_array in both])
     return arrays, (others, structure)
 
 

@@ -1,5 +1,6 @@
 """The training phase of a run: steps, history, and going back from a divergence."""
 
+import functools
 import logging
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from .faults import Faults
 from .figure import Figure
 from .folder import note_in_run_json
 from .phases import Checkpoints
-from .stages import Stages
+from .stages import stage_of, Stages
 from .stepping import Started, TrainingStep
 
 
@@ -56,6 +57,7 @@ def train(
         return state
     take_step = [TrainingStep(vmc) for vmc in stages.trainers]
     compiled: set[int] = set()
+    stage_at = functools.partial(stage_of, stages.starts)
     before = _last(history.columns()["seconds"]) - time.monotonic()
     faults = Faults()
     watch = Watch(stages.starts, history.columns(), history.before)
@@ -73,7 +75,9 @@ def train(
         ):
 
             def begin(state: VMCState, done: int) -> Started:
-                stage, state = stages.before_step(state, done)
+                stage = stage_at(done + 1)
+                if stage != stage_at(done):
+                    state = stages.enter(stage, state)
                 if stage not in compiled:
                     compiled.add(stage)
                     bar.compiling("the training step")
@@ -85,7 +89,7 @@ def train(
                 state, i = taken.state, done + 1
                 # Before this one is looked at, so that a GPU need not wait. If this
                 # one ends the run, or sends it back, nothing comes of the next one.
-                follows = i < steps and stages.goes_on(i)
+                follows = i < steps and stage_at(i) == stage_at(i + 1)
                 ahead = begin(state, i) if follows else None
                 row, done = taken.row(), i
                 seconds = time.monotonic() + before
