@@ -13,6 +13,10 @@ from .._core import spread
 from .._training import Statistics, VMC, VMCState
 
 
+# What is traced, as by `eqx.filter_jit`.
+_ARRAYS = (jax.Array, np.ndarray, np.generic)
+
+
 class Started(NamedTuple):
     """A step, which may be going on still.
 
@@ -81,7 +85,7 @@ def _split(tree: Any) -> tuple[list[Array | None], Any]:
     """The arrays of a tree, and what it takes beside them to make it again, which has
     a hash."""
     leaves, structure = jax.tree.flatten(tree)
-    present = [isinstance(leaf, jax.Array) for leaf in leaves]
+    present = [isinstance(leaf, _ARRAYS) for leaf in leaves]
     if all(present):
         return leaves, ((None,) * len(leaves), structure)
     both = list(zip(leaves, present, strict=True))

@@ -38,10 +38,11 @@ def _vmc(rounds=1):
 
 
 class Shaped(eqs.AbstractWavefunction):
-    """One that holds a function."""
+    """One that holds a function, and an array of numpy."""
 
     inside: eqs.AbstractWavefunction
     shape: Callable
+    factor: np.ndarray
 
     @property
     def crystal(self):
@@ -53,12 +54,12 @@ class Shaped(eqs.AbstractWavefunction):
 
     def __call__(self, electrons):
         psi = self.inside(electrons)
-        return eqs.LogPsi(psi.sign, self.shape(psi.log))
+        return eqs.LogPsi(psi.sign, self.factor * self.shape(psi.log))
 
 
 def test_steps_are_those_of_vmc():
     """Bit for bit, and numbers are of their kinds."""
-    vmc, wavefunction = _vmc(), Shaped(waves(), jnp.tanh)
+    vmc, wavefunction = _vmc(), Shaped(waves(), jnp.tanh, np.full((), 0.5))
     state = vmc.init(wavefunction, walkers(_CRYSTAL, 4), key=_KEY, check=False)
     expected, statistics = eqx.filter_jit(vmc.step)(state)
     started = TrainingStep(vmc)(state)
