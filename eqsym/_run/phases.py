@@ -255,6 +255,7 @@ class Checkpoints(Generic[State]):
             forget_after(self._place, step)
             # Settings that changed since it was written change for good.
             if common_checkpoint(self._place) != step or step in self._changed:
+                on_first(self.flush)
                 self._write(state)
         self._saved = step
         return state
