@@ -9,9 +9,9 @@ the process sees it that has a GPU; with one that keeps a core busy for as long,
 unlike the first one goes on while Python does; or with the real one. Printed are
 milliseconds per step: of the processor in the main thread, which other load on the
 machine disturbs least, and by the clock. The first row is a loop of your own that
-fetches the numbers of a step before it takes the next one. The second row is nothing
-but steps as `run` starts them, and the column after the times compares the rows below
-with it: all that `run` does between two steps.
+fetches the numbers of a step before it takes the next one. The column after the times
+of the processor is without starting steps and fetching their numbers: all that `run`
+does between them.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import deque
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 import eqsym as eqs
-from eqsym._run.stepping import TrainingStep
+from eqsym._run.stepping import Started, TrainingStep
 from eqsym._storage import History
 
 
@@ -127,43 +128,48 @@ def clocks() -> tuple[float, float]:
 
 
 def simple(vmc, state, steps):
-    """A loop that fetches every number before it takes the next step."""
+    """Times of a loop that fetches every number before it takes the next step."""
     step = eqx.filter_jit(vmc.step)
     state, _ = jax.block_until_ready(step(state))
-    start = clocks()
+    before = clocks()
     for _ in range(steps):
         state, statistics = step(state)
         jax.device_get(statistics)
-    return start, clocks()
-
-
-def bare(vmc, state, steps):
-    """A loop that starts every step as `run` does, and fetches its numbers."""
-    step = TrainingStep(vmc)
-    ahead = step(state)
-    ahead.row()
-    start = clocks()
-    for _ in range(steps):
-        taken, ahead = ahead, step(ahead.state)
-        taken.row()
-    return start, clocks()
+    processor, wall = np.subtract(clocks(), before)
+    return processor, np.nan, wall
 
 
 def looped(vmc, state, steps, **kwargs):
-    """The loop of `run`, from its first row to the last. What comes after that, such as
-    the last checkpoint, does not count."""
-    append, readings = History.append, []
+    """Times of the loop of `run`, from its first row to the last. What comes after
+    that, such as the last checkpoint, does not count."""
+    start, row, append = TrainingStep.__call__, Started.row, History.append
+    inside, readings = 0.0, []
+    # States are freed inside of steps, as every loop has to free them.
+    kept = deque(maxlen=12)
+
+    def timed(function):
+        def call(self, *arguments):
+            nonlocal inside
+            before = time.thread_time()
+            found = function(self, *arguments)
+            kept.append(found)
+            inside += time.thread_time() - before
+            return found
+
+        return call
 
     def appended(self, row):
         append(self, row)
-        readings.append(clocks())
+        processor, wall = clocks()
+        readings.append((processor, processor - inside, wall))
 
+    TrainingStep.__call__, Started.row = timed(start), timed(row)
     History.append = appended
     try:
         eqs.run(vmc, state=state, steps=steps + 1, key=jax.random.key(1), **kwargs)
     finally:
-        History.append = append
-    return readings[0], readings[-1]
+        TrainingStep.__call__, Started.row, History.append = start, row, append
+    return np.subtract(readings[-1], readings[0])
 
 
 def main() -> None:
@@ -197,7 +203,6 @@ def main() -> None:
 
     cases = {
         "steps, one by one": lambda: simple(vmc, state, steps),
-        "steps alone": lambda: bare(vmc, state, steps),
         "run": lambda: looped(vmc, state, steps, progress=False),
         "run, progress bar": lambda: looped(vmc, state, steps, progress=True),
         "run, history": lambda: in_folder(progress=False, checkpoint_every=steps + 1),
@@ -206,25 +211,20 @@ def main() -> None:
         ),
         "the same with checkpoints": lambda: in_folder(progress=True),
     }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+    found: dict[str, list] = {name: [] for name in cases}
     for _ in range(options.repeats):
         for name, case in cases.items():
             # The bar is drawn, and seen by nobody.
             with open(os.devnull, "w") as sys.stderr:
-                first, last = case()
+                found[name].append(1e3 / steps * np.array(case()))
             sys.stderr = sys.__stderr__
-            taken = [(b - a) / steps for a, b in zip(first, last, strict=True)]
-            found[name].append(tuple(taken))
     of = f"of {options.milliseconds:g} ms"
-    print(f"{'':>26}  processor [ms]  beyond steps  {of:>7}    wall")
-    base = min(processor for processor, _ in found["steps alone"])
+    print(f"{'':>26}  processor [ms]  between steps  {of:>7}    wall")
     for name, taken in found.items():
-        processor, wall = (1e3 * min(values) for values in zip(*taken, strict=True))
-        beyond = processor - 1e3 * base
-        share = beyond / options.milliseconds
-        print(
-            f"{name:>26}  {processor:14.3f}  {beyond:12.3f}  {share:7.1%}  {wall:6.2f}"
-        )
+        processor, between, wall = np.min(taken, axis=0)
+        share = f"{between:13.3f}  {between / options.milliseconds:7.1%}"
+        share = "".rjust(22) if np.isnan(between) else share
+        print(f"{name:>26}  {processor:14.3f}  {share}  {wall:6.2f}")
 
 
 if __name__ == "__main__":
