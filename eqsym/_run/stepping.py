@@ -81,7 +81,7 @@ def _step(arrays: tuple[list, list], rest: tuple[Any, Any]) -> tuple:
     return found, spread(numbers), _Fixed(others, counts)
 
 
-def _split(tree: Any) -> tuple[list[Array | None], Any]:
+def _split(tree: Any) -> tuple[list[Any], Any]:
     """The arrays of a tree, and what it takes beside them to make it again, which has
     a hash."""
     leaves, structure = jax.tree.flatten(tree)
@@ -94,7 +94,7 @@ def _split(tree: Any) -> tuple[list[Array | None], Any]:
     return arrays, (others, structure)
 
 
-def _join(arrays: list[Array | None], rest: Any) -> Any:
+def _join(arrays: list[Any], rest: Any) -> Any:
     others, structure = rest
     leaves = [b if a is None else a for a, b in zip(arrays, others, strict=True)]
     return jax.tree.unflatten(structure, leaves)
