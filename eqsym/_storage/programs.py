@@ -3,6 +3,7 @@
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -26,7 +27,8 @@ def keep_compiled() -> Path | None:
     The folder, or `None` without one: if it is switched off, or cannot be written,
     which is logged.
     """
-    config = jax.config
+    # Its fields are not known to those that check types.
+    config: Any = jax.config
     if not config.jax_enable_compilation_cache:
         return None
     if config.jax_compilation_cache_dir is not None:
