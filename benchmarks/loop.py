@@ -163,12 +163,16 @@ def looped(vmc, state, steps, **kwargs):
         processor, wall = clocks()
         readings.append((processor, processor - inside, wall))
 
-    TrainingStep.__call__, Started.row = timed(start), timed(row)
-    History.append = appended
+    functions = (TrainingStep, "__call__"), (Started, "row"), (History, "append")
+    for (owner, name), other in zip(
+        functions, (timed(start), timed(row), appended), strict=True
+    ):
+        setattr(owner, name, other)
     try:
         eqs.run(vmc, state=state, steps=steps + 1, key=jax.random.key(1), **kwargs)
     finally:
-        TrainingStep.__call__, Started.row, History.append = start, row, append
+        for (owner, name), own in zip(functions, (start, row, append), strict=True):
+            setattr(owner, name, own)
     return np.subtract(readings[-1], readings[0])
 
 
