@@ -113,6 +113,7 @@ def main() -> None:
     add("--basis", default="cc-pvdz", help="of the mean field, cc-pvdz by default")
     add("--path", type=Path, help="the run folder, runs/FILE_OR_PRESET by default")
     options = parser.parse_args()
+    eqs.checkpoint.keep_compiled()
     path = options.path or Path("runs") / Path(options.crystal).stem
     # What eqsym notes about the file, the group and the run comes between the lines.
     logging.basicConfig(format="eqsym: %(message)s", stream=sys.stdout)

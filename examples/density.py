@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--evaluation-steps", type=int, default=OBSERVATION_STEPS)
     parser.add_argument("--walkers", type=int, default=WALKERS)
     options = parser.parse_args()
+    eqs.checkpoint.keep_compiled()
     changes = {
         name: getattr(options, name)
         for name in ("steps", "pretraining_steps", "spacing")

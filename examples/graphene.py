@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--walkers", type=int, help="instead of the preset's")
     parser.add_argument("--evaluation-steps", type=int, default=EVALUATION_STEPS)
     options = parser.parse_args()
+    eqs.checkpoint.keep_compiled()
     changes = {
         name: getattr(options, name)
         for name in ("steps", "pretraining_steps", "walkers")

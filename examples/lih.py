@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--evaluation-steps", type=int, default=EVALUATION_STEPS)
     parser.add_argument("--walkers", type=int, default=WALKERS)
     options = parser.parse_args()
+    eqs.checkpoint.keep_compiled()
     start = time.monotonic()
 
     crystal = eqs.Crystal.rock_salt("Li", "H", a=LATTICE_CONSTANT, unit="angstrom")

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=EVALUATIONS)
     parser.add_argument("--only", nargs="+", help="strategies to train, by name")
     options = parser.parse_args()
+    eqs.checkpoint.keep_compiled()
 
     crystal = eqs.Crystal.rock_salt("Li", "H", a=LATTICE_CONSTANT, unit="angstrom")
     options.path.mkdir(parents=True, exist_ok=True)

@@ -55,6 +55,7 @@ def main() -> None:
         flag = "--" + option.replace("_", "-")
         parser.add_argument(flag, type=int, help="instead of the preset's")
     options = parser.parse_args()
+    eqs.checkpoint.keep_compiled()
     given = {option: getattr(options, option) for option in OPTIONS}
     changes: dict[str, Any] = {o: v for o, v in given.items() if v is not None}
     if options.only:

@@ -28,12 +28,19 @@ def _run(folder: Path, name: str, *arguments: str) -> str:
     return _python(folder, name, *TOY, *arguments)
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    """With a folder of its own for what is compiled."""
+    named = {"JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"}
+    others = {name: value for name, value in os.environ.items() if name not in named}
+    return {**others, **QUICK, "XDG_CACHE_HOME": str(folder / "caches")}
+
+
 def _python(folder: Path, name: str, *arguments: str) -> str:
     command = [sys.executable, str(EXAMPLES / name), *arguments]
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, **QUICK},
+        env=_environment(folder),
         capture_output=True,
         text=True,
     )
@@ -55,15 +62,21 @@ def test_example_writes_its_table_and_its_run_folder(tmp_path, name):
     if name == "lih.py":
         report = json.loads((tmp_path / "run" / "post_hoc.json").read_text())
         assert report["averaged"]["symmetry"]["mean"] == 0
-        # Run again, and further: it goes on where it was.
+        # Run again, and further: it goes on where it was, and compiles nothing.
+        compiled = _compiled(tmp_path)
         resume = json.loads((tmp_path / "run" / "run.json").read_text())["resume"]
-        environment = {**os.environ, **QUICK}
+        environment = _environment(tmp_path)
         subprocess.run(f"{resume} --steps 8", shell=True, check=True, env=environment)
+        assert len(compiled) > 10 and _compiled(tmp_path) == compiled
         longer = np.genfromtxt(
             tmp_path / "run" / "history.csv", delimiter=",", names=True
         )
         assert list(longer["step"]) == list(range(1, 9))
         assert list(longer["energy"][:6]) == list(history["energy"])
+
+
+def _compiled(folder: Path) -> set[str]:
+    return {file.name for file in folder.glob("caches/eqsym/*-cache")}
 
 
 STUDY = (
@@ -107,13 +120,7 @@ def test_example_compares_strategies(tmp_path):
 def test_study_goes_on_where_it_was_interrupted(tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, str(EXAMPLES / "study.py"), *STUDY, "--only", "OG"]
-    environment = {
-        **os.environ,
-        **QUICK,
-        # What was compiled before the interruption is not compiled again.
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
+    environment = _environment(tmp_path)
 
     def study(*more):
         return subprocess.Popen(

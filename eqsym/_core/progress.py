@@ -13,6 +13,9 @@ from .processes import is_first
 
 _logger = logging.getLogger("eqsym")
 
+# Between two times that a bar is drawn, which takes some tenths of a millisecond.
+_SECONDS = 0.25
+
 
 class Progress:
     """A bar of tqdm, and how long the first step of a kind took, which is compiled."""
@@ -84,7 +87,15 @@ def progress_bar(
     disable = (False if _in_notebook() else None) if progress is None else not progress
     if not is_first():
         disable = True
-    bar = Progress(tqdm(desc=name, total=total, initial=initial, disable=disable))
+    bar = Progress(
+        tqdm(
+            desc=name,
+            total=total,
+            initial=initial,
+            disable=disable,
+            mininterval=_SECONDS,
+        )
+    )
     if compiled is not None:
         bar.compiling(compiled)
     return bar

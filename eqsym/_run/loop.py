@@ -432,9 +432,11 @@ def _advanced(
         checkpoints.during(state),
         progress_bar(name, steps, progress, initial=initial, compiled=compiled) as bar,
     ):
-        while int(state.step) < steps and not checkpoints.stopped:
+        done = initial
+        while done < steps and not checkpoints.stopped:
             state, text = advance(state)
-            checkpoints.keep(state)
+            done += 1
+            checkpoints.keep(state, done)
             bar.say(text)
             bar.update()
     report_replaced(name, state.replaced)

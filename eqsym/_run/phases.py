@@ -186,17 +186,18 @@ class Checkpoints(Generic[State]):
         """Takes the state to save if the phase ends before the next call of `keep`."""
         self._newest = newest
 
-    def keep(self, state: State, newest: State | None = None) -> None:
+    def keep(self, state: State, step: int, newest: State | None = None) -> None:
         """Takes the newest state known to be sound, and saves it if a checkpoint is
         due. Ends the phase if it was interrupted.
 
         **Arguments:**
 
         - `state`: the newest one known to be sound.
+        - `step`: its step, which would have to be fetched from a GPU.
         - `newest`: the one to save when the phase ends, the same by default.
         """
         self._newest = state if newest is None else newest
-        self._save_if_due(state)
+        self._save_if_due(state, step)
         self.interrupts.check()
 
     def save(self, state: State) -> None:
@@ -259,6 +260,7 @@ class Checkpoints(Generic[State]):
             forget_after(self._place, step)
             # Settings that changed since it was written change for good.
             if common_checkpoint(self._place) != step or step in self._changed:
+                on_first(self.flush)
                 self._write(state)
         self._saved = step
         return state
@@ -315,13 +317,13 @@ class Checkpoints(Generic[State]):
         self._changed.discard(step)
         self._saved = step
 
-    def _save_if_due(self, state: State) -> None:
+    def _save_if_due(self, state: State, step: int) -> None:
         """Writes a checkpoint if the next multiple of `every` was reached. Failures are
         logged; the next one is tried when it is due.
 
         **Raises:** `OSError` after three failures in a row.
         """
-        done, saved = int(state.step) // self._every, self._saved // self._every
+        done, saved = step // self._every, self._saved // self._every
         if self._place is None or done == saved:
             return
         try:
@@ -337,11 +339,11 @@ class Checkpoints(Generic[State]):
             _logger.warning(
                 "The checkpoint of step %d could not be written (%s). The run goes on; "
                 "the checkpoints before are as they were.",
-                int(state.step),
+                step,
                 error,
             )
             # Not before the next one is due.
-            self._saved = int(state.step)
+            self._saved = step
         else:
             self._failed_in_row = 0
 

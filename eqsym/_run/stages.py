@@ -103,14 +103,7 @@ class Stages(eqx.Module):
         - `state`: of any stage.
         - `step`: the number of steps taken.
         """
-        return self._enter(stage_of(self.starts, step), state)
-
-    def before_step(self, state: VMCState) -> tuple[int, VMCState]:
-        """The stage of the next step, and the state to take it from, which differs if
-        the stage begins."""
-        done = int(state.step)
-        before, stage = (stage_of(self.starts, step) for step in (done, done + 1))
-        return stage, state if stage == before else self._enter(stage, state)
+        return self.enter(stage_of(self.starts, step), state)
 
     def view(self, state: VMCState) -> AbstractWavefunction:
         """The wave function that the last step sampled."""
@@ -121,7 +114,8 @@ class Stages(eqx.Module):
         """The stage that took a step; for 0 the one that takes the first."""
         return self.trainers[stage_of(self.starts, step)]
 
-    def _enter(self, stage: int, state: VMCState) -> VMCState:
+    def enter(self, stage: int, state: VMCState) -> VMCState:
+        """The state to take the first step of a stage from, made of the one before."""
         # The same whenever a run comes to the stage, also after it was resumed.
         key = jax.random.fold_in(self.key, stage)
         return self.trainers[stage].adopt(state, key=key)

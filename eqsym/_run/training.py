@@ -1,11 +1,11 @@
 """The training phase of a run: steps, history, and going back from a divergence."""
 
+import functools
 import logging
 import time
 from pathlib import Path
 
 import equinox as eqx
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -18,7 +18,8 @@ from .faults import Faults
 from .figure import Figure
 from .folder import note_in_run_json
 from .phases import Checkpoints
-from .stages import Stages
+from .stages import stage_of, Stages
+from .stepping import Started, TrainingStep
 
 
 _logger = logging.getLogger("eqsym")
@@ -63,33 +64,43 @@ def train(
             steps,
         )
         return state
-    take_step = [eqx.filter_jit(vmc.step) for vmc in stages.trainers]
+    take_step = [TrainingStep(vmc) for vmc in stages.trainers]
+    compiled: set[int] = set()
+    stage_at = functools.partial(stage_of, stages.starts)
     before = _last(history.columns()["seconds"]) - time.monotonic()
     faults = Faults()
     watch = Watch(stages.starts, history.columns(), history.before)
     watch.marks = checkpoints.restore_marks(
         watch.marks, state, lambda step: stages.like(state, step)
     )
-    # The newest state known to be sound.
-    sound = state
+    # The newest state known to be sound, and its step.
+    sound, sound_step = state, start
+    # Steps whose numbers were seen, and the step after these if it was started.
+    done, ahead = start, None
     try:
         with (
             checkpoints.during(state),
-            progress_bar(
-                "Training",
-                steps,
-                progress,
-                initial=start,
-                compiled="the training step",
-            ) as bar,
+            progress_bar("Training", steps, progress, initial=start) as bar,
         ):
-            while int(state.step) < steps and not checkpoints.stopped:
+
+            def begin(state: VMCState, done: int) -> Started:
+                stage = stage_at(done + 1)
+                if stage != stage_at(done):
+                    state = stages.enter(stage, state)
+                if stage not in compiled:
+                    compiled.add(stage)
+                    bar.compiling("the training step")
+                return take_step[stage](state)
+
+            while done < steps and not checkpoints.stopped:
                 previous = state
-                stage, state = stages.before_step(state)
-                state, statistics = take_step[stage](state)
-                i = int(state.step)
-                statistics = jax.device_get(statistics)
-                row = {name: value.item() for name, value in vars(statistics).items()}
+                taken = begin(state, done) if ahead is None else ahead
+                state, i = taken.state, done + 1
+                # Before this one is looked at, so that a GPU need not wait. If this
+                # one ends the run, or sends it back, nothing comes of the next one.
+                follows = i < steps and stage_at(i) == stage_at(i + 1)
+                ahead = begin(state, i) if follows else None
+                row, done = taken.row(), i
                 seconds = time.monotonic() + before
                 history.append({"step": i, **row, "seconds": round(seconds, 3)})
                 faults.see(i, row)
@@ -102,37 +113,39 @@ def train(
                     )
                     watch = Watch(stages.starts, history.columns(), history.before)
                     watch.marks = sorted(checkpoints.marks)
-                    sound = state
+                    done, ahead = int(state.step), None
+                    sound, sound_step = state, done
                 elif watch.sound == i - 1:
-                    sound = previous
+                    sound, sound_step = previous, i - 1
                     if watch.marks[-1] == i - 1:
                         checkpoints.mark(sound, watch.marks)
                 # Before its energies are known, a state is saved only at the end.
                 newest = sound if watch.outside else state
                 checkpoints.hold(newest)
                 stopping = callback is not None and stops(
-                    callback, i, statistics, state, checkpoints.interrupts
+                    callback, i, taken.statistics, state, checkpoints.interrupts
                 )
-                checkpoints.keep(sound, newest)
+                checkpoints.keep(sound, sound_step, newest)
                 figure.refresh(history)
                 bar.say(
                     f"E {row['energy']:.4f} Ha, variance {row['variance']:.4f}, "
                     f"acceptance {row['acceptance']:.2f}"
                 )
-                bar.update(int(state.step) - bar.done)
+                bar.update(done - bar.done)
                 if stopping:
                     break
         figure.refresh(history, last=True)
-        if int(state.step) == steps:
+        if done == steps:
             _report_end(history)
         if watch.outside > 1:
             _logger.warning(
                 "Training ends while it may diverge: %s. The newest checkpoint is of "
                 "step %d.",
                 watch,
-                int(sound.step),
+                sound_step,
             )
     finally:
+        history.write()
         faults.report()
     return state
 

@@ -22,6 +22,7 @@ from .comparison import (
 )
 from .folder import locked as locked, writable as writable
 from .history import History as History, read_history as read_history
+from .programs import keep_compiled as keep_compiled
 from .serialize import (
     arrays_of as arrays_of,
     decode as decode,

@@ -428,7 +428,7 @@ def _placed(value: np.ndarray, leaf: Any) -> Any:
     if isinstance(leaf, np.ndarray):
         return value
     if is_key(leaf):
-        data = jax.numpy.asarray(value)
+        data = jax.device_put(value)  # compiles nothing
         found = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     else:
         found = typed(value, leaf.dtype)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from array import array
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +13,12 @@ from jaxtyping import Float
 
 _logger = logging.getLogger("eqsym")
 
+# Between two times that rows are written.
+_SECONDS = 2.0
+
 
 class History:
-    """Rows of named numbers, appended to a CSV file as they come.
+    """Rows of named numbers, appended to a CSV file every two seconds.
 
     It is mutable, unlike most of the library: a log, on which no result depends. While
     the disk is full, rows wait in memory until they can be written.
@@ -48,9 +52,12 @@ class History:
         self._path = None if path is None else Path(path)
         self._columns = columns
         self.before = before
-        # The rows as text for the file, and as numbers, one row after the other.
-        self._lines: list[str] = []
+        # The rows as numbers, one after the other. As text for the file, those that it
+        # holds, or is to hold, and those that wait.
         self._numbers = array("d")
+        self._lines: list[str] = []
+        self._waiting: list[tuple[float | int, ...]] = []
+        self._next = time.monotonic()
         # Whether the file does not hold these rows, and whether that was reported.
         self._stale, self._reported = True, False
         if self._path is not None:
@@ -65,7 +72,8 @@ class History:
                     )
                 for step, line in lines:
                     if step <= steps:
-                        self._add(line)
+                        self._lines.append(line)
+                        self._numbers.extend(map(float, line.split(",")))
             if len(self._lines) < steps - before:
                 _logger.warning(
                     "The history %s has %d of %d steps: lines were damaged or lost. "
@@ -79,16 +87,22 @@ class History:
 
     def append(self, row: Mapping[str, float | int]) -> None:
         """Adds a row, in full precision."""
-        line = ",".join(repr(row[name]) for name in self._columns)
-        self._add(line)
+        values = tuple([row[name] for name in self._columns])
+        self._numbers.extend(values)
         if self._path is None:
             return
+        self._waiting.append(values)
+        if time.monotonic() >= self._next:
+            self.write()
+
+    def write(self) -> None:
+        """Puts rows that wait into the file. If it cannot be written, they wait on, and
+        a warning says so."""
+        if self._path is None or not (self._waiting or self._stale):
+            return
+        self._next = time.monotonic() + _SECONDS
         try:
-            if self._stale:
-                self._rewrite()
-            else:
-                with open(self._path, "a", newline="") as file:
-                    file.write(line + "\n")
+            self._write()
         except OSError as error:
             if not self._reported:
                 _logger.warning(
@@ -97,34 +111,49 @@ class History:
                     self._path,
                     error,
                 )
-            self._stale = self._reported = True
+            self._reported = True
         else:
             self._reported = False
 
     def flush(self) -> None:
-        """Puts the rows on the disk itself, before a checkpoint that relies on them.
+        """Puts all rows on the disk itself, before a checkpoint that relies on them.
 
         **Raises:** `OSError` if they cannot be written.
         """
         if self._path is None:
             return
-        if self._stale:
-            self._rewrite()
-            return
+        self._write()
         with open(self._path) as file:
             os.fsync(file.fileno())
 
     def cut(self, steps: int) -> None:
         """Forgets the rows of later steps, which will be run again otherwise."""
-        lines = [line for line in self._lines if int(line.split(",")[0]) <= steps]
-        self._lines, self._numbers = [], array("d")
-        for line in lines:
-            self._add(line)
+        self._settle()
+        rows = np.array(self._numbers).reshape(-1, len(self._columns))
+        kept = rows[:, 0] <= steps
+        self._numbers = array("d", rows[kept].ravel().tolist())
+        if self._path is not None:
+            self._lines = [s for s, k in zip(self._lines, kept, strict=True) if k]
         self._stale = True
 
-    def _add(self, line: str) -> None:
-        self._lines.append(line)
-        self._numbers.extend(map(float, line.split(",")))
+    def _settle(self) -> list[str]:
+        """Turns the rows that wait into lines, and returns these."""
+        lines = [",".join(map(repr, values)) for values in self._waiting]
+        self._lines += lines
+        self._waiting = []
+        return lines
+
+    def _write(self) -> None:
+        assert self._path is not None
+        lines = self._settle()
+        if self._stale:
+            self._rewrite()
+        elif lines:
+            # Not known to be whole, if this fails.
+            self._stale = True
+            with open(self._path, "a", newline="") as file:
+                file.writelines(line + "\n" for line in lines)
+            self._stale = False
 
     def _rewrite(self) -> None:
         assert self._path is not None

@@ -9,6 +9,7 @@ import pytest
 import eqsym as eqs
 from eqsym import device_mesh, replicate
 from eqsym._run.loop import _moved, _unburnt
+from eqsym._run.stepping import TrainingStep
 from toys import hydrogen, Lattice, small_network, walkers, waves
 
 
@@ -23,7 +24,7 @@ def _vmc():
 def _training():
     vmc = _vmc()
     state = vmc.init(waves(), walkers(_CRYSTAL, 4), key=_KEY, check=False)
-    return state, eqx.filter_jit(vmc.step).lower
+    return state, TrainingStep(vmc).lower
 
 
 def _burn_in():

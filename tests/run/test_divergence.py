@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import eqsym as eqs
+from eqsym._run import phases as phases_module
 from eqsym._run.divergence import Watch
+from eqsym._storage import history as history_module
 from eqsym._storage.history import History, read_history
 from toys import Counting, hydrogen, Lattice, waves
 
@@ -301,9 +303,8 @@ def _run(path, factor, **kwargs):
         waves(a=(0.3, 0.2, 0.1)),
         key=jax.random.key(1),
         path=path,
-        checkpoint_every=30,
         progress=False,
-        **dict(steps=170, walkers=16, burn_in=1) | kwargs,
+        **dict(steps=170, walkers=16, burn_in=1, checkpoint_every=30) | kwargs,
     )
 
 
@@ -330,6 +331,25 @@ def test_goes_back_once_with_half_the_step(back):
     (session,) = json.loads((path / "run.json").read_text())["sessions"]
     (note,) = session["went_back"]
     assert note == {"at_step": 152, "to_step": 100, "scale": 0.5}
+
+
+def test_rows_are_on_the_disk_before_their_checkpoint(tmp_path, monkeypatch):
+    """Also of the state that it goes back to, which no checkpoint had been of: a run
+    that is killed then decides as if it had not been."""
+    save, found = phases_module.save_checkpoint, []
+
+    def saving(folder, step, *others, **kwargs):
+        if folder.name == "checkpoints":
+            file = folder.parent / "history.csv"
+            found.append((step, file.read_text().count("\n") - 1))
+        save(folder, step, *others, **kwargs)
+
+    monkeypatch.setattr(history_module, "_SECONDS", 1e9)
+    monkeypatch.setattr(phases_module, "save_checkpoint", saving)
+    _run(tmp_path, 3.0, checkpoint_every=1000)
+    (_, started), *rest = found
+    assert started == 0 and rest[0] == (100, 152) and rest[-1] == (170, 170)
+    assert all(rows >= step for step, rows in rest)
 
 
 def test_without_a_folder_it_goes_back_too(back):

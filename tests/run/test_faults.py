@@ -22,6 +22,7 @@ from eqsym._run import (
 )
 from eqsym._run.faults import Faults
 from eqsym._run.figure import Figure
+from eqsym._storage import history as history_module
 from eqsym._storage.history import History
 from eqsym._training import optimizer as optimizer_module
 from toys import Counting, Cut, hydrogen, Lattice, walkers, waves
@@ -374,8 +375,9 @@ def test_disk_that_stays_full(tmp_path, whole, monkeypatch, full_disk, messages)
     _same(_run(tmp_path), whole[0])
 
 
-def test_history_on_a_full_disk(tmp_path, full_disk, messages):
+def test_history_on_a_full_disk(tmp_path, monkeypatch, full_disk, messages):
     """Rows wait until there is room; the file is whole then."""
+    monkeypatch.setattr(history_module, "_SECONDS", 0.0)
     history = History(tmp_path / "history.csv", ("step", "energy"), steps=0)
     for step in range(1, 21):
         # Room for the first rows only, and in the middle of one of them.

@@ -194,10 +194,10 @@ def _signal_at(patch, phase, step, number, *, killed=False):
     """A signal in a step of a phase, or an end after which nothing is saved."""
     keep = Checkpoints.keep
 
-    def signaled(self, state):
-        if self._phase == phase and int(state.step) == step:
+    def signaled(self, state, done, *others):
+        if self._phase == phase and done == step:
             os.kill(os.getpid(), number)
-        keep(self, state)
+        keep(self, state, done, *others)
 
     patch.setattr(Checkpoints, "keep", signaled)
     if killed:

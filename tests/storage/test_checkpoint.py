@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import time
 
 import equinox as eqx
 import jax
@@ -273,6 +274,7 @@ def test_history_keeps_every_bit(tmp_path):
         history = _history(path, 0)
         for i, value in enumerate(values):
             history.append({"step": i + 1, "energy": value})
+        history.write()
         np.testing.assert_array_equal(history.columns()["energy"], values)
     again = _history(tmp_path / "history.csv", 4).columns()
     np.testing.assert_array_equal(again["energy"], values[:4])
@@ -291,7 +293,36 @@ def test_history_cut_back(tmp_path):
     history.cut(1)
     np.testing.assert_array_equal(history.columns()["energy"], [0.5])
     history.append({"step": 2, "energy": 4.0})
+    history.write()
     assert path.read_text() == "step,energy\n1,0.5\n2,4.0\n"
+
+
+def test_history_is_written_in_blocks(tmp_path, monkeypatch):
+    """The first row at once, so that a folder that cannot be written shows early."""
+    path, now = tmp_path / "history.csv", [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    history, seen = _history(path, 0), []
+    for step in range(1, 8):
+        now[0] += 0.8
+        history.append({"step": step, "energy": 0.5})
+        seen.append(path.read_text().count("\n") - 1)
+    assert seen == [1, 1, 1, 4, 4, 4, 7]
+    # Before a checkpoint, and at the end, it does not wait.
+    for step, done in ((8, history.flush), (9, history.write)):
+        history.append({"step": step, "energy": 0.5})
+        assert path.read_text().count("\n") == step
+        done()
+        assert path.read_text().count("\n") == step + 1
+
+
+def test_history_in_memory_keeps_no_text():
+    history = _history(None, 0)
+    for step in (1, 2, 3):
+        history.append({"step": step, "energy": 0.5})
+    history.cut(2)
+    history.flush()
+    assert history.columns()["step"].tolist() == [1, 2]
+    assert not history._lines and not history._waiting
 
 
 @pytest.mark.parametrize("cut", ["3,-0.", "3", "3,-0.25"])
