@@ -1,7 +1,9 @@
-"""The forward Laplacian of whatever JAX traces, by the rules of folx.
+"""The forward Laplacian of whatever JAX traces.
 
-folx can walk through a traced function itself. It is done here because folx 0.2.30
+Most operations have a rule in `rules`, and the rest is left to folx, which can walk through a traced function itself. It is done here because folx 0.2.30
 
+- keeps derivatives sparse up to the first `jnp.where` of two arguments, and takes
+  more operations than are needed for many others,
 - reads parameters of `jax.lax.scan` that jax 0.12 has renamed,
 - refuses loops over values that depend on the coordinates, and loops that start from a
   constant, and mistakes the axes of what a loop stacks,
@@ -10,7 +12,6 @@ folx can walk through a traced function itself. It is done here because folx 0.2
 - does not say which operation it cannot differentiate, and what else there is.
 """
 
-import contextlib
 import functools
 import logging
 import os
@@ -22,11 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from folx.api import FwdJacobian, FwdLaplArray
-from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from jax.extend.core.primitives import custom_vjp_call_p, jit_p, remat_p, scan_p
 from jax.extend.source_info_util import summarize
 from jaxtyping import Array, Float
+
+from .derivatives import coordinates_of, Differentiated, is_small
+from .rules import differentiate, Operation
 
 
 _LOG = logging.getLogger("eqsym")
@@ -35,7 +38,10 @@ _LOG = logging.getLogger("eqsym")
 _NAMED = "det inv logaddexp sigmoid sign silu slogdet softplus solve".split()
 _JAX = f" at {os.path.dirname(jax.__file__)}{os.sep}"
 
-# What depends on the coordinates is a `FwdLaplArray`, and anything else an array.
+# Whose derivatives are zero wherever they exist.
+_STEPS = "ceil floor round sign stop_gradient".split()
+
+# What depends on the coordinates is `Differentiated`, and anything else an array.
 _Values = list[Any]
 
 
@@ -49,7 +55,6 @@ class Derivatives(NamedTuple):
 def forward_laplacian(
     function: Callable[[Float[Array, "..."]], Sequence[Float[Array, ""]]],
     x: Float[Array, "..."],
-    sparsity_threshold: float,
 ) -> list[Derivatives]:
     """Gradients and Laplacians of several real values in one pass.
 
@@ -57,41 +62,34 @@ def forward_laplacian(
 
     - `function`: takes `x` to the values.
     - `x`: the coordinates.
-    - `sparsity_threshold`: as for [`eqsym.ForwardLaplacian`][].
 
     **Raises:** `ValueError` for an operation of `function` that folx cannot
     differentiate. What `function` itself raises comes out as it is.
     """
     traced = jax.make_jaxpr(function)(x)
-    coordinates = x.size
-    unit = coordinates if sparsity_threshold < 1 else 1
-    walk = _Walk(coordinates, int(sparsity_threshold * unit))
-    # folx relies on promotions that users may have forbidden.
+    walk = _Walk(x.size)
+    # Users may have forbidden promotions, on which rules rely.
     rank = jax.numpy_rank_promotion("allow")
     dtype = jax.numpy_dtype_promotion("standard")
     with rank, dtype:
-        start = folx.forward_laplacian(
-            lambda x: x, walk.sparsity_threshold, disable_jit=True
-        )(x)
-        values = [walk.dense(value) for value in walk.function(traced, [start])]
-    return [Derivatives(value.jacobian.data, value.laplacian) for value in values]
+        values = [
+            walk.dense(value) for value in walk.function(traced, [coordinates_of(x)])
+        ]
+    return [Derivatives(value.slots, value.laplacian) for value in values]
 
 
 class _Walk(NamedTuple):
     """Through a traced function, one operation after the other."""
 
     coordinates: int
-    sparsity_threshold: int
 
-    def dense(self, value: Any) -> FwdLaplArray:
+    def dense(self, value: Any) -> Differentiated:
         """The value with its derivatives by all coordinates, zero if there are none."""
-        if not isinstance(value, FwdLaplArray):
-            array = jnp.asarray(value)
-            jacobian = jnp.zeros((self.coordinates, *array.shape), array.dtype)
-            return FwdLaplArray(array, FwdJacobian(jacobian), jnp.zeros_like(array))
-        jacobian = value.jacobian.dense_array
-        rows = ((0, self.coordinates - len(jacobian)),) + ((0, 0),) * value.ndim
-        return value._replace(jacobian=FwdJacobian(jnp.pad(jacobian, rows)))
+        if isinstance(value, Differentiated):
+            return value.dense(self.coordinates)
+        array = jnp.asarray(value)
+        slots = jnp.zeros((self.coordinates, *array.shape), array.dtype)
+        return Differentiated(array, slots, jnp.zeros_like(array))
 
     def function(self, traced: ClosedJaxpr, inputs: _Values) -> _Values:
         """The outputs of a function."""
@@ -106,13 +104,13 @@ class _Walk(NamedTuple):
 
         for equation in traced.jaxpr.eqns:
             outputs = self._outputs(equation, [read(v) for v in equation.invars])
-            # folx takes the largest of the indices, of which these have none.
+            # There is nothing to differentiate in an empty array.
             outputs = [v if jnp.size(_plain(v)) else _plain(v) for v in outputs]
             known.update(zip(equation.outvars, outputs, strict=True))
         return [read(atom) for atom in traced.jaxpr.outvars]
 
     def _outputs(self, equation: JaxprEqn, inputs: _Values) -> _Values:
-        if not any(isinstance(value, FwdLaplArray) for value in inputs):
+        if not any(_varies(value) for value in inputs):
             return self._bound(equation, inputs)
         primitive, params = equation.primitive, equation.params
         if primitive is scan_p:
@@ -130,36 +128,44 @@ class _Walk(NamedTuple):
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:
-            name = params["name"] if primitive is jit_p else primitive.name
-            dense = "leave out `sparsity_threshold`, or "
             raise ValueError(
-                f"`ForwardLaplacian` cannot differentiate `{name}`{_place(equation)} "
-                "in this wave function: "
-                f"{dense if self.sparsity_threshold else ''}try "
+                f"`ForwardLaplacian` cannot differentiate `{_name(equation)}`"
+                f"{_place(equation)} in this wave function: try "
                 "`eqs.Hamiltonian(crystal, kinetic=eqs.HessianLaplacian())`, which is "
                 "slower and uses the derivatives of JAX alone."
             ) from error
 
     def _differentiated(self, equation: JaxprEqn, inputs: _Values) -> _Values:
-        """By the rule of folx for the operation."""
+        """With derivatives, if there are any."""
         types: list[Any] = [variable.aval for variable in equation.outvars]
         inexact = [jnp.issubdtype(t.dtype, jnp.inexact) for t in types]
-        # folx differentiates by sparse arguments one after the other, and the rule of a
-        # user may ask which of them vary (`symbolic_zeros`).
-        depend = sum(isinstance(v, FwdLaplArray) for v in inputs)
-        if not all(inexact) or (depend > 1 and _calls(equation)):
-            inputs = [
-                self.dense(v) if isinstance(v, FwdLaplArray) else v for v in inputs
-            ]
+        plain = [_plain(v) for v in inputs]
+        name = _name(equation)
+        real = not any(jnp.iscomplexobj(v) for v in plain)
+        if not any(inexact) or (name in _STEPS and (real or name == "stop_gradient")):
+            return self._bound(equation, plain)
+        if len(types) == 1:
+            bind = lambda *values: self._bound(equation, values)[0]
+            operation = Operation(bind, equation.params, self.coordinates)
+            found = differentiate(name, operation, inputs)
+            if found is not None:
+                if found.index is not None and not is_small(
+                    found.index, self.coordinates
+                ):
+                    found = found.dense(self.coordinates)
+                return [found]
+        return self._by_folx(equation, inputs, inexact)
+
+    def _by_folx(
+        self, equation: JaxprEqn, inputs: _Values, inexact: list[bool]
+    ) -> _Values:
+        """Derivatives by all coordinates, by the rule of folx for the operation."""
+        given = [self._for_folx(v) if _varies(v) else v for v in inputs]
         if all(inexact):
-            return folx.forward_laplacian(
-                lambda *values: self._bound(equation, values),
-                self.sparsity_threshold,
-                disable_jit=True,
-            )(*inputs)
-        outputs = self._bound(equation, [_plain(v) for v in inputs])
-        if not any(inexact):
-            return outputs
+            found = folx.forward_laplacian(
+                lambda *values: self._bound(equation, values), disable_jit=True
+            )(*given)
+            return [self._from_folx(value) for value in found]
         # folx adds up derivatives of all outputs, so give it those that have one.
         _LOG.warning(
             "`ForwardLaplacian` computes the whole Hessian of `%s`%s: it may be slow.",
@@ -172,22 +178,28 @@ class _Walk(NamedTuple):
             return [v for v, has in zip(outputs, inexact, strict=True) if has]
 
         rule = folx.wrap_forward_laplacian(some)
-        found = iter(rule(tuple(inputs), {}, self.sparsity_threshold))
+        found = iter(rule(tuple(given), {}, 0))
+        outputs = self._bound(equation, [_plain(v) for v in inputs])
         return [
-            next(found) if has else value
+            self._from_folx(next(found)) if has else value
             for value, has in zip(outputs, inexact, strict=True)
         ]
+
+    def _for_folx(self, value: Differentiated) -> FwdLaplArray:
+        value = self.dense(value)
+        return FwdLaplArray(value.value, FwdJacobian(value.slots), value.laplacian)
+
+    def _from_folx(self, value: Any) -> Any:
+        if not isinstance(value, FwdLaplArray):
+            return value
+        slots = value.jacobian.dense_array
+        rows = ((0, self.coordinates - len(slots)),) + ((0, 0),) * value.ndim
+        return Differentiated(value.x, jnp.pad(slots, rows), value.laplacian)
 
     def _bound(self, equation: JaxprEqn, values: Sequence[Any]) -> _Values:
         """Without derivatives."""
         primitive = equation.primitive
-        # folx follows sparse derivatives through indices that it can read.
-        constant = not any(isinstance(value, Tracer) for value in values)
-        early = constant and self.sparsity_threshold > 0
-        with jax.ensure_compile_time_eval() if early else contextlib.nullcontext():
-            outputs = primitive.bind(
-                *values, **primitive.get_bind_params(equation.params)
-            )
+        outputs = primitive.bind(*values, **primitive.get_bind_params(equation.params))
         return list(outputs) if primitive.multiple_results else [outputs]
 
     def _loop(self, equation: JaxprEqn, inputs: _Values) -> _Values:
@@ -204,13 +216,13 @@ class _Walk(NamedTuple):
         constants = inputs[: len(inputs) - read - carried]
         start = inputs[len(constants) : len(constants) + carried]
         rows = [
-            _swap(self.dense(v)) if isinstance(v, FwdLaplArray) else v
+            _swap(self.dense(v)) if _varies(v) else v
             for v in inputs[len(constants) + carried :]
         ]
 
         def dense(values, depends):
             return [
-                self.dense(v) if has or isinstance(v, FwdLaplArray) else v
+                self.dense(v) if has or _varies(v) else v
                 for v, has in zip(values, depends, strict=True)
             ]
 
@@ -222,11 +234,11 @@ class _Walk(NamedTuple):
 
         # What starts as a constant may depend on the coordinates after a step.
         row = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), rows)
-        depends, before = [isinstance(value, FwdLaplArray) for value in start], None
+        depends, before = [_varies(value) for value in start], None
         while depends != before:
             before, start = depends, dense(start, depends)
             after, _ = jax.eval_shape(functools.partial(step, depends), start, row)
-            depends = [isinstance(value, FwdLaplArray) for value in after]
+            depends = [_varies(value) for value in after]
         last, stacked = jax.lax.scan(
             functools.partial(step, depends),
             start,
@@ -235,25 +247,28 @@ class _Walk(NamedTuple):
         )
         return [
             *last,
-            *(_swap(v) if isinstance(v, FwdLaplArray) else v for v in stacked),
+            *(_swap(v) if _varies(v) else v for v in stacked),
         ]
+
+
+def _varies(value: Any) -> bool:
+    return isinstance(value, Differentiated)
 
 
 def _plain(value: Any) -> Any:
     """Without its derivatives."""
-    return value.x if isinstance(value, FwdLaplArray) else value
+    return value.value if _varies(value) else value
 
 
-def _calls(equation: JaxprEqn) -> bool:
-    """Whether an operation consists of others, such as those of a user's function."""
-    parts = jax.tree.leaves(list(equation.params.values()))
-    return any(isinstance(part, (Jaxpr, ClosedJaxpr)) for part in parts)
-
-
-def _swap(value: FwdLaplArray) -> FwdLaplArray:
+def _swap(value: Differentiated) -> Differentiated:
     """From derivatives along the first axis to rows along it, and back."""
-    jacobian = FwdJacobian(jnp.swapaxes(value.jacobian.data, 0, 1))
-    return value._replace(jacobian=jacobian)
+    return value._replace(slots=jnp.swapaxes(value.slots, 0, 1))
+
+
+def _name(equation: JaxprEqn) -> str:
+    """Of the operation, or of the jitted function of JAX."""
+    primitive = equation.primitive
+    return equation.params["name"] if primitive is jit_p else primitive.name
 
 
 def _place(equation: JaxprEqn) -> str:

@@ -81,34 +81,12 @@ class ForwardLaplacian(AbstractKinetic):
     variational Monte Carlo with forward Laplacian", Nat. Mach. Intell. 6, 209 (2024).
     """
 
-    sparsity_threshold: float = eqx.field(static=True)
-
-    def __init__(self, *, sparsity_threshold: float = 0.0):
-        """**Arguments:**
-
-        - `sparsity_threshold`: up to how many non-zero derivatives an intermediate
-            value is treated as a function of a few coordinates only; below 1, as a
-            fraction of the number of coordinates. 0 never does.
-
-        **Raises:** `ValueError` if it is negative.
-        """
-        self.sparsity_threshold = sparsity_threshold
-
-    def __check_init__(self):
-        if not self.sparsity_threshold >= 0:
-            raise ValueError(
-                "`sparsity_threshold` must be a number of coordinates, a fraction of "
-                f"them, or 0, got {self.sparsity_threshold}."
-            )
-
     @full_precision()
     def __call__(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Inexact[Array, ""]:
         """See [`eqsym.AbstractKinetic`][]."""
-        results = forward_laplacian(
-            _log_parts(wavefunction), electrons, self.sparsity_threshold
-        )
+        results = forward_laplacian(_log_parts(wavefunction), electrons)
         return _kinetic(
             [result.gradient for result in results],
             [result.laplacian for result in results],

@@ -1,0 +1,460 @@
+"""Derivatives and Laplacians of single operations of JAX.
+
+Each rule takes what the operation takes, at least one of it a `Differentiated`, and
+keeps derivatives sparse if it can. It returns `None` for a case that it leaves to
+folx. So are operations that are not here, and derivatives are made dense for it.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .derivatives import (
+    compressed,
+    Differentiated,
+    is_small,
+    repeats,
+    same,
+    together,
+    uniform,
+)
+
+
+class Operation(NamedTuple):
+    """One operation to differentiate: what it does to arrays, its parameters, and the
+    number of coordinates."""
+
+    bind: Callable[..., Array]
+    params: dict[str, Any]
+    coordinates: int
+
+
+_Rule = Callable[[Operation, list[Any]], Differentiated | None]
+
+
+def differentiate(
+    name: str, operation: Operation, inputs: list[Any]
+) -> Differentiated | None:
+    """The output of an operation that has one output, if there is a rule for it."""
+    rule = _RULES.get(name)
+    return None if rule is None else rule(operation, inputs)
+
+
+def _varies(value: Any) -> bool:
+    return isinstance(value, Differentiated)
+
+
+def _plain(value: Any) -> Any:
+    return value.value if _varies(value) else value
+
+
+# Of single entries
+
+
+def _linear(operation: Operation, inputs: list[Any]) -> Differentiated:
+    return inputs[0].linear(operation.bind)
+
+
+def _broadcast(value: Differentiated, shape: tuple[int, ...]) -> Differentiated:
+    """Operations take scalars and axes of size 1 beside whole arrays."""
+    if value.value.shape == shape:
+        return value
+    index, slots = value.index, value.slots
+    if value.value.ndim < len(shape):
+        more = (len(slots), *(1 for _ in shape))
+        slots = slots.reshape(more)
+        index = None if index is None else index.reshape(more)
+    return Differentiated(
+        jnp.broadcast_to(value.value, shape),
+        jnp.broadcast_to(slots, (len(slots), *shape)),
+        jnp.broadcast_to(value.laplacian, shape),
+        index,
+    )
+
+
+def _alike(inputs: list[Any]) -> list[Any]:
+    shape = np.broadcast_shapes(*(np.shape(_plain(value)) for value in inputs))
+    return [_broadcast(v, shape) if _varies(v) else v for v in inputs]
+
+
+def _of_one(operation: Operation, inputs: list[Any]) -> Differentiated | None:
+    """Any function of single entries, of which one argument varies."""
+    varying = [i for i, value in enumerate(inputs) if _varies(value)]
+    if len(varying) > 1:
+        return None
+    i, inputs = varying[0], _alike(inputs)
+    function = lambda x: operation.bind(*inputs[:i], x, *inputs[i + 1 :])
+    return _chain(function, inputs[i])
+
+
+def _chain(function: Callable[[Array], Array], x: Differentiated) -> Differentiated:
+    """By the chain rule, the derivatives of the function computed once."""
+    one = jnp.ones_like(x.value)
+    along = lambda f: lambda y: jax.jvp(f, (y,), (one,))
+    (value, first), (_, second) = along(along(function))(x.value)
+    laplacian = first * x.laplacian + second * jnp.sum(x.slots**2, axis=0)
+    return Differentiated(value, first * x.slots, laplacian, x.index)
+
+
+def _abs(operation: Operation, inputs: list[Any]) -> Differentiated | None:
+    is_complex = jnp.iscomplexobj(inputs[0].value)
+    return None if is_complex else _of_one(operation, inputs)
+
+
+def _sum(operation: Operation, inputs: list[Any]) -> Differentiated:
+    """`add`, `sub` and `complex`: linear in each of two arguments."""
+    inputs = _alike(inputs)
+    varying = [v for v in inputs if _varies(v)]
+    value = operation.bind(*(_plain(v) for v in inputs))
+    varying = together(varying, operation.coordinates)
+    rows = iter(varying)
+    tangents = [next(rows) if _varies(v) else None for v in inputs]
+
+    def apply(arrays, like):
+        # What does not vary counts as zero.
+        zero = jnp.zeros_like(like)
+        return operation.bind(*(zero if a is None else a for a in arrays))
+
+    def part(name):
+        arrays = [None if t is None else getattr(t, name) for t in tangents]
+        return apply(arrays, next(a for a in arrays if a is not None))
+
+    return Differentiated(value, part("slots"), part("laplacian"), varying[0].index)
+
+
+def _product(operation: Operation, inputs: list[Any]) -> Differentiated:
+    a, b = _alike(inputs)
+    if not (_varies(a) and _varies(b)):
+        x, factor = (a, b) if _varies(a) else (b, a)
+        return x.linear(lambda y: y * factor)
+    return _multiply(a, b, operation.coordinates)
+
+
+def _multiply(a: Differentiated, b: Differentiated, coordinates: int) -> Differentiated:
+    if a.index is not None and b.index is None:
+        a, b = b, a
+    if a.index is None and b.index is not None:
+        # Few of the derivatives meet.
+        both = a.with_index(b.index).slots * b.slots
+        b = b.dense(coordinates)
+    else:
+        a, b = together([a, b], coordinates)
+        both = a.slots * b.slots
+    laplacian = a.value * b.laplacian + a.laplacian * b.value
+    return Differentiated(
+        a.value * b.value,
+        a.value * b.slots + a.slots * b.value,
+        laplacian + 2 * jnp.sum(both, axis=0),
+        a.index,
+    )
+
+
+def _quotient(operation: Operation, inputs: list[Any]) -> Differentiated | None:
+    a, b = _alike(inputs)
+    if not (_varies(a) and _varies(b)):
+        return _of_one(operation, inputs)
+    return _multiply(a, _chain(lambda x: 1 / x, b), operation.coordinates)
+
+
+def _select(operation: Operation, inputs: list[Any]) -> Differentiated | None:
+    which, *cases = inputs
+    if _varies(which):
+        return None
+    found = operation.bind(which, *(_plain(v) for v in cases))
+    varying = together([v for v in cases if _varies(v)], operation.coordinates)
+    rows = iter(varying)
+    zero = varying[0]._replace(
+        slots=jnp.zeros_like(varying[0].slots),
+        laplacian=jnp.zeros_like(varying[0].laplacian),
+    )
+    derivatives = [next(rows) if _varies(v) else zero for v in cases]
+    choose = functools.partial(operation.bind, which)
+    slots = jax.vmap(choose)(*(v.slots for v in derivatives))
+    laplacian = choose(*(v.laplacian for v in derivatives))
+    return Differentiated(found, slots, laplacian, varying[0].index)
+
+
+# Of the axes of an array
+
+
+def _moved(
+    operation: Operation, value: Differentiated, index: np.ndarray | None
+) -> Differentiated:
+    return value.linear(operation.bind)._replace(index=index)
+
+
+def _broadcast_in_dim(operation: Operation, inputs: list[Any]) -> Differentiated | None:
+    value, *shape = inputs
+    if shape:
+        return None
+    index = value.index
+    if index is not None:
+        sizes = [len(index)] + [1] * len(operation.params["shape"])
+        for axis, size in zip(
+            operation.params["broadcast_dimensions"], index.shape[1:], strict=True
+        ):
+            sizes[axis + 1] = size
+        index = index.reshape(sizes)
+    return _moved(operation, value, index)
+
+
+def _squeeze(operation: Operation, inputs: list[Any]) -> Differentiated:
+    (value,) = inputs
+    index = value.index
+    if index is not None:
+        axes = [axis % value.value.ndim + 1 for axis in operation.params["dimensions"]]
+        index = np.squeeze(index, tuple(axes))
+    return _moved(operation, value, index)
+
+
+def _transpose(operation: Operation, inputs: list[Any]) -> Differentiated:
+    (value,) = inputs
+    index = value.index
+    if index is not None:
+        axes = operation.params["permutation"]
+        index = index.transpose(0, *(axis + 1 for axis in axes))
+    return _moved(operation, value, index)
+
+
+def _reshape(operation: Operation, inputs: list[Any]) -> Differentiated | None:
+    value, *sizes = inputs
+    if sizes or operation.params["dimensions"] is not None:
+        return None
+    index = value.index
+    if index is not None:
+        index = _reshaped(index, value.value.shape, operation.params["new_sizes"])
+    return _moved(operation, value, index)
+
+
+def _reshaped(
+    index: np.ndarray, old: tuple[int, ...], new: tuple[int, ...]
+) -> np.ndarray:
+    """Group by group of axes that have as many entries before and after."""
+    sizes, i, j = [len(index)], 0, 0
+    while i < len(old) or j < len(new):
+        begin, first = i, j
+        i, j = min(i + 1, len(old)), min(j + 1, len(new))
+        while math.prod(old[begin:i]) != math.prod(new[first:j]):
+            if math.prod(old[begin:i]) < math.prod(new[first:j]):
+                i += 1
+            else:
+                j += 1
+        if all(size == 1 for size in index.shape[begin + 1 : i + 1]):
+            sizes += [1] * (j - first)
+        else:
+            shape = list(index.shape)
+            shape[begin + 1 : i + 1] = old[begin:i]
+            index = np.broadcast_to(index, shape)
+            sizes += new[first:j]
+    return compressed(index.reshape(sizes))
+
+
+def _slice(operation: Operation, inputs: list[Any]) -> Differentiated:
+    (value,) = inputs
+    index, params = value.index, operation.params
+    if index is not None:
+        strides = params["strides"] or (1,) * value.value.ndim
+        ranges = zip(
+            params["start_indices"], params["limit_indices"], strides, strict=True
+        )
+        for axis, (begin, end, step) in enumerate(ranges, start=1):
+            if index.shape[axis] > 1:
+                index = index.take(np.arange(begin, end, step), axis)
+        index = compressed(index)
+    return _moved(operation, value, index)
+
+
+def _reverse(operation: Operation, inputs: list[Any]) -> Differentiated:
+    (value,) = inputs
+    index = value.index
+    if index is not None:
+        index = np.flip(index, [axis + 1 for axis in operation.params["dimensions"]])
+    return _moved(operation, value, index)
+
+
+def _concatenate(operation: Operation, inputs: list[Any]) -> Differentiated:
+    axis = operation.params["dimension"]
+    varying = [v for v in inputs if _varies(v)]
+    if any(v.index is None for v in varying):
+        varying = [v.dense(operation.coordinates) for v in varying]
+    count = max(len(v.slots) for v in varying)
+    index = varying[0].index
+    if index is not None and not all(
+        v.index.shape[axis + 1] == 1 and same(v.index, index) for v in varying
+    ):
+        parts = []
+        for value in inputs:
+            shape = np.shape(_plain(value))
+            pattern = np.full((count, *(1 for _ in shape)), -1)
+            if _varies(value):
+                rows = ((0, count - len(value.index)),) + ((0, 0),) * len(shape)
+                pattern = np.pad(value.index, rows, constant_values=-1)
+            parts.append((pattern, shape[axis]))
+        sizes = np.broadcast_shapes(
+            *(p.shape[: axis + 1] + (1,) + p.shape[axis + 2 :] for p, _ in parts)
+        )
+        index = compressed(
+            np.concatenate(
+                [
+                    np.broadcast_to(p, (*sizes[: axis + 1], n, *sizes[axis + 2 :]))
+                    for p, n in parts
+                ],
+                axis + 1,
+            )
+        )
+    rows = iter(varying)
+    slots, laplacians = [], []
+    for value in inputs:
+        plain = jnp.asarray(_plain(value))
+        if not _varies(value):
+            slots.append(jnp.zeros((count, *plain.shape), plain.dtype))
+            laplacians.append(jnp.zeros_like(plain))
+            continue
+        value = next(rows)
+        more = ((0, count - len(value.slots)),) + ((0, 0),) * plain.ndim
+        slots.append(jnp.pad(value.slots, more))
+        laplacians.append(value.laplacian)
+    return Differentiated(
+        operation.bind(*(_plain(v) for v in inputs)),
+        jax.vmap(operation.bind)(*slots),
+        operation.bind(*laplacians),
+        index,
+    )
+
+
+# Sums and products
+
+
+def _reduce_sum(operation: Operation, inputs: list[Any]) -> Differentiated:
+    (value,) = inputs
+    if value.index is None:
+        return _moved(operation, value, None)
+    value = value._replace(value=operation.bind(value.value))
+    for axis in sorted(operation.params["axes"], reverse=True):
+        value = _sum_along(value, int(axis), operation.coordinates)
+    return value
+
+
+def _sum_along(value: Differentiated, axis: int, coordinates: int) -> Differentiated:
+    """Derivatives of the sum. What depends on its own coordinate in each of the terms
+    has as many derivatives as there are terms."""
+    laplacian = jnp.sum(value.laplacian, axis)
+    index, slots = value.index, value.slots
+    axis = axis + 1
+    if index is None or index.shape[axis] == 1:
+        index = None if index is None else index.squeeze(axis)
+        return Differentiated(value.value, jnp.sum(slots, axis), laplacian, index)
+    most = np.max(index, axis, keepdims=True)
+    alike = np.all((index == most) | (index < 0), tuple(range(1, index.ndim)))
+    (one,), (each,) = np.nonzero(alike), np.nonzero(~alike)
+    rows, indices = [], []
+    if len(one):
+        rows.append(jnp.sum(_take(slots, one), axis))
+        indices.append(most[one].squeeze(axis))
+    if len(each):
+        # One coordinate after the other, if each of the terms has some of its own.
+        moved = jnp.moveaxis(_take(slots, each), axis, 0)
+        rows.append(moved.reshape(-1, *moved.shape[2:]))
+        moved = np.moveaxis(index[each], axis, 0)
+        indices.append(moved.reshape(-1, *moved.shape[2:]))
+    index = np.concatenate(indices)
+    slots = rows[0] if len(rows) == 1 else jnp.concatenate(rows)
+    found = Differentiated(value.value, slots, laplacian, index)
+    if is_small(index, coordinates) and not repeats(index):
+        return found._replace(index=compressed(index))
+    return found.dense(coordinates)
+
+
+def _take(slots: Array, which: np.ndarray) -> Array:
+    if len(which) == len(slots):
+        return slots
+    if np.all(np.diff(which) == 1):
+        return slots[which[0] : which[-1] + 1]
+    return slots[which]
+
+
+def _dot_general(operation: Operation, inputs: list[Any]) -> Differentiated | None:
+    a, b = inputs
+    if _varies(a) and _varies(b):
+        return _dot_of_two(operation, a, b)
+    left = _varies(a)
+    value = a if left else b
+    contract, batch = (
+        tuple(axes[0 if left else 1])
+        for axes in operation.params["dimension_numbers"]
+    )
+    index = value.index
+    if index is not None:
+        index = uniform(index, contract)
+        if index is None or not is_small(index, operation.coordinates):
+            index = None
+            value = value.dense(operation.coordinates)
+        else:
+            value = value.with_index(index)
+            index = index.squeeze(tuple(i + 1 for i in contract))
+            kept = [i for i in range(value.value.ndim) if i not in contract]
+            free = [i for i in kept if i not in batch]
+            order = (0, *(kept.index(i) + 1 for i in (*batch, *free)))
+            index = index.transpose(order)
+            # The axes of the other factor: last, or after the common ones.
+            other = np.ndim(b if left else a) - len(contract) - len(batch)
+            at = index.ndim if left else 1 + len(batch)
+            index = index.reshape(*index.shape[:at], *(1,) * other, *index.shape[at:])
+    bind = operation.bind
+    factor = lambda x: bind(x, b) if left else bind(a, x)
+    return value.linear(factor)._replace(index=index)
+
+
+def _dot_of_two(
+    operation: Operation, a: Differentiated, b: Differentiated
+) -> Differentiated:
+    a, b = a.dense(operation.coordinates), b.dense(operation.coordinates)
+    bind, params = operation.bind, operation.params
+    contract, batch = params["dimension_numbers"]
+    shifted = lambda axes: tuple(i + 1 for i in axes)
+    # Coordinates are one more axis to sum over.
+    both = jax.lax.dot_general(
+        a.slots,
+        b.slots,
+        (
+            tuple((0, *shifted(axes)) for axes in contract),
+            tuple(shifted(axes) for axes in batch),
+        ),
+        precision=params["precision"],
+        preferred_element_type=params["preferred_element_type"],
+    )
+    slots = jax.vmap(lambda x: bind(x, b.value))(a.slots)
+    slots = slots + jax.vmap(lambda x: bind(a.value, x))(b.slots)
+    laplacian = bind(a.laplacian, b.value) + bind(a.value, b.laplacian) + 2 * both
+    return Differentiated(bind(a.value, b.value), slots, laplacian)
+
+
+_FUNCTIONS = (
+    "acos acosh asin asinh atan atan2 atanh cbrt clamp cos cosh digamma erf erf_inv "
+    "erfc exp exp2 expm1 integer_pow lgamma log log1p logistic max min pow "
+    "rem rsqrt sigmoid silu sin sinh softplus sqrt square tan tanh"
+).split()
+_RULES: dict[str, _Rule] = {
+    **dict.fromkeys(_FUNCTIONS, _of_one),
+    **dict.fromkeys("conj convert_element_type copy imag neg real".split(), _linear),
+    **dict.fromkeys("add add_any complex sub".split(), _sum),
+    "abs": _abs,
+    "broadcast_in_dim": _broadcast_in_dim,
+    "concatenate": _concatenate,
+    "div": _quotient,
+    "dot_general": _dot_general,
+    "mul": _product,
+    "reduce_sum": _reduce_sum,
+    "reshape": _reshape,
+    "rev": _reverse,
+    "select_n": _select,
+    "slice": _slice,
+    "squeeze": _squeeze,
+    "transpose": _transpose,
+}
