@@ -33,7 +33,7 @@ GRAPHENE = 2.4612
 
 
 class Setting(NamedTuple):
-    """What to measure; `operations` is how many of the group are averaged over."""
+    """What to measure."""
 
     crystal: eqs.Crystal
     layers: int
@@ -41,7 +41,7 @@ class Setting(NamedTuple):
     walkers: int
     chunk: int
     widths: tuple[int, int] = (256, 32)
-    operations: int = 1
+    is_average: bool = False
 
 
 def lih(*supercell: int) -> eqs.Crystal:
@@ -58,7 +58,7 @@ SETTINGS = {
     "LiH": lambda: Setting(lih(), 4, 16, 64, 32),
     "graphene": lambda: Setting(graphene(), 4, 16, 16, 8),
     "LiH 2x2x2": lambda: Setting(lih(2, 2, 2), 3, 8, 8, 2),
-    "average": lambda: Setting(lih(), 3, 4, 8, 8, (64, 16), 12),
+    "average": lambda: Setting(lih(), 3, 4, 4, 4, (64, 16), True),
 }
 
 
@@ -77,14 +77,10 @@ def wavefunction(setting: Setting) -> eqs.AbstractWavefunction:
         determinants=setting.determinants,
         key=jax.random.key(0),
     )
-    if setting.operations == 1:
+    if not setting.is_average:
         return network
-    group = eqs.SpaceGroup.from_crystal(setting.crystal)
-    rotations = group.rotations[: setting.operations]
-    group = eqs.SpaceGroup(
-        setting.crystal, rotations, group.translations[: setting.operations]
-    )
-    return eqs.Symmetrized(network, eqs.GroupAverage(group), 4)
+    average = eqs.GroupAverage(eqs.SpaceGroup.of(setting.crystal))
+    return eqs.Symmetrized(network, average, operation_chunk=4)
 
 
 def work(name: str) -> None:
