@@ -102,8 +102,6 @@ def compressed(index: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
     return index
 
 
-
-
 def _union(indices: Sequence[Any]) -> np.ndarray | None:
     """The coordinates of all, those of the first in its order."""
     found, *rest = indices
@@ -192,7 +190,11 @@ def _dense(slots: Array, index: np.ndarray, coordinates: int) -> Array:
             total = padded[jnp.asarray(np.where(row < 0, len(slots), row))]
     axis = np.arange(coordinates).reshape(-1, *(1,) * (slots.ndim - 1))
     if len(rest) > _MASKS:
-        total = total if total is not None else jnp.zeros_like(slots, shape=(coordinates, *slots.shape[1:]))
+        total = (
+            total
+            if total is not None
+            else jnp.zeros_like(slots, shape=(coordinates, *slots.shape[1:]))
+        )
         pattern = np.broadcast_to(index[rest], (len(rest), *slots.shape[1:]))
         there = np.meshgrid(*(np.arange(n) for n in slots.shape[1:]), indexing="ij")
         part = jnp.where(pattern >= 0, slots[np.asarray(rest)], 0)

@@ -386,8 +386,7 @@ def _dot_general(operation: Operation, inputs: list[Any]) -> Differentiated | No
     left = _varies(a)
     value = a if left else b
     contract, batch = (
-        tuple(axes[0 if left else 1])
-        for axes in operation.params["dimension_numbers"]
+        tuple(axes[0 if left else 1]) for axes in operation.params["dimension_numbers"]
     )
     index = value.index
     if index is not None:
