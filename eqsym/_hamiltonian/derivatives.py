@@ -19,6 +19,7 @@ _MOST_SLOTS = 24
 _MOST = 2**24
 # So many operations are more than one that adds up by index.
 _MASKS = 8
+_PARTS = 4
 
 
 class Differentiated(NamedTuple):
@@ -125,16 +126,13 @@ def uniform(index: Int[np.ndarray, "..."], axes: Sequence[int]) -> np.ndarray | 
         return index
     kept = [i for i in range(1, index.ndim) if i not in axes]
     moved = index.transpose(0, *axes, *kept)
-    moved = moved.reshape(-1, *(index.shape[i] for i in kept))
-    if moved.size > _MOST:
+    moved = moved.reshape(-1, *(index.shape[i] for i in kept)).copy()
+    if len(moved) * moved.size > _MOST:
         return None
-    moved = -np.sort(-moved, axis=0)
-    repeated = np.zeros(moved.shape, bool)
-    repeated[1:] = moved[1:] == moved[:-1]
-    moved = -np.sort(-np.where(repeated, -1, moved), axis=0)
-    count = max(1, int(np.max(np.sum(moved >= 0, axis=0), initial=0)))
-    # In ascending order: the order of coordinates, if all are there.
-    moved = moved[:count][::-1]
+    # In the order of first occurrence: one slot is one electron for all entries.
+    for i in range(1, len(moved)):
+        moved[i][np.any(moved[:i] == moved[i], axis=0)] = -1
+    moved = moved[np.any(moved.reshape(len(moved), -1) >= 0, axis=1)]
     return compressed(np.expand_dims(moved, tuple(axes)))
 
 
@@ -177,6 +175,8 @@ def _dense(slots: Array, index: np.ndarray, coordinates: int) -> Array:
             row[coordinate] = i
         else:
             rest.append(i)
+    if len(rest) > _MASKS:
+        return _dense_in_parts(slots, index, coordinates)
     total = None
     if np.any(row >= 0):
         (there,) = np.nonzero(row >= 0)
@@ -189,19 +189,31 @@ def _dense(slots: Array, index: np.ndarray, coordinates: int) -> Array:
             padded = jnp.concatenate([slots, jnp.zeros_like(slots[:1])])
             total = padded[jnp.asarray(np.where(row < 0, len(slots), row))]
     axis = np.arange(coordinates).reshape(-1, *(1,) * (slots.ndim - 1))
-    if len(rest) > _MASKS:
-        total = (
-            total
-            if total is not None
-            else jnp.zeros_like(slots, shape=(coordinates, *slots.shape[1:]))
-        )
-        pattern = np.broadcast_to(index[rest], (len(rest), *slots.shape[1:]))
-        there = np.meshgrid(*(np.arange(n) for n in slots.shape[1:]), indexing="ij")
-        part = jnp.where(pattern >= 0, slots[np.asarray(rest)], 0)
-        return total.at[(np.maximum(pattern, 0), *there)].add(part)
     for i in rest:
         part = jnp.where(axis == index[i], slots[i], 0)
         total = part if total is None else total + part
     if total is None:
         return jnp.zeros((coordinates, *slots.shape[1:]), slots.dtype)
     return total
+
+
+def _dense_in_parts(slots: Array, index: np.ndarray, coordinates: int) -> Array:
+    """One entry of a short axis after another: in the sum over a channel of electrons
+    those of different channels are coordinates of one row."""
+    short = [(n, i) for i, n in enumerate(index.shape) if i > 0 and 1 < n <= _PARTS]
+    if short:
+        size, axis = min(short)
+        parts = [
+            _dense(
+                jax.lax.slice_in_dim(slots, i, i + 1, axis=axis),
+                index.take([i], axis),
+                coordinates,
+            )
+            for i in range(size)
+        ]
+        return jnp.concatenate(parts, axis)
+    total = jnp.zeros((coordinates, *slots.shape[1:]), slots.dtype)
+    index = np.broadcast_to(index, slots.shape)
+    places = np.meshgrid(*(np.arange(n) for n in slots.shape[1:]), indexing="ij")
+    part = jnp.where(index >= 0, slots, 0)
+    return total.at[(np.maximum(index, 0), *places)].add(part)
