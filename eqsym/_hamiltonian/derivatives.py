@@ -54,7 +54,7 @@ class Differentiated(NamedTuple):
         """With derivatives by all coordinates."""
         if self.index is None:
             return self
-        slots = _dense(self.slots, self.index, coordinates)
+        slots = dense(self.slots, self.index, coordinates)
         return self._replace(slots=slots, index=None)
 
 
@@ -161,7 +161,7 @@ def _rows(slots: Array, index: np.ndarray) -> Array:
     return jnp.take_along_axis(slots, jnp.asarray(index), axis=0)
 
 
-def _dense(slots: Array, index: np.ndarray, coordinates: int) -> Array:
+def dense(slots: Array, index: np.ndarray, coordinates: int) -> Array:
     """Derivatives by all coordinates."""
     flat = index.reshape(len(index), -1)
     first = np.max(flat, axis=1)
@@ -204,7 +204,7 @@ def _dense_in_parts(slots: Array, index: np.ndarray, coordinates: int) -> Array:
     if short:
         size, axis = min(short)
         parts = [
-            _dense(
+            dense(
                 jax.lax.slice_in_dim(slots, i, i + 1, axis=axis),
                 index.take([i], axis),
                 coordinates,

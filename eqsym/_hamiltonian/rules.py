@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from .derivatives import (
     compressed,
+    dense,
     Differentiated,
     is_small,
     repeats,
@@ -342,33 +343,46 @@ def _reduce_sum(operation: Operation, inputs: list[Any]) -> Differentiated:
 
 
 def _sum_along(value: Differentiated, axis: int, coordinates: int) -> Differentiated:
-    """Derivatives of the sum. What depends on its own coordinate in each of the terms
-    has as many derivatives as there are terms."""
     laplacian = jnp.sum(value.laplacian, axis)
-    index, slots = value.index, value.slots
-    axis = axis + 1
-    if index is None or index.shape[axis] == 1:
-        index = None if index is None else index.squeeze(axis)
-        return Differentiated(value.value, jnp.sum(slots, axis), laplacian, index)
-    most = np.max(index, axis, keepdims=True)
+    if value.index is None:
+        return Differentiated(value.value, jnp.sum(value.slots, axis + 1), laplacian)
+    common, own = _split(value.slots, value.index, axis)
+    parts = []
+    if common is not None:
+        slots, index = common
+        parts.append((jnp.sum(slots, axis + 1), index))
+    if own is not None:
+        parts.append(own)
+    return _collected(value.value, parts, laplacian, coordinates)
+
+
+_Slots = tuple[Array, np.ndarray]
+
+
+def _split(
+    slots: Array, index: np.ndarray, axis: int
+) -> tuple[_Slots | None, _Slots | None]:
+    """Derivatives by coordinates that all terms along an axis have in common, and those
+    by coordinates of one term each: these, first of all axes, one term after the other.
+    The indices have no axis of the terms."""
+    along = axis + 1
+    most = np.max(index, along, keepdims=True)
     alike = np.all((index == most) | (index < 0), tuple(range(1, index.ndim)))
     (one,), (each,) = np.nonzero(alike), np.nonzero(~alike)
-    rows, indices = [], []
+    common = own = None
     if len(one):
-        rows.append(jnp.sum(_take(slots, one), axis))
-        indices.append(most[one].squeeze(axis))
+        common = _take(slots, one), most[one].squeeze(along)
     if len(each):
-        # One coordinate after the other, if each of the terms has some of its own.
-        moved = jnp.moveaxis(_take(slots, each), axis, 0)
-        rows.append(moved.reshape(-1, *moved.shape[2:]))
-        moved = np.moveaxis(index[each], axis, 0)
-        indices.append(moved.reshape(-1, *moved.shape[2:]))
-    index = np.concatenate(indices)
-    slots = rows[0] if len(rows) == 1 else jnp.concatenate(rows)
-    found = Differentiated(value.value, slots, laplacian, index)
-    if is_small(index, coordinates) and not repeats(index):
-        return found._replace(index=compressed(index))
-    return found.dense(coordinates)
+        moved = (
+            m(x, along, 0)
+            for m, x in (
+                (jnp.moveaxis, _take(slots, each)),
+                (np.moveaxis, index[each]),
+            )
+        )
+        rows, indices = (x.reshape(-1, *x.shape[2:]) for x in moved)
+        own = rows, indices
+    return common, own
 
 
 def _take(slots: Array, which: np.ndarray) -> Array:
@@ -379,35 +393,76 @@ def _take(slots: Array, which: np.ndarray) -> Array:
     return slots[which]
 
 
+def _collected(
+    value: Array, parts: list[_Slots], laplacian: Array, coordinates: int
+) -> Differentiated:
+    """Of a sum of terms."""
+    index = np.concatenate([index for _, index in parts])
+    if is_small(index, coordinates) and not repeats(index):
+        slots = jnp.concatenate([slots for slots, _ in parts])
+        return Differentiated(value, slots, laplacian, compressed(index))
+    whole = [dense(slots, index, coordinates) for slots, index in parts]
+    return Differentiated(value, functools.reduce(jnp.add, whole), laplacian)
+
+
 def _dot_general(operation: Operation, inputs: list[Any]) -> Differentiated | None:
     a, b = inputs
     if _varies(a) and _varies(b):
         return _dot_of_two(operation, a, b)
-    left = _varies(a)
-    value = a if left else b
-    contract, batch = (
-        tuple(axes[0 if left else 1]) for axes in operation.params["dimension_numbers"]
+    value, factor = (a, b) if _varies(a) else (b, a)
+    side = 0 if _varies(a) else 1
+    contract, batch = (axes[side] for axes in operation.params["dimension_numbers"])
+    varying = [i for i in contract if value.index is not None and value.index.shape[i + 1] > 1]
+
+    def product(x, factor=factor):
+        return operation.bind(x, factor) if side == 0 else operation.bind(factor, x)
+
+    if value.index is None:
+        return value.linear(product)
+
+    free = [i for i in range(value.value.ndim) if i not in (*contract, *batch)]
+    kept = [i for i in range(value.value.ndim) if i not in contract]
+    order = [kept.index(i) + 1 for i in (*batch, *free)]
+
+    def pattern(index):
+        """From the axes that are left of the argument to those of the product."""
+        index = index.transpose(0, *order)
+        # The axes of the other factor: last, or after the common ones.
+        other = (1,) * (np.ndim(factor) - len(contract) - len(batch))
+        at = index.ndim if side == 0 else 1 + len(batch)
+        return index.reshape(*index.shape[:at], *other, *index.shape[at:])
+
+    index = uniform(value.index, contract)
+    if index is not None and is_small(index, operation.coordinates):
+        value = value.with_index(index)
+        index = index.squeeze(tuple(i + 1 for i in contract))
+        return value.linear(product)._replace(index=pattern(index))
+
+    terms = value.value.shape[varying[0]]
+    if len(varying) > 1 or terms * len(value.slots) > 2 * operation.coordinates:
+        return value.dense(operation.coordinates).linear(product)
+    # One term of the sum after the other.
+    (axis,) = varying
+    common, own = _split(value.slots, value.index, axis)
+    rest = tuple(i + 1 - (i > axis) for i in contract if i != axis)
+    parts = []
+    if common is not None:
+        slots, index = common
+        parts.append((jax.vmap(product)(slots), pattern(index.squeeze(rest))))
+    if own is not None:
+        slots, index = own
+        slots = jnp.expand_dims(slots, axis + 1)
+        slots = slots.reshape(terms, -1, *slots.shape[1:])
+        there = operation.params["dimension_numbers"][0][1 - side][contract.index(axis)]
+        factors = jnp.expand_dims(jnp.moveaxis(factor, there, 0), there + 1)
+        slots = jax.vmap(lambda x, f: jax.vmap(lambda y: product(y, f))(x))(
+            slots, factors
+        )
+        slots = slots.reshape(-1, *slots.shape[2:])
+        parts.append((slots, pattern(index.squeeze(rest))))
+    return _collected(
+        product(value.value), parts, product(value.laplacian), operation.coordinates
     )
-    index = value.index
-    if index is not None:
-        index = uniform(index, contract)
-        if index is None or not is_small(index, operation.coordinates):
-            index = None
-            value = value.dense(operation.coordinates)
-        else:
-            value = value.with_index(index)
-            index = index.squeeze(tuple(i + 1 for i in contract))
-            kept = [i for i in range(value.value.ndim) if i not in contract]
-            free = [i for i in kept if i not in batch]
-            order = (0, *(kept.index(i) + 1 for i in (*batch, *free)))
-            index = index.transpose(order)
-            # The axes of the other factor: last, or after the common ones.
-            other = np.ndim(b if left else a) - len(contract) - len(batch)
-            at = index.ndim if left else 1 + len(batch)
-            index = index.reshape(*index.shape[:at], *(1,) * other, *index.shape[at:])
-    bind = operation.bind
-    factor = lambda x: bind(x, b) if left else bind(a, x)
-    return value.linear(factor)._replace(index=index)
 
 
 def _dot_of_two(
