@@ -23,12 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from folx.api import FwdJacobian, FwdLaplArray
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.extend.core.primitives import custom_vjp_call_p, jit_p, remat_p, scan_p
 from jax.extend.source_info_util import summarize
 from jaxtyping import Array, Float
 
 from .derivatives import coordinates_of, Differentiated, is_small
+from .determinant import log_determinant
 from .rules import differentiate, Operation
 
 
@@ -103,11 +104,29 @@ class _Walk(NamedTuple):
             return known[atom]
 
         for equation in traced.jaxpr.eqns:
-            outputs = self._outputs(equation, [read(v) for v in equation.invars])
+            inputs = [read(v) for v in equation.invars]
+            if _name(equation) == "slogdet" and _is_named(equation):
+                outputs = self._slogdet(equation, inputs, traced.jaxpr)
+            else:
+                outputs = self._outputs(equation, inputs)
             # There is nothing to differentiate in an empty array.
             outputs = [v if jnp.size(_plain(v)) else _plain(v) for v in outputs]
             known.update(zip(equation.outvars, outputs, strict=True))
         return [read(atom) for atom in traced.jaxpr.outvars]
+
+    def _slogdet(self, equation: JaxprEqn, inputs: _Values, jaxpr: Jaxpr) -> _Values:
+        (matrix,) = inputs
+        if not _varies(matrix):
+            return self._bound(equation, inputs)
+        # Matrices are put together from rows of spin-up and spin-down electrons.
+        (variable,) = equation.invars
+        rows = [matrix.value.shape[-2]]
+        for maker in jaxpr.eqns:
+            if variable in maker.outvars and _name(maker) == "concatenate":
+                if maker.params["dimension"] == matrix.value.ndim - 2:
+                    sizes: list[Any] = [v.aval for v in maker.invars]
+                    rows = [size.shape[-2] for size in sizes if size.shape[-2]]
+        return list(log_determinant(self.dense(matrix), rows))
 
     def _outputs(self, equation: JaxprEqn, inputs: _Values) -> _Values:
         if not any(_varies(value) for value in inputs):

@@ -223,6 +223,15 @@ def _transpose(operation: Operation, inputs: list[Any]) -> Differentiated:
     return _moved(operation, value, index)
 
 
+def _tile(operation: Operation, inputs: list[Any]) -> Differentiated:
+    (value,) = inputs
+    index = value.index
+    if index is not None:
+        counts = zip(operation.params["reps"], index.shape[1:], strict=True)
+        index = np.tile(index, (1, *(n if size > 1 else 1 for n, size in counts)))
+    return _moved(operation, value, index)
+
+
 def _reshape(operation: Operation, inputs: list[Any]) -> Differentiated | None:
     value, *sizes = inputs
     if sizes or operation.params["dimensions"] is not None:
@@ -510,5 +519,6 @@ _RULES: dict[str, _Rule] = {
     "select_n": _select,
     "slice": _slice,
     "squeeze": _squeeze,
+    "tile": _tile,
     "transpose": _transpose,
 }
