@@ -28,34 +28,34 @@ class Differentiated(NamedTuple):
     - `value`: the array.
     - `slots`: derivatives, along the first axis. They are not conjugated.
     - `laplacian`: the sum of second derivatives.
-    - `index`: the coordinate of every derivative, constant along axes of size 1; no
+    - `which`: the coordinate of every derivative, constant along axes of size 1; no
         coordinate occurs twice for an entry. Negative if a derivative is zero for
         sure. `None` if there is a derivative by each coordinate, in order.
     """
 
-    value: Inexact[Array, "*shape"]
-    slots: Inexact[Array, "slots *shape"]
-    laplacian: Inexact[Array, "*shape"]
-    index: Int[np.ndarray, "slots *pattern"] | None = None
+    value: Inexact[Array, "..."]
+    slots: Inexact[Array, "slots ..."]
+    laplacian: Inexact[Array, "..."]
+    which: Int[np.ndarray, "..."] | None = None
 
     def linear(self, function: Callable[[Array], Array]) -> "Differentiated":
         """A linear function of single entries."""
         slots = jax.vmap(function)(self.slots)
         laplacian = function(self.laplacian)
-        return Differentiated(function(self.value), slots, laplacian, self.index)
+        return Differentiated(function(self.value), slots, laplacian, self.which)
 
     def with_index(self, index: Int[np.ndarray, "..."]) -> "Differentiated":
         """With the derivatives of another index, which has those that are not zero."""
-        if self.index is None:
-            return self._replace(slots=_rows(self.slots, index), index=index)
-        return self._replace(slots=_aligned(self.slots, self.index, index), index=index)
+        if self.which is None:
+            return self._replace(slots=_rows(self.slots, index), which=index)
+        return self._replace(slots=_aligned(self.slots, self.which, index), which=index)
 
     def dense(self, coordinates: int) -> "Differentiated":
         """With derivatives by all coordinates."""
-        if self.index is None:
+        if self.which is None:
             return self
-        slots = dense(self.slots, self.index, coordinates)
-        return self._replace(slots=slots, index=None)
+        slots = dense(self.slots, self.which, coordinates)
+        return self._replace(slots=slots, which=None)
 
 
 def coordinates_of(x: Inexact[Array, "..."]) -> Differentiated:
@@ -68,9 +68,9 @@ def together(
     values: Sequence[Differentiated], coordinates: int
 ) -> list[Differentiated]:
     """All with the same index: dense if one is."""
-    if any(value.index is None for value in values):
+    if any(value.which is None for value in values):
         return [value.dense(coordinates) for value in values]
-    index = _union([value.index for value in values])
+    index = _union([value.which for value in values])
     if index is None or not is_small(index, coordinates):
         return [value.dense(coordinates) for value in values]
     return [value.with_index(index) for value in values]
@@ -91,7 +91,7 @@ def same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     """Whether two indices are equal."""
     if a is None or b is None:
         return a is b
-    return a is b or (len(a) == len(b) and np.array_equal(*np.broadcast_arrays(a, b)))
+    return a is b or (len(a) == len(b) and bool(np.all(a == b)))
 
 
 def compressed(index: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:

@@ -32,12 +32,15 @@ def log_determinant(
         jnp.einsum("c...ij,...jk->...cik", matrix.slots[..., block, :], inverse)
         for block in blocks
     ]
-    gradient, laplacian = 0.0, jnp.einsum("...ij,...ji->...", matrix.laplacian, inverse)
+    gradient = jnp.zeros(matrix.slots.shape[:-2], value.dtype)
+    laplacian = jnp.einsum("...ij,...ji->...", matrix.laplacian, inverse)
     for i, (here, one) in enumerate(zip(blocks, products, strict=True)):
         gradient = gradient + jnp.einsum("...cii->c...", one[..., here])
         for j, (there, other) in enumerate(zip(blocks, products, strict=True)):
             if i <= j:
-                trace = jnp.einsum("...cij,...cji->...", one[..., there], other[..., here])
+                trace = jnp.einsum(
+                    "...cij,...cji->...", one[..., there], other[..., here]
+                )
                 laplacian = laplacian - (2 - (i == j)) * trace
     if not jnp.iscomplexobj(value):
         return sign, Differentiated(log, gradient, laplacian)

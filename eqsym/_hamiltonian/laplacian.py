@@ -1,9 +1,9 @@
 """The forward Laplacian of whatever JAX traces.
 
-Most operations have a rule in `rules`, and the rest is left to folx, which can walk through a traced function itself. It is done here because folx 0.2.30
+Most operations have a rule in `rules`, which keeps derivatives sparse, and the rest is
+left to folx. folx 0.2.30 could walk through a traced function itself, but it
 
-- keeps derivatives sparse up to the first `jnp.where` of two arguments, and takes
-  more operations than are needed for many others,
+- gives up sparse derivatives at the first `jnp.where` of two arguments,
 - reads parameters of `jax.lax.scan` that jax 0.12 has renamed,
 - refuses loops over values that depend on the coordinates, and loops that start from a
   constant, and mistakes the axes of what a loop stacks,
@@ -168,8 +168,8 @@ class _Walk(NamedTuple):
             operation = Operation(bind, equation.params, self.coordinates)
             found = differentiate(name, operation, inputs)
             if found is not None:
-                if found.index is not None and not is_small(
-                    found.index, self.coordinates
+                if found.which is not None and not is_small(
+                    found.which, self.coordinates
                 ):
                     found = found.dense(self.coordinates)
                 return [found]
@@ -197,7 +197,8 @@ class _Walk(NamedTuple):
             return [v for v, has in zip(outputs, inexact, strict=True) if has]
 
         rule = folx.wrap_forward_laplacian(some)
-        found = iter(rule(tuple(given), {}, 0))
+        arguments: Any = tuple(given)
+        found = iter(rule(arguments, {}, 0))
         outputs = self._bound(equation, [_plain(v) for v in inputs])
         return [
             self._from_folx(next(found)) if has else value

@@ -7,7 +7,7 @@ folx. So are operations that are not here, and derivatives are made dense for it
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -66,7 +66,7 @@ def _broadcast(value: Differentiated, shape: tuple[int, ...]) -> Differentiated:
     """Operations take scalars and axes of size 1 beside whole arrays."""
     if value.value.shape == shape:
         return value
-    index, slots = value.index, value.slots
+    index, slots = value.which, value.slots
     if value.value.ndim < len(shape):
         more = (len(slots), *(1 for _ in shape))
         slots = slots.reshape(more)
@@ -100,7 +100,7 @@ def _chain(function: Callable[[Array], Array], x: Differentiated) -> Differentia
     along = lambda f: lambda y: jax.jvp(f, (y,), (one,))
     (value, first), (_, second) = along(along(function))(x.value)
     laplacian = first * x.laplacian + second * jnp.sum(x.slots**2, axis=0)
-    return Differentiated(value, first * x.slots, laplacian, x.index)
+    return Differentiated(value, first * x.slots, laplacian, x.which)
 
 
 def _abs(operation: Operation, inputs: list[Any]) -> Differentiated | None:
@@ -126,7 +126,7 @@ def _sum(operation: Operation, inputs: list[Any]) -> Differentiated:
         arrays = [None if t is None else getattr(t, name) for t in tangents]
         return apply(arrays, next(a for a in arrays if a is not None))
 
-    return Differentiated(value, part("slots"), part("laplacian"), varying[0].index)
+    return Differentiated(value, part("slots"), part("laplacian"), varying[0].which)
 
 
 def _product(operation: Operation, inputs: list[Any]) -> Differentiated:
@@ -138,11 +138,11 @@ def _product(operation: Operation, inputs: list[Any]) -> Differentiated:
 
 
 def _multiply(a: Differentiated, b: Differentiated, coordinates: int) -> Differentiated:
-    if a.index is not None and b.index is None:
+    if a.which is not None and b.which is None:
         a, b = b, a
-    if a.index is None and b.index is not None:
+    if a.which is None and b.which is not None:
         # Few of the derivatives meet.
-        both = a.with_index(b.index).slots * b.slots
+        both = a.with_index(b.which).slots * b.slots
         b = b.dense(coordinates)
     else:
         a, b = together([a, b], coordinates)
@@ -152,7 +152,7 @@ def _multiply(a: Differentiated, b: Differentiated, coordinates: int) -> Differe
         a.value * b.value,
         a.value * b.slots + a.slots * b.value,
         laplacian + 2 * jnp.sum(both, axis=0),
-        a.index,
+        a.which,
     )
 
 
@@ -178,7 +178,7 @@ def _select(operation: Operation, inputs: list[Any]) -> Differentiated | None:
     choose = functools.partial(operation.bind, which)
     slots = jax.vmap(choose)(*(v.slots for v in derivatives))
     laplacian = choose(*(v.laplacian for v in derivatives))
-    return Differentiated(found, slots, laplacian, varying[0].index)
+    return Differentiated(found, slots, laplacian, varying[0].which)
 
 
 # Of the axes of an array
@@ -187,14 +187,14 @@ def _select(operation: Operation, inputs: list[Any]) -> Differentiated | None:
 def _moved(
     operation: Operation, value: Differentiated, index: np.ndarray | None
 ) -> Differentiated:
-    return value.linear(operation.bind)._replace(index=index)
+    return value.linear(operation.bind)._replace(which=index)
 
 
 def _broadcast_in_dim(operation: Operation, inputs: list[Any]) -> Differentiated | None:
     value, *shape = inputs
     if shape:
         return None
-    index = value.index
+    index = value.which
     if index is not None:
         sizes = [len(index)] + [1] * len(operation.params["shape"])
         for axis, size in zip(
@@ -207,7 +207,7 @@ def _broadcast_in_dim(operation: Operation, inputs: list[Any]) -> Differentiated
 
 def _squeeze(operation: Operation, inputs: list[Any]) -> Differentiated:
     (value,) = inputs
-    index = value.index
+    index = value.which
     if index is not None:
         axes = [axis % value.value.ndim + 1 for axis in operation.params["dimensions"]]
         index = np.squeeze(index, tuple(axes))
@@ -216,7 +216,7 @@ def _squeeze(operation: Operation, inputs: list[Any]) -> Differentiated:
 
 def _transpose(operation: Operation, inputs: list[Any]) -> Differentiated:
     (value,) = inputs
-    index = value.index
+    index = value.which
     if index is not None:
         axes = operation.params["permutation"]
         index = index.transpose(0, *(axis + 1 for axis in axes))
@@ -225,7 +225,7 @@ def _transpose(operation: Operation, inputs: list[Any]) -> Differentiated:
 
 def _tile(operation: Operation, inputs: list[Any]) -> Differentiated:
     (value,) = inputs
-    index = value.index
+    index = value.which
     if index is not None:
         counts = zip(operation.params["reps"], index.shape[1:], strict=True)
         index = np.tile(index, (1, *(n if size > 1 else 1 for n, size in counts)))
@@ -236,7 +236,7 @@ def _reshape(operation: Operation, inputs: list[Any]) -> Differentiated | None:
     value, *sizes = inputs
     if sizes or operation.params["dimensions"] is not None:
         return None
-    index = value.index
+    index = value.which
     if index is not None:
         index = _reshaped(index, value.value.shape, operation.params["new_sizes"])
     return _moved(operation, value, index)
@@ -267,7 +267,7 @@ def _reshaped(
 
 def _slice(operation: Operation, inputs: list[Any]) -> Differentiated:
     (value,) = inputs
-    index, params = value.index, operation.params
+    index, params = value.which, operation.params
     if index is not None:
         strides = params["strides"] or (1,) * value.value.ndim
         ranges = zip(
@@ -282,29 +282,31 @@ def _slice(operation: Operation, inputs: list[Any]) -> Differentiated:
 
 def _reverse(operation: Operation, inputs: list[Any]) -> Differentiated:
     (value,) = inputs
-    index = value.index
+    index = value.which
     if index is not None:
-        index = np.flip(index, [axis + 1 for axis in operation.params["dimensions"]])
+        index = np.flip(
+            index, tuple(axis + 1 for axis in operation.params["dimensions"])
+        )
     return _moved(operation, value, index)
 
 
 def _concatenate(operation: Operation, inputs: list[Any]) -> Differentiated:
     axis = operation.params["dimension"]
     varying = [v for v in inputs if _varies(v)]
-    if any(v.index is None for v in varying):
+    if any(v.which is None for v in varying):
         varying = [v.dense(operation.coordinates) for v in varying]
     count = max(len(v.slots) for v in varying)
-    index = varying[0].index
+    index = varying[0].which
     if index is not None and not all(
-        v.index.shape[axis + 1] == 1 and same(v.index, index) for v in varying
+        v.which.shape[axis + 1] == 1 and same(v.which, index) for v in varying
     ):
         parts = []
         for value in inputs:
             shape = np.shape(_plain(value))
             pattern = np.full((count, *(1 for _ in shape)), -1)
             if _varies(value):
-                rows = ((0, count - len(value.index)),) + ((0, 0),) * len(shape)
-                pattern = np.pad(value.index, rows, constant_values=-1)
+                rows = ((0, count - len(value.which)),) + ((0, 0),) * len(shape)
+                pattern = np.pad(value.which, rows, constant_values=-1)
             parts.append((pattern, shape[axis]))
         sizes = np.broadcast_shapes(
             *(p.shape[: axis + 1] + (1,) + p.shape[axis + 2 :] for p, _ in parts)
@@ -343,7 +345,7 @@ def _concatenate(operation: Operation, inputs: list[Any]) -> Differentiated:
 
 def _reduce_sum(operation: Operation, inputs: list[Any]) -> Differentiated:
     (value,) = inputs
-    if value.index is None:
+    if value.which is None:
         return _moved(operation, value, None)
     value = value._replace(value=operation.bind(value.value))
     for axis in sorted(operation.params["axes"], reverse=True):
@@ -353,9 +355,9 @@ def _reduce_sum(operation: Operation, inputs: list[Any]) -> Differentiated:
 
 def _sum_along(value: Differentiated, axis: int, coordinates: int) -> Differentiated:
     laplacian = jnp.sum(value.laplacian, axis)
-    if value.index is None:
+    if value.which is None:
         return Differentiated(value.value, jnp.sum(value.slots, axis + 1), laplacian)
-    common, own = _split(value.slots, value.index, axis)
+    common, own = _split(value.slots, value.which, axis)
     parts = []
     if common is not None:
         slots, index = common
@@ -382,15 +384,12 @@ def _split(
     if len(one):
         common = _take(slots, one), most[one].squeeze(along)
     if len(each):
-        moved = (
-            m(x, along, 0)
-            for m, x in (
-                (jnp.moveaxis, _take(slots, each)),
-                (np.moveaxis, index[each]),
-            )
+        moved, indices = jnp.moveaxis(_take(slots, each), along, 0), index[each]
+        indices = np.moveaxis(indices, along, 0)
+        own = (
+            moved.reshape(-1, *moved.shape[2:]),
+            indices.reshape(-1, *indices.shape[2:]),
         )
-        rows, indices = (x.reshape(-1, *x.shape[2:]) for x in moved)
-        own = rows, indices
     return common, own
 
 
@@ -421,12 +420,14 @@ def _dot_general(operation: Operation, inputs: list[Any]) -> Differentiated | No
     value, factor = (a, b) if _varies(a) else (b, a)
     side = 0 if _varies(a) else 1
     contract, batch = (axes[side] for axes in operation.params["dimension_numbers"])
-    varying = [i for i in contract if value.index is not None and value.index.shape[i + 1] > 1]
+    varying = [
+        i for i in contract if value.which is not None and value.which.shape[i + 1] > 1
+    ]
 
     def product(x, factor=factor):
         return operation.bind(x, factor) if side == 0 else operation.bind(factor, x)
 
-    if value.index is None:
+    if value.which is None:
         return value.linear(product)
 
     free = [i for i in range(value.value.ndim) if i not in (*contract, *batch)]
@@ -441,18 +442,18 @@ def _dot_general(operation: Operation, inputs: list[Any]) -> Differentiated | No
         at = index.ndim if side == 0 else 1 + len(batch)
         return index.reshape(*index.shape[:at], *other, *index.shape[at:])
 
-    index = uniform(value.index, contract)
+    index = uniform(value.which, contract)
     if index is not None and is_small(index, operation.coordinates):
         value = value.with_index(index)
         index = index.squeeze(tuple(i + 1 for i in contract))
-        return value.linear(product)._replace(index=pattern(index))
+        return value.linear(product)._replace(which=pattern(index))
 
     terms = value.value.shape[varying[0]]
     if len(varying) > 1 or terms * len(value.slots) > 2 * operation.coordinates:
         return value.dense(operation.coordinates).linear(product)
     # One term of the sum after the other.
     (axis,) = varying
-    common, own = _split(value.slots, value.index, axis)
+    common, own = _split(value.slots, value.which, axis)
     rest = tuple(i + 1 - (i > axis) for i in contract if i != axis)
     parts = []
     if common is not None:
@@ -479,15 +480,15 @@ def _dot_of_two(
 ) -> Differentiated:
     a, b = a.dense(operation.coordinates), b.dense(operation.coordinates)
     bind, params = operation.bind, operation.params
-    contract, batch = params["dimension_numbers"]
-    shifted = lambda axes: tuple(i + 1 for i in axes)
+    (a_contract, b_contract), batch = params["dimension_numbers"]
+    after = lambda axes: tuple(i + 1 for i in axes)
     # Coordinates are one more axis to sum over.
     both = jax.lax.dot_general(
         a.slots,
         b.slots,
         (
-            tuple((0, *shifted(axes)) for axes in contract),
-            tuple(shifted(axes) for axes in batch),
+            ((0, *after(a_contract)), (0, *after(b_contract))),
+            (after(batch[0]), after(batch[1])),
         ),
         precision=params["precision"],
         preferred_element_type=params["preferred_element_type"],

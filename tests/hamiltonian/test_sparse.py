@@ -148,21 +148,22 @@ def test_compositions(steps):
     _check([_composed(steps)])
 
 
-def _network(spin=0, **kwargs):
+def _network(spin=0, twist=(0.0, 0.0, 0.0), **kwargs):
     """Six electrons in two cells."""
-    settings = dict(supercell=(2, 1, 1), spin=spin)
-    if "twist" in kwargs:
-        settings["twist"] = kwargs.pop("twist")
     lattice = np.diag([3.0, 3.3, 3.6]) + 0.3 * np.eye(3, k=1)
-    positions = [[0.3, 0.1, -0.2], [1.4, 1.7, 1.5]]
     crystal = eqs.Crystal(
-        lattice, ("H", "He"), positions=positions, unit="bohr", **settings
+        lattice,
+        ("H", "He"),
+        positions=[[0.3, 0.1, -0.2], [1.4, 1.7, 1.5]],
+        unit="bohr",
+        supercell=(2, 1, 1),
+        spin=spin,
+        twist=twist,
     )
     k = crystal.frac_kpoints @ crystal.lattice.reciprocal
-    occupation = eqs.Occupation(
-        tuple(k[np.arange(n) % len(k)] for n in crystal.electrons)
-    )
+    up, down = (k[np.arange(n) % len(k)] for n in crystal.electrons)
     kwargs = {"widths": ((6, 4), (6, 4), (6, 4)), "determinants": 2} | kwargs
+    occupation = eqs.Occupation((up, down))
     return eqs.SolidNet(crystal, occupation, key=jax.random.key(7), **kwargs)
 
 
