@@ -157,8 +157,17 @@ def _aligned(slots: Array, index: np.ndarray, target: np.ndarray) -> Array:
 
 def _rows(slots: Array, index: np.ndarray) -> Array:
     """Of derivatives by all coordinates those of the index."""
-    index = np.broadcast_to(np.maximum(index, 0), (len(index), *slots.shape[1:]))
-    return jnp.take_along_axis(slots, jnp.asarray(index), axis=0)
+    axes = [i for i in range(1, index.ndim) if index.shape[i] > 1]
+    places = np.ix_(*(np.arange(n) for n in index.shape))
+    constant = tuple(i for i in range(1, index.ndim) if i not in axes)
+    squeeze = lambda x: np.squeeze(x, constant)
+    entries: list[Any] = [slice(None)] * index.ndim
+    entries[0] = squeeze(np.maximum(index, 0))
+    for i in axes:
+        entries[i] = squeeze(places[i])
+    # What is indexed comes first.
+    found = slots.at[tuple(entries)].get(mode="promise_in_bounds")
+    return jnp.moveaxis(found, range(len(axes) + 1), [0, *axes])
 
 
 def dense(slots: Array, index: np.ndarray, coordinates: int) -> Array:

@@ -12,6 +12,7 @@ left to folx. folx 0.2.30 could walk through a traced function itself, but it
 - does not say which operation it cannot differentiate, and what else there is.
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from folx.api import FwdJacobian, FwdLaplArray
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.extend.core.primitives import custom_vjp_call_p, jit_p, remat_p, scan_p
 from jax.extend.source_info_util import summarize
@@ -219,7 +221,15 @@ class _Walk(NamedTuple):
     def _bound(self, equation: JaxprEqn, values: Sequence[Any]) -> _Values:
         """Without derivatives."""
         primitive = equation.primitive
-        outputs = primitive.bind(*values, **primitive.get_bind_params(equation.params))
+        types: list[Any] = [variable.aval for variable in equation.outvars]
+        # Indices are needed as numbers, to see which derivatives they take.
+        early = not any(isinstance(value, Tracer) for value in values) and not any(
+            jnp.issubdtype(t.dtype, jnp.inexact) for t in types
+        )
+        with jax.ensure_compile_time_eval() if early else contextlib.nullcontext():
+            outputs = primitive.bind(
+                *values, **primitive.get_bind_params(equation.params)
+            )
         return list(outputs) if primitive.multiple_results else [outputs]
 
     def _loop(self, equation: JaxprEqn, inputs: _Values) -> _Values:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from .derivatives import (
@@ -265,6 +266,30 @@ def _reshaped(
     return compressed(index.reshape(sizes))
 
 
+def _indexed(operation: Operation, inputs: list[Any]) -> Differentiated | None:
+    """`gather` and `dynamic_slice`."""
+    value, *places = inputs
+    if not _varies(value) or any(_varies(place) for place in places):
+        return None
+    if any(isinstance(place, Tracer) for place in places):
+        value = value.dense(operation.coordinates)
+    index = value.which
+    function = lambda x: operation.bind(x, *places)
+    if index is not None:
+        index = np.broadcast_to(index, (len(index), *value.value.shape))
+        with jax.ensure_compile_time_eval():
+            index = np.asarray(jax.vmap(function)(jnp.asarray(index)))
+        index = compressed(np.maximum(index, -1))
+    # What is out of bounds may be filled with NaN, but its derivatives are zero.
+    along = lambda x: jax.jvp(function, (value.value,), (x,))[1]
+    return Differentiated(
+        function(value.value),
+        jax.vmap(along)(value.slots),
+        along(value.laplacian),
+        index,
+    )
+
+
 def _slice(operation: Operation, inputs: list[Any]) -> Differentiated:
     (value,) = inputs
     index, params = value.which, operation.params
@@ -448,12 +473,13 @@ def _dot_general(operation: Operation, inputs: list[Any]) -> Differentiated | No
         index = index.squeeze(tuple(i + 1 for i in contract))
         return value.linear(product)._replace(which=pattern(index))
 
-    terms = value.value.shape[varying[0]]
-    if len(varying) > 1 or terms * len(value.slots) > 2 * operation.coordinates:
-        return value.dense(operation.coordinates).linear(product)
-    # One term of the sum after the other.
-    (axis,) = varying
+    # One term of the sum after the other, if they have few coordinates of their own.
+    axis = varying[0]
     common, own = _split(value.slots, value.which, axis)
+    too_many = own is not None and len(own[1]) > 2 * operation.coordinates
+    if len(varying) > 1 or too_many:
+        return value.dense(operation.coordinates).linear(product)
+    terms = value.value.shape[axis]
     rest = tuple(i + 1 - (i > axis) for i in contract if i != axis)
     parts = []
     if common is not None:
@@ -513,6 +539,8 @@ _RULES: dict[str, _Rule] = {
     "concatenate": _concatenate,
     "div": _quotient,
     "dot_general": _dot_general,
+    "dynamic_slice": _indexed,
+    "gather": _indexed,
     "mul": _product,
     "reduce_sum": _reduce_sum,
     "reshape": _reshape,

@@ -81,6 +81,11 @@ _OPERATIONS = {
     "product of matrices": lambda a, b: 0.3 * jnp.einsum("ijl,jkl->ikl", a, b),
     "cumulative": lambda a, b: 0.3 * jnp.cumsum(a, axis=0),
     "gather": lambda a, b: a[:, jnp.asarray([1, 1, 0, 3])],
+    "gather pairs": lambda a, b: jnp.stack([a[[0, 1, 3, 3], [2, 2, 1, 0]]] * _N),
+    "entry by entry": lambda a, b: jnp.stack([a[i, ::-1] for i in range(_N)]),
+    "dynamic slice": lambda a, b: jax.lax.dynamic_slice(a, (1, 0, 0), (2, 4, 3))[
+        jnp.asarray([0, 1, 1, 0])
+    ],
     "gather by values": lambda a, b: a[jnp.argsort(b[:, 0, 0])],
     "sort": lambda a, b: jnp.sort(a, axis=1),
     "scatter": lambda a, b: a.at[1].add(b[0]).at[2].set(0.5),
