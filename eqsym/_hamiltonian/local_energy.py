@@ -68,10 +68,12 @@ class AbstractKinetic(AbstractModule):
 
 
 class ForwardLaplacian(AbstractKinetic):
-    """Value, gradient and Laplacian in one forward pass, by the rules of `folx`.
+    """Value, gradient and Laplacian in one forward pass.
 
-    Operations without a rule have their whole Hessian computed, which a warning tells.
-    Of a `jax.custom_vjp` function it differentiates the function, and not its rule.
+    What depends on few coordinates, such as a feature of two electrons, has derivatives
+    by these only. Most operations of JAX have rules for that, some are left to `folx`,
+    which computes derivatives by all coordinates; and the whole Hessian of those that it
+    does not know, which a warning tells. Of a `jax.custom_vjp` function it differentiates the function, and not its rule.
 
     **Raises:** `ValueError` when called with a wave function that has an operation it
     cannot differentiate. The message names the operation and what else to try,
