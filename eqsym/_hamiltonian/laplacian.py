@@ -15,6 +15,7 @@ left to folx. folx 0.2.30 could walk through a traced function itself, but it
 import contextlib
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -32,7 +33,8 @@ from jaxtyping import Array, Float
 
 from .derivatives import coordinates_of, Differentiated, is_small
 from .determinant import log_determinant
-from .rules import differentiate, Operation
+from .operation import Operation, plain, varies
+from .rules import differentiate
 
 
 _LOG = logging.getLogger("eqsym")
@@ -112,13 +114,13 @@ class _Walk(NamedTuple):
             else:
                 outputs = self._outputs(equation, inputs)
             # There is nothing to differentiate in an empty array.
-            outputs = [v if jnp.size(_plain(v)) else _plain(v) for v in outputs]
+            outputs = [v if jnp.size(plain(v)) else plain(v) for v in outputs]
             known.update(zip(equation.outvars, outputs, strict=True))
         return [read(atom) for atom in traced.jaxpr.outvars]
 
     def _slogdet(self, equation: JaxprEqn, inputs: _Values, jaxpr: Jaxpr) -> _Values:
         (matrix,) = inputs
-        if not _varies(matrix):
+        if not varies(matrix):
             return self._bound(equation, inputs)
         # Matrices are put together from rows of spin-up and spin-down electrons.
         (variable,) = equation.invars
@@ -131,7 +133,7 @@ class _Walk(NamedTuple):
         return list(log_determinant(self.dense(matrix), rows))
 
     def _outputs(self, equation: JaxprEqn, inputs: _Values) -> _Values:
-        if not any(_varies(value) for value in inputs):
+        if not any(varies(value) for value in inputs):
             return self._bound(equation, inputs)
         primitive, params = equation.primitive, equation.params
         if primitive is scan_p:
@@ -160,11 +162,13 @@ class _Walk(NamedTuple):
         """With derivatives, if there are any."""
         types: list[Any] = [variable.aval for variable in equation.outvars]
         inexact = [jnp.issubdtype(t.dtype, jnp.inexact) for t in types]
-        plain = [_plain(v) for v in inputs]
+        values = [plain(v) for v in inputs]
+        if not any(math.prod(t.shape) for t in types):
+            return self._bound(equation, values)
         name = _name(equation)
-        real = not any(jnp.iscomplexobj(v) for v in plain)
+        real = not any(jnp.iscomplexobj(v) for v in values)
         if not any(inexact) or (name in _STEPS and (real or name == "stop_gradient")):
-            return self._bound(equation, plain)
+            return self._bound(equation, values)
         if len(types) == 1:
             bind = lambda *values: self._bound(equation, values)[0]
             operation = Operation(bind, equation.params, self.coordinates)
@@ -181,7 +185,7 @@ class _Walk(NamedTuple):
         self, equation: JaxprEqn, inputs: _Values, inexact: list[bool]
     ) -> _Values:
         """Derivatives by all coordinates, by the rule of folx for the operation."""
-        given = [self._for_folx(v) if _varies(v) else v for v in inputs]
+        given = [self._for_folx(v) if varies(v) else v for v in inputs]
         if all(inexact):
             found = folx.forward_laplacian(
                 lambda *values: self._bound(equation, values), disable_jit=True
@@ -201,7 +205,7 @@ class _Walk(NamedTuple):
         rule = folx.wrap_forward_laplacian(some)
         arguments: Any = tuple(given)
         found = iter(rule(arguments, {}, 0))
-        outputs = self._bound(equation, [_plain(v) for v in inputs])
+        outputs = self._bound(equation, [plain(v) for v in inputs])
         return [
             self._from_folx(next(found)) if has else value
             for value, has in zip(outputs, inexact, strict=True)
@@ -246,13 +250,13 @@ class _Walk(NamedTuple):
         constants = inputs[: len(inputs) - read - carried]
         start = inputs[len(constants) : len(constants) + carried]
         rows = [
-            _swap(self.dense(v)) if _varies(v) else v
+            _swap(self.dense(v)) if varies(v) else v
             for v in inputs[len(constants) + carried :]
         ]
 
         def dense(values, depends):
             return [
-                self.dense(v) if has or _varies(v) else v
+                self.dense(v) if has or varies(v) else v
                 for v, has in zip(values, depends, strict=True)
             ]
 
@@ -264,11 +268,11 @@ class _Walk(NamedTuple):
 
         # What starts as a constant may depend on the coordinates after a step.
         row = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), rows)
-        depends, before = [_varies(value) for value in start], None
+        depends, before = [varies(value) for value in start], None
         while depends != before:
             before, start = depends, dense(start, depends)
             after, _ = jax.eval_shape(functools.partial(step, depends), start, row)
-            depends = [_varies(value) for value in after]
+            depends = [varies(value) for value in after]
         last, stacked = jax.lax.scan(
             functools.partial(step, depends),
             start,
@@ -277,17 +281,8 @@ class _Walk(NamedTuple):
         )
         return [
             *last,
-            *(_swap(v) if _varies(v) else v for v in stacked),
+            *(_swap(v) if varies(v) else v for v in stacked),
         ]
-
-
-def _varies(value: Any) -> bool:
-    return isinstance(value, Differentiated)
-
-
-def _plain(value: Any) -> Any:
-    """Without its derivatives."""
-    return value.value if _varies(value) else value
 
 
 def _swap(value: Differentiated) -> Differentiated:

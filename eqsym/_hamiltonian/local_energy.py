@@ -71,9 +71,10 @@ class ForwardLaplacian(AbstractKinetic):
     """Value, gradient and Laplacian in one forward pass.
 
     What depends on few coordinates, such as a feature of two electrons, has derivatives
-    by these only. Most operations of JAX have rules for that, some are left to `folx`,
-    which computes derivatives by all coordinates; and the whole Hessian of those that it
-    does not know, which a warning tells. Of a `jax.custom_vjp` function it differentiates the function, and not its rule.
+    by these only. Most operations of JAX have a rule for that. The others are left to
+    `folx`, with derivatives by all coordinates; and of those that it does not know
+    either, the whole Hessian is computed, which a warning tells. Of a `jax.custom_vjp`
+    function it differentiates the function, and not its rule.
 
     **Raises:** `ValueError` when called with a wave function that has an operation it
     cannot differentiate. The message names the operation and what else to try,

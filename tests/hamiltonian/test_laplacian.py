@@ -89,6 +89,25 @@ def _until(x):
     return jnp.sum(jax.lax.while_loop(lambda s: s[0] < 3, step, (0, x))[1])
 
 
+@jax.custom_jvp
+def _where_both_vary(x, y):
+    return x * y
+
+
+@functools.partial(_where_both_vary.defjvp, symbolic_zeros=True)
+def _both(values, tangents):
+    """As loops of Equinox do: nothing, unless all that may vary does."""
+    (x, y), (dx, dy) = values, tangents
+    if any(isinstance(t, jax.custom_derivatives.SymbolicZero) for t in tangents):
+        return x * y, jnp.zeros_like(x)
+    return x * y, dx * y + x * dy
+
+
+def _empty(x):
+    step = lambda carry, row: (carry * jnp.sin(row[0]), row)
+    return jax.lax.scan(step, x[0, 0] ** 2, x[:0])[0] + jnp.sum(x[3:] ** 2)
+
+
 _FUNCTIONS = {
     "sort": lambda x: jnp.sum(jnp.sin(jnp.sort(x, axis=0)) * _WEIGHTS),
     "max": lambda x: jnp.sum(jnp.max(x, axis=0) ** 3),
@@ -113,6 +132,13 @@ _FUNCTIONS = {
     "own solve": lambda x: solve(x, x),
     "sigmoid": lambda x: jnp.sum(jax.nn.sigmoid(x) * _WEIGHTS),
     "solve": lambda x: jnp.sum(jnp.linalg.solve(x, x[0]) * _WEIGHTS[0]),
+    # The rule asks which arguments vary: of one coordinate, or of a row.
+    "all vary": lambda x: _where_both_vary(jnp.sin(x[0, 0]), jnp.sum(x**3)),
+    "all rows vary": lambda x: jnp.sum(_where_both_vary(jnp.sin(x), x * x[:, :1])),
+    "all vary in a branch": lambda x: jax.lax.cond(
+        x[0, 0] > 9, lambda x, y: y, _where_both_vary, x[0], x[1] * x[0]
+    )[1],
+    "empty": _empty,
     "constant": lambda x: jnp.asarray(0.3),
 }
 
@@ -153,20 +179,6 @@ def test_rules_for_reverse_mode_are_not_needed():
     np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-12)
 
 
-@jax.custom_jvp
-def _where_both_vary(x, y):
-    return x * y
-
-
-@functools.partial(_where_both_vary.defjvp, symbolic_zeros=True)
-def _both(values, tangents):
-    """As loops of Equinox do: nothing, unless all that may vary does."""
-    (x, y), (dx, dy) = values, tangents
-    if any(isinstance(t, jax.custom_derivatives.SymbolicZero) for t in tangents):
-        return x * y, jnp.zeros_like(x)
-    return x * y, dx * y + x * dy
-
-
 def _checkpointed(x):
     return jnp.sum(
         eqx.internal.while_loop(
@@ -179,9 +191,19 @@ def _checkpointed(x):
     )
 
 
-def _empty(x):
-    step = lambda carry, row: (carry * jnp.sin(row[0]), row)
-    return jax.lax.scan(step, x[0, 0] ** 2, x[:0])[0] + jnp.sum(x[3:] ** 2)
+def test_loops_of_equinox():
+    def unrolled(x):
+        y = x
+        for _ in range(3):
+            y = jnp.sin(y) * x
+        return jnp.sum(y)
+
+    found, expected = (
+        forward_laplacian(lambda x, f=f: [f(x)], jnp.asarray(_X))[0]
+        for f in (_checkpointed, unrolled)
+    )
+    np.testing.assert_allclose(found.laplacian, expected.laplacian, rtol=1e-11)
+    np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-11)
 
 
 def test_what_cannot_be_differentiated_is_named():
