@@ -132,7 +132,9 @@ def uniform(index: Int[np.ndarray, "..."], axes: Sequence[int]) -> np.ndarray | 
     # In the order of first occurrence: one slot is one electron for all entries.
     for i in range(1, len(moved)):
         moved[i][np.any(moved[:i] == moved[i], axis=0)] = -1
-    moved = moved[np.any(moved.reshape(len(moved), -1) >= 0, axis=1)]
+    used = np.any(moved.reshape(len(moved), -1) >= 0, axis=1)
+    used[0] = True
+    moved = moved[used]
     return compressed(np.expand_dims(moved, tuple(axes)))
 
 

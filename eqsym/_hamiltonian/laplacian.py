@@ -73,13 +73,14 @@ def forward_laplacian(
     """
     traced = jax.make_jaxpr(function)(x)
     walk = _Walk(x.size)
+    start = coordinates_of(x)
+    if start.which is not None and not is_small(start.which, x.size):
+        start = start.dense(x.size)
     # Users may have forbidden promotions, on which rules rely.
     rank = jax.numpy_rank_promotion("allow")
     dtype = jax.numpy_dtype_promotion("standard")
     with rank, dtype:
-        values = [
-            walk.dense(value) for value in walk.function(traced, [coordinates_of(x)])
-        ]
+        values = [walk.dense(value) for value in walk.function(traced, [start])]
     return [Derivatives(value.slots, value.laplacian) for value in values]
 
 
@@ -227,8 +228,11 @@ class _Walk(NamedTuple):
         primitive = equation.primitive
         types: list[Any] = [variable.aval for variable in equation.outvars]
         # Indices are needed as numbers, to see which derivatives they take.
-        early = not any(isinstance(value, Tracer) for value in values) and not any(
-            jnp.issubdtype(t.dtype, jnp.inexact) for t in types
+        early = (
+            bool(types)
+            and not equation.effects
+            and not any(isinstance(value, Tracer) for value in values)
+            and not any(jnp.issubdtype(t.dtype, jnp.inexact) for t in types)
         )
         with jax.ensure_compile_time_eval() if early else contextlib.nullcontext():
             outputs = primitive.bind(

@@ -191,6 +191,13 @@ def _checkpointed(x):
     )
 
 
+def test_one_coordinate():
+    x = jnp.asarray([0.7])
+    (found,) = forward_laplacian(lambda x: [jnp.sin(x @ jnp.asarray([2.0]))], x)
+    np.testing.assert_allclose(found.gradient, 2 * np.cos(1.4), rtol=1e-12)
+    np.testing.assert_allclose(found.laplacian, -4 * np.sin(1.4), rtol=1e-12)
+
+
 def test_loops_of_equinox():
     def unrolled(x):
         y = x

@@ -199,7 +199,7 @@ def test_networks_agree_with_the_hessian():
 @pytest.mark.parametrize("features", [eqs.TriFeatures(), eqs.NuFeatures()])
 @pytest.mark.parametrize("full_determinant", [True, False])
 @pytest.mark.parametrize("twist", [(0, 0, 0), (0.5, 0, 0), _TWIST])
-@pytest.mark.parametrize("spin", [0, 2, 4, 6])
+@pytest.mark.parametrize("spin", [0, 2, 6])
 def test_all_networks_agree_with_the_hessian(features, full_determinant, twist, spin):
     kwargs = dict(features=features, full_determinant=full_determinant, twist=twist)
     _agree(_network(spin, **kwargs))
