@@ -155,15 +155,8 @@ def test_compositions(steps):
 
 def _network(spin=0, twist=(0.0, 0.0, 0.0), **kwargs):
     """Six electrons in two cells."""
-    lattice = np.diag([3.0, 3.3, 3.6]) + 0.3 * np.eye(3, k=1)
-    crystal = eqs.Crystal(
-        lattice,
-        ("H", "He"),
-        positions=[[0.3, 0.1, -0.2], [1.4, 1.7, 1.5]],
-        unit="bohr",
-        supercell=(2, 1, 1),
-        spin=spin,
-        twist=twist,
+    crystal = eqs.Crystal.rock_salt(
+        "H", "He", a=5.0, unit="bohr", supercell=(2, 1, 1), spin=spin, twist=twist
     )
     k = crystal.frac_kpoints @ crystal.lattice.reciprocal
     up, down = (k[np.arange(n) % len(k)] for n in crystal.electrons)
