@@ -223,6 +223,7 @@ def _calls(o):
         "check_wavefunction": wave
         | places
         | dict(derivatives=False, kinetic=eqs.HessianLaplacian()),
+        "checkpoint.keep_compiled": {},
         "checkpoint.latest": dict(folder="x"),
         "checkpoint.restore": dict(folder="x", step=1, like={}, settings=None),
         "checkpoint.save": dict(folder="x", step=1, state={}, settings=None, keep=()),
@@ -361,7 +362,7 @@ _COSTLY = {
     *("observe_post_hoc", "sectors", "translation_scan", "MeanField.solve"),
     *("Pretraining.init", "VMC.check", "VMC.equilibrate", "VMC.init", "VMC.step"),
     *("SymmetrizedOrbitals", "plot.densities", "plot.group", "plot.scans"),
-    *("plot.sectors", "plot.training"),
+    *("plot.sectors", "plot.training", "checkpoint.keep_compiled"),
 }
 # Whose good value is a place or an object that is not there.
 _ABSENT = {

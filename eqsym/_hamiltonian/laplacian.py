@@ -1,7 +1,9 @@
-"""The forward Laplacian of whatever JAX traces, by the rules of folx.
+"""The forward Laplacian of whatever JAX traces.
 
-folx can walk through a traced function itself. It is done here because folx 0.2.30
+Most operations have a rule in `rules`, which keeps derivatives sparse, and the rest is
+left to folx. folx 0.2.30 could walk through a traced function itself, but it
 
+- gives up sparse derivatives at the first `jnp.where` of two arguments,
 - reads parameters of `jax.lax.scan` that jax 0.12 has renamed,
 - refuses loops over values that depend on the coordinates, and loops that start from a
   constant, and mistakes the axes of what a loop stacks,
@@ -13,6 +15,7 @@ folx can walk through a traced function itself. It is done here because folx 0.2
 import contextlib
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +31,11 @@ from jax.extend.core.primitives import custom_vjp_call_p, jit_p, remat_p, scan_p
 from jax.extend.source_info_util import summarize
 from jaxtyping import Array, Float
 
+from .derivatives import coordinates_of, Differentiated, is_small
+from .determinant import log_determinant
+from .operation import Operation, plain, varies
+from .rules import differentiate
+
 
 _LOG = logging.getLogger("eqsym")
 
@@ -35,7 +43,10 @@ _LOG = logging.getLogger("eqsym")
 _NAMED = "det inv logaddexp sigmoid sign silu slogdet softplus solve".split()
 _JAX = f" at {os.path.dirname(jax.__file__)}{os.sep}"
 
-# What depends on the coordinates is a `FwdLaplArray`, and anything else an array.
+# Whose derivatives are zero wherever they exist.
+_STEPS = "ceil floor round sign stop_gradient".split()
+
+# What depends on the coordinates is `Differentiated`, and anything else an array.
 _Values = list[Any]
 
 
@@ -49,7 +60,6 @@ class Derivatives(NamedTuple):
 def forward_laplacian(
     function: Callable[[Float[Array, "..."]], Sequence[Float[Array, ""]]],
     x: Float[Array, "..."],
-    sparsity_threshold: float,
 ) -> list[Derivatives]:
     """Gradients and Laplacians of several real values in one pass.
 
@@ -57,41 +67,35 @@ def forward_laplacian(
 
     - `function`: takes `x` to the values.
     - `x`: the coordinates.
-    - `sparsity_threshold`: as for [`eqsym.ForwardLaplacian`][].
 
     **Raises:** `ValueError` for an operation of `function` that folx cannot
     differentiate. What `function` itself raises comes out as it is.
     """
     traced = jax.make_jaxpr(function)(x)
-    coordinates = x.size
-    unit = coordinates if sparsity_threshold < 1 else 1
-    walk = _Walk(coordinates, int(sparsity_threshold * unit))
-    # folx relies on promotions that users may have forbidden.
+    walk = _Walk(x.size)
+    start = coordinates_of(x)
+    if start.which is not None and not is_small(start.which, x.size):
+        start = start.dense(x.size)
+    # Users may have forbidden promotions, on which rules rely.
     rank = jax.numpy_rank_promotion("allow")
     dtype = jax.numpy_dtype_promotion("standard")
     with rank, dtype:
-        start = folx.forward_laplacian(
-            lambda x: x, walk.sparsity_threshold, disable_jit=True
-        )(x)
         values = [walk.dense(value) for value in walk.function(traced, [start])]
-    return [Derivatives(value.jacobian.data, value.laplacian) for value in values]
+    return [Derivatives(value.slots, value.laplacian) for value in values]
 
 
 class _Walk(NamedTuple):
     """Through a traced function, one operation after the other."""
 
     coordinates: int
-    sparsity_threshold: int
 
-    def dense(self, value: Any) -> FwdLaplArray:
+    def dense(self, value: Any) -> Differentiated:
         """The value with its derivatives by all coordinates, zero if there are none."""
-        if not isinstance(value, FwdLaplArray):
-            array = jnp.asarray(value)
-            jacobian = jnp.zeros((self.coordinates, *array.shape), array.dtype)
-            return FwdLaplArray(array, FwdJacobian(jacobian), jnp.zeros_like(array))
-        jacobian = value.jacobian.dense_array
-        rows = ((0, self.coordinates - len(jacobian)),) + ((0, 0),) * value.ndim
-        return value._replace(jacobian=FwdJacobian(jnp.pad(jacobian, rows)))
+        if isinstance(value, Differentiated):
+            return value.dense(self.coordinates)
+        array = jnp.asarray(value)
+        slots = jnp.zeros((self.coordinates, *array.shape), array.dtype)
+        return Differentiated(array, slots, jnp.zeros_like(array))
 
     def function(self, traced: ClosedJaxpr, inputs: _Values) -> _Values:
         """The outputs of a function."""
@@ -105,14 +109,32 @@ class _Walk(NamedTuple):
             return known[atom]
 
         for equation in traced.jaxpr.eqns:
-            outputs = self._outputs(equation, [read(v) for v in equation.invars])
-            # folx takes the largest of the indices, of which these have none.
-            outputs = [v if jnp.size(_plain(v)) else _plain(v) for v in outputs]
+            inputs = [read(v) for v in equation.invars]
+            if _name(equation) == "slogdet" and _is_named(equation):
+                outputs = self._slogdet(equation, inputs, traced.jaxpr)
+            else:
+                outputs = self._outputs(equation, inputs)
+            # There is nothing to differentiate in an empty array.
+            outputs = [v if jnp.size(plain(v)) else plain(v) for v in outputs]
             known.update(zip(equation.outvars, outputs, strict=True))
         return [read(atom) for atom in traced.jaxpr.outvars]
 
+    def _slogdet(self, equation: JaxprEqn, inputs: _Values, jaxpr: Jaxpr) -> _Values:
+        (matrix,) = inputs
+        if not varies(matrix):
+            return self._bound(equation, inputs)
+        # Matrices are put together from rows of spin-up and spin-down electrons.
+        (variable,) = equation.invars
+        rows = [matrix.value.shape[-2]]
+        for maker in jaxpr.eqns:
+            if variable in maker.outvars and _name(maker) == "concatenate":
+                if maker.params["dimension"] == matrix.value.ndim - 2:
+                    sizes: list[Any] = [v.aval for v in maker.invars]
+                    rows = [size.shape[-2] for size in sizes if size.shape[-2]]
+        return list(log_determinant(self.dense(matrix), rows))
+
     def _outputs(self, equation: JaxprEqn, inputs: _Values) -> _Values:
-        if not any(isinstance(value, FwdLaplArray) for value in inputs):
+        if not any(varies(value) for value in inputs):
             return self._bound(equation, inputs)
         primitive, params = equation.primitive, equation.params
         if primitive is scan_p:
@@ -130,36 +152,46 @@ class _Walk(NamedTuple):
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:
-            name = params["name"] if primitive is jit_p else primitive.name
-            dense = "leave out `sparsity_threshold`, or "
             raise ValueError(
-                f"`ForwardLaplacian` cannot differentiate `{name}`{_place(equation)} "
-                "in this wave function: "
-                f"{dense if self.sparsity_threshold else ''}try "
+                f"`ForwardLaplacian` cannot differentiate `{_name(equation)}`"
+                f"{_place(equation)} in this wave function: try "
                 "`eqs.Hamiltonian(crystal, kinetic=eqs.HessianLaplacian())`, which is "
                 "slower and uses the derivatives of JAX alone."
             ) from error
 
     def _differentiated(self, equation: JaxprEqn, inputs: _Values) -> _Values:
-        """By the rule of folx for the operation."""
+        """With derivatives, if there are any."""
         types: list[Any] = [variable.aval for variable in equation.outvars]
         inexact = [jnp.issubdtype(t.dtype, jnp.inexact) for t in types]
-        # folx differentiates by sparse arguments one after the other, and the rule of a
-        # user may ask which of them vary (`symbolic_zeros`).
-        depend = sum(isinstance(v, FwdLaplArray) for v in inputs)
-        if not all(inexact) or (depend > 1 and _calls(equation)):
-            inputs = [
-                self.dense(v) if isinstance(v, FwdLaplArray) else v for v in inputs
-            ]
+        values = [plain(v) for v in inputs]
+        if not any(math.prod(t.shape) for t in types):
+            return self._bound(equation, values)
+        name = _name(equation)
+        real = not any(jnp.iscomplexobj(v) for v in values)
+        if not any(inexact) or (name in _STEPS and (real or name == "stop_gradient")):
+            return self._bound(equation, values)
+        if len(types) == 1:
+            bind = lambda *values: self._bound(equation, values)[0]
+            operation = Operation(bind, equation.params, self.coordinates)
+            found = differentiate(name, operation, inputs)
+            if found is not None:
+                if found.which is not None and not is_small(
+                    found.which, self.coordinates
+                ):
+                    found = found.dense(self.coordinates)
+                return [found]
+        return self._by_folx(equation, inputs, inexact)
+
+    def _by_folx(
+        self, equation: JaxprEqn, inputs: _Values, inexact: list[bool]
+    ) -> _Values:
+        """Derivatives by all coordinates, by the rule of folx for the operation."""
+        given = [self._for_folx(v) if varies(v) else v for v in inputs]
         if all(inexact):
-            return folx.forward_laplacian(
-                lambda *values: self._bound(equation, values),
-                self.sparsity_threshold,
-                disable_jit=True,
-            )(*inputs)
-        outputs = self._bound(equation, [_plain(v) for v in inputs])
-        if not any(inexact):
-            return outputs
+            found = folx.forward_laplacian(
+                lambda *values: self._bound(equation, values), disable_jit=True
+            )(*given)
+            return [self._from_folx(value) for value in found]
         # folx adds up derivatives of all outputs, so give it those that have one.
         _LOG.warning(
             "`ForwardLaplacian` computes the whole Hessian of `%s`%s: it may be slow.",
@@ -172,18 +204,36 @@ class _Walk(NamedTuple):
             return [v for v, has in zip(outputs, inexact, strict=True) if has]
 
         rule = folx.wrap_forward_laplacian(some)
-        found = iter(rule(tuple(inputs), {}, self.sparsity_threshold))
+        arguments: Any = tuple(given)
+        found = iter(rule(arguments, {}, 0))
+        outputs = self._bound(equation, [plain(v) for v in inputs])
         return [
-            next(found) if has else value
+            self._from_folx(next(found)) if has else value
             for value, has in zip(outputs, inexact, strict=True)
         ]
+
+    def _for_folx(self, value: Differentiated) -> FwdLaplArray:
+        value = self.dense(value)
+        return FwdLaplArray(value.value, FwdJacobian(value.slots), value.laplacian)
+
+    def _from_folx(self, value: Any) -> Any:
+        if not isinstance(value, FwdLaplArray):
+            return value
+        slots = value.jacobian.dense_array
+        rows = ((0, self.coordinates - len(slots)),) + ((0, 0),) * value.ndim
+        return Differentiated(value.x, jnp.pad(slots, rows), value.laplacian)
 
     def _bound(self, equation: JaxprEqn, values: Sequence[Any]) -> _Values:
         """Without derivatives."""
         primitive = equation.primitive
-        # folx follows sparse derivatives through indices that it can read.
-        constant = not any(isinstance(value, Tracer) for value in values)
-        early = constant and self.sparsity_threshold > 0
+        types: list[Any] = [variable.aval for variable in equation.outvars]
+        # Indices are needed as numbers, to see which derivatives they take.
+        early = (
+            bool(types)
+            and not equation.effects
+            and not any(isinstance(value, Tracer) for value in values)
+            and not any(jnp.issubdtype(t.dtype, jnp.inexact) for t in types)
+        )
         with jax.ensure_compile_time_eval() if early else contextlib.nullcontext():
             outputs = primitive.bind(
                 *values, **primitive.get_bind_params(equation.params)
@@ -204,13 +254,13 @@ class _Walk(NamedTuple):
         constants = inputs[: len(inputs) - read - carried]
         start = inputs[len(constants) : len(constants) + carried]
         rows = [
-            _swap(self.dense(v)) if isinstance(v, FwdLaplArray) else v
+            _swap(self.dense(v)) if varies(v) else v
             for v in inputs[len(constants) + carried :]
         ]
 
         def dense(values, depends):
             return [
-                self.dense(v) if has or isinstance(v, FwdLaplArray) else v
+                self.dense(v) if has or varies(v) else v
                 for v, has in zip(values, depends, strict=True)
             ]
 
@@ -222,11 +272,11 @@ class _Walk(NamedTuple):
 
         # What starts as a constant may depend on the coordinates after a step.
         row = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), rows)
-        depends, before = [isinstance(value, FwdLaplArray) for value in start], None
+        depends, before = [varies(value) for value in start], None
         while depends != before:
             before, start = depends, dense(start, depends)
             after, _ = jax.eval_shape(functools.partial(step, depends), start, row)
-            depends = [isinstance(value, FwdLaplArray) for value in after]
+            depends = [varies(value) for value in after]
         last, stacked = jax.lax.scan(
             functools.partial(step, depends),
             start,
@@ -235,25 +285,19 @@ class _Walk(NamedTuple):
         )
         return [
             *last,
-            *(_swap(v) if isinstance(v, FwdLaplArray) else v for v in stacked),
+            *(_swap(v) if varies(v) else v for v in stacked),
         ]
 
 
-def _plain(value: Any) -> Any:
-    """Without its derivatives."""
-    return value.x if isinstance(value, FwdLaplArray) else value
-
-
-def _calls(equation: JaxprEqn) -> bool:
-    """Whether an operation consists of others, such as those of a user's function."""
-    parts = jax.tree.leaves(list(equation.params.values()))
-    return any(isinstance(part, (Jaxpr, ClosedJaxpr)) for part in parts)
-
-
-def _swap(value: FwdLaplArray) -> FwdLaplArray:
+def _swap(value: Differentiated) -> Differentiated:
     """From derivatives along the first axis to rows along it, and back."""
-    jacobian = FwdJacobian(jnp.swapaxes(value.jacobian.data, 0, 1))
-    return value._replace(jacobian=jacobian)
+    return value._replace(slots=jnp.swapaxes(value.slots, 0, 1))
+
+
+def _name(equation: JaxprEqn) -> str:
+    """Of the operation, or of the jitted function of JAX."""
+    primitive = equation.primitive
+    return equation.params["name"] if primitive is jit_p else primitive.name
 
 
 def _place(equation: JaxprEqn) -> str:

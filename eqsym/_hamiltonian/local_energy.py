@@ -68,10 +68,13 @@ class AbstractKinetic(AbstractModule):
 
 
 class ForwardLaplacian(AbstractKinetic):
-    """Value, gradient and Laplacian in one forward pass, by the rules of `folx`.
+    """Value, gradient and Laplacian in one forward pass.
 
-    Operations without a rule have their whole Hessian computed, which a warning tells.
-    Of a `jax.custom_vjp` function it differentiates the function, and not its rule.
+    What depends on few coordinates, such as a feature of two electrons, has derivatives
+    by these only. Most operations of JAX have a rule for that. The others are left to
+    `folx`, with derivatives by all coordinates; and of those that it does not know
+    either, the whole Hessian is computed, which a warning tells. Of a `jax.custom_vjp`
+    function it differentiates the function, and not its rule.
 
     **Raises:** `ValueError` when called with a wave function that has an operation it
     cannot differentiate. The message names the operation and what else to try,
@@ -81,35 +84,12 @@ class ForwardLaplacian(AbstractKinetic):
     variational Monte Carlo with forward Laplacian", Nat. Mach. Intell. 6, 209 (2024).
     """
 
-    sparsity_threshold: float = eqx.field(static=True)
-
-    @checked
-    def __init__(self, *, sparsity_threshold: float = 0.0):
-        """**Arguments:**
-
-        - `sparsity_threshold`: up to how many non-zero derivatives an intermediate
-            value is treated as a function of a few coordinates only; below 1, as a
-            fraction of the number of coordinates. 0 never does.
-
-        **Raises:** `ValueError` if it is negative.
-        """
-        self.sparsity_threshold = sparsity_threshold
-
-    def __check_init__(self):
-        if not self.sparsity_threshold >= 0:
-            raise ValueError(
-                "`sparsity_threshold` must be a number of coordinates, a fraction of "
-                f"them, or 0, got {self.sparsity_threshold}."
-            )
-
     @full_precision()
     def __call__(
         self, wavefunction: AbstractWavefunction, electrons: Electrons
     ) -> Inexact[Array, ""]:
         """See [`eqsym.AbstractKinetic`][]."""
-        results = forward_laplacian(
-            _log_parts(wavefunction), electrons, self.sparsity_threshold
-        )
+        results = forward_laplacian(_log_parts(wavefunction), electrons)
         return _kinetic(
             [result.gradient for result in results],
             [result.laplacian for result in results],

@@ -178,15 +178,17 @@ class Orbitals(AbstractModule):
             * jnp.exp(-decay[None] * distances[:, None, :]),
             axis=-1,
         )
-        re = self._split(self.real_part(h) * envelope)
         if self.imaginary_part is None:
-            return re
-        im = self._split(self.imaginary_part(h) * envelope)
-        cos, sin = jnp.cos(angles)[None], jnp.sin(angles)[None]
-        real_part = re * cos - im * sin
+            return self._split(self.real_part(h) * envelope)
+        # Of one electron each: a kinetic energy multiplies them before they meet the
+        # features, which depend on all electrons.
+        angles = jnp.tile(angles, (1, self.determinants))
+        cos, sin = envelope * jnp.cos(angles), envelope * jnp.sin(angles)
+        re, im = self.real_part(h), self.imaginary_part(h)
+        real_part = self._split(re * cos - im * sin)
         if real:
             return real_part
-        return jax.lax.complex(real_part, re * sin + im * cos)
+        return jax.lax.complex(real_part, self._split(re * sin + im * cos))
 
     def _split(
         self, x: Float[Array, "electrons columns"]

@@ -19,12 +19,9 @@ def _sampled(mean_field, *, walkers, steps, burn_in=15, seed=0, **moves):
     place, chain = jax.random.split(jax.random.key(seed))
     crystal = mean_field.crystal
     start = eqs.initial_walkers(crystal, walkers, key=place).astype(jnp.float32)
-    # Every orbital depends on the three coordinates of one electron. (folx does not
-    # look for that where there is no electron.)
-    kinetic = eqs.ForwardLaplacian(sparsity_threshold=0.6 * all(crystal.electrons))
     return eqs.evaluate(
         eqs.HartreeFock(mean_field),
-        eqs.Hamiltonian(crystal, kinetic=kinetic),
+        eqs.Hamiltonian(crystal),
         eqs.Chains(
             start,
             key=chain,

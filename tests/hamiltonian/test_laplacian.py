@@ -89,6 +89,25 @@ def _until(x):
     return jnp.sum(jax.lax.while_loop(lambda s: s[0] < 3, step, (0, x))[1])
 
 
+@jax.custom_jvp
+def _where_both_vary(x, y):
+    return x * y
+
+
+@functools.partial(_where_both_vary.defjvp, symbolic_zeros=True)
+def _both(values, tangents):
+    """As loops of Equinox do: nothing, unless all that may vary does."""
+    (x, y), (dx, dy) = values, tangents
+    if any(isinstance(t, jax.custom_derivatives.SymbolicZero) for t in tangents):
+        return x * y, jnp.zeros_like(x)
+    return x * y, dx * y + x * dy
+
+
+def _empty(x):
+    step = lambda carry, row: (carry * jnp.sin(row[0]), row)
+    return jax.lax.scan(step, x[0, 0] ** 2, x[:0])[0] + jnp.sum(x[3:] ** 2)
+
+
 _FUNCTIONS = {
     "sort": lambda x: jnp.sum(jnp.sin(jnp.sort(x, axis=0)) * _WEIGHTS),
     "max": lambda x: jnp.sum(jnp.max(x, axis=0) ** 3),
@@ -113,6 +132,13 @@ _FUNCTIONS = {
     "own solve": lambda x: solve(x, x),
     "sigmoid": lambda x: jnp.sum(jax.nn.sigmoid(x) * _WEIGHTS),
     "solve": lambda x: jnp.sum(jnp.linalg.solve(x, x[0]) * _WEIGHTS[0]),
+    # The rule asks which arguments vary: of one coordinate, or of a row.
+    "all vary": lambda x: _where_both_vary(jnp.sin(x[0, 0]), jnp.sum(x**3)),
+    "all rows vary": lambda x: jnp.sum(_where_both_vary(jnp.sin(x), x * x[:, :1])),
+    "all vary in a branch": lambda x: jax.lax.cond(
+        x[0, 0] > 9, lambda x, y: y, _where_both_vary, x[0], x[1] * x[0]
+    )[1],
+    "empty": _empty,
     "constant": lambda x: jnp.asarray(0.3),
 }
 
@@ -135,7 +161,7 @@ def test_what_users_write_has_its_laplacian():
 
     @quick_jit
     def forward(x):
-        return forward_laplacian(lambda x: [f(x) for f in functions], x, 0.0)
+        return forward_laplacian(lambda x: [f(x) for f in functions], x)
 
     for i, (name, found) in enumerate(zip(_FUNCTIONS, forward(x), strict=True)):
         close = dict(rtol=1e-9, atol=1e-9, err_msg=name)
@@ -146,35 +172,11 @@ def test_what_users_write_has_its_laplacian():
 def test_rules_for_reverse_mode_are_not_needed():
     function = lambda f: lambda x: [jnp.sum(f(x) ** 2)]
     found, expected = (
-        forward_laplacian(function(f), jnp.asarray(_X), 0.0)[0]
+        forward_laplacian(function(f), jnp.asarray(_X))[0]
         for f in (reverse_only, jnp.sin)
     )
     np.testing.assert_allclose(found.laplacian, expected.laplacian, rtol=1e-12)
     np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-12)
-
-
-def test_sparse_derivatives_go_through_loops():
-    function = lambda x: [_over_rows(x[:2]) + jnp.sin(x[2, 2]) * _stacked(x[:2])]
-    sparse, dense = (
-        forward_laplacian(function, jnp.asarray(_X), t) for t in (5.0, 0.0)
-    )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11), sparse, dense
-    )
-
-
-@jax.custom_jvp
-def _where_both_vary(x, y):
-    return x * y
-
-
-@functools.partial(_where_both_vary.defjvp, symbolic_zeros=True)
-def _both(values, tangents):
-    """As loops of Equinox do: nothing, unless all that may vary does."""
-    (x, y), (dx, dy) = values, tangents
-    if any(isinstance(t, jax.custom_derivatives.SymbolicZero) for t in tangents):
-        return x * y, jnp.zeros_like(x)
-    return x * y, dx * y + x * dy
 
 
 def _checkpointed(x):
@@ -189,31 +191,26 @@ def _checkpointed(x):
     )
 
 
-def _empty(x):
-    step = lambda carry, row: (carry * jnp.sin(row[0]), row)
-    return jax.lax.scan(step, x[0, 0] ** 2, x[:0])[0] + jnp.sum(x[3:] ** 2)
+def test_one_coordinate():
+    x = jnp.asarray([0.7])
+    (found,) = forward_laplacian(lambda x: [jnp.sin(x @ jnp.asarray([2.0]))], x)
+    np.testing.assert_allclose(found.gradient, 2 * np.cos(1.4), rtol=1e-12)
+    np.testing.assert_allclose(found.laplacian, -4 * np.sin(1.4), rtol=1e-12)
 
 
-def test_sparse_derivatives_are_the_dense_ones():
-    functions = [
-        _checkpointed,
-        _empty,
-        # One of them is sparse: of one coordinate, or of a row.
-        lambda x: _where_both_vary(jnp.sin(x[0, 0]), jnp.sum(x**3)),
-        lambda x: jnp.sum(_where_both_vary(jnp.sin(x), x * x[:, :1])),
-        lambda x: jax.lax.cond(
-            x[0, 0] > 9, lambda x, y: y, _where_both_vary, x[0], x[1] * x[0]
-        )[1],
-    ]
-    found = [
-        forward_laplacian(lambda x: [f(x) for f in functions], jnp.asarray(_X), t)
-        for t in (0.0, 0.5, 9.0)
-    ]
-    assert np.all(np.asarray([value.laplacian for value in found[0]]) != 0)
-    for sparse in found[1:]:
-        for one, other in zip(sparse, found[0], strict=True):
-            np.testing.assert_allclose(one.laplacian, other.laplacian, rtol=1e-11)
-            np.testing.assert_allclose(one.gradient, other.gradient, rtol=1e-11)
+def test_loops_of_equinox():
+    def unrolled(x):
+        y = x
+        for _ in range(3):
+            y = jnp.sin(y) * x
+        return jnp.sum(y)
+
+    found, expected = (
+        forward_laplacian(lambda x, f=f: [f(x)], jnp.asarray(_X))[0]
+        for f in (_checkpointed, unrolled)
+    )
+    np.testing.assert_allclose(found.laplacian, expected.laplacian, rtol=1e-11)
+    np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-11)
 
 
 def test_what_cannot_be_differentiated_is_named():
@@ -226,10 +223,8 @@ def test_what_cannot_be_differentiated_is_named():
     loop = lambda x: [jax.lax.map(jax.jit(lambda row: call(row)[0]), x)[0]]
     for function in (call, loop):
         with pytest.raises(ValueError, match=said) as caught:
-            forward_laplacian(function, jnp.asarray(_X), 0.0)
+            forward_laplacian(function, jnp.asarray(_X))
         assert "do not support JVP" in str(caught.value.__cause__)
-    with pytest.raises(ValueError, match="leave out `sparsity_threshold`, or try"):
-        forward_laplacian(call, jnp.asarray(_X), 5.0)
 
 
 def test_errors_of_a_function_are_its_own():
@@ -238,7 +233,7 @@ def test_errors_of_a_function_are_its_own():
 
     for function, error in ((wrong, KeyError), (lambda x: [x @ x[0, 0]], ValueError)):
         with pytest.raises(error) as caught:
-            forward_laplacian(function, jnp.asarray(_X), 0.0)
+            forward_laplacian(function, jnp.asarray(_X))
         assert "ForwardLaplacian" not in str(caught.value)
 
 
@@ -251,7 +246,7 @@ def test_folx_alone_still_gets_these_wrong():
         function = _FUNCTIONS[name]
         with contextlib.suppress(Exception):
             found = folx.forward_laplacian(function, disable_jit=True)(x)
-            ours = forward_laplacian(lambda x: [function(x)], x, 0.0)[0]
+            ours = forward_laplacian(lambda x: [function(x)], x)[0]
             return np.allclose(found.laplacian, ours.laplacian)
 
     for name in ("scan over rows", "scan that stacks", "own sigmoid", "argsort"):

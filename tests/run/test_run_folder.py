@@ -313,7 +313,7 @@ def test_changed_settings_before_training(tmp_path, monkeypatch):
     """In burn-in, which is a phase with a checkpoint of its own."""
     settings = dict(wavefunction=waves(), burn_in=3)
 
-    def interrupted(self, state):
+    def interrupted(self, state, step, newest=None):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
