@@ -121,7 +121,7 @@ def _calls(o):
         "Density.for_group": group | dict(spacing=2.0) | density,
         "Ewald": crystal | dict(alpha=1.0, precision=1e-5),
         "Ewald.__call__": one,
-        "ForwardLaplacian": dict(sparsity_threshold=0.0),
+        "ForwardLaplacian": {},
         "FourierDensity": crystal | dict(max_q=2.0),
         "FundamentalDomain": dict(group=o.inversion, point=(0.1, 0.2, 0.3)),
         "FundamentalDomain.of": group | dict(point=None),
