@@ -405,8 +405,8 @@ def _sum_in_chunks(
 
     @jax.checkpoint
     def part(selection):
-        # A product with ones and zeros rather than an index: the forward Laplacian of
-        # folx goes through loops over what does not depend on the electrons only.
+        # A product with ones and zeros rather than an index, which a loop does not know
+        # as a number: with it, the forward Laplacian would keep all derivatives.
         selection = spread(selection, OPERATIONS)
         some = Orbit(
             precise_einsum("cm,m->c", selection.astype(weights.dtype), weights),
