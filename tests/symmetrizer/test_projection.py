@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import eqsym as eqs
-from eqsym._symmetrizer import check_projector, SubsetAverage
+from eqsym._symmetrizer import SubsetAverage
 from toys import hydrogen, walkers, waves
 
 
@@ -47,10 +47,9 @@ def test_a_sum_of_irreps_is_a_projection():
     strategy.init(f, key=jax.random.key(0))
 
 
-def test_others_are_refused():
+def test_others_are_refused(unchecked):
     with pytest.raises(ValueError, match="must be a projector, equal to its square"):
         eqs.ProjectedTraining(Sum(_GROUP, 0.5))
     some = SubsetAverage(_GROUP, jnp.arange(2))
-    # Without the check of types, which users do not have.
     with pytest.raises(ValueError, match="an instance of `SubsetAverage`"):
-        check_projector.__wrapped__("projection", some)
+        eqs.ProjectedTraining(some)
