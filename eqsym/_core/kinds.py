@@ -110,6 +110,12 @@ _REMEDIES = {
     "MeanField": {"Crystal": "Solve one: `eqs.MeanField.solve(crystal)`."},
     "SpaceGroup": {"Crystal": "Find one: `eqs.SpaceGroup.of(crystal)`."},
 }
+# What to call in place of a constructor that takes more than users have.
+_SIMPLER = {
+    "FundamentalDomain.__init__": "`eqs.FundamentalDomain.of(group)` finds a point.",
+    "IrrepProjection.__init__": "It takes a group and one of `eqs.irreps(group)`.",
+    "SpaceGroup.__init__": "`eqs.SpaceGroup.of(crystal)` finds the operations.",
+}
 
 
 def checked(function: _T, but: tuple[str, ...] = ()) -> _T:
@@ -154,9 +160,12 @@ def _checked(function: Callable, kinds: dict[str, Any]) -> Callable:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             given = signature.bind(*args, **kwargs).arguments
-        except TypeError:
-            # Too many or too few: Python says it well.
-            return function(*args, **kwargs)
+        except TypeError as error:
+            # Too many or too few: Python says it well, if there is no simpler way.
+            simpler = _SIMPLER.get(function.__qualname__)
+            if simpler is None:
+                return function(*args, **kwargs)
+            raise TypeError(f"{error}. {simpler}") from None
         for name, kind in kinds.items():
             # The class of the method itself: it is not there before the first call.
             if isinstance(kind, str):

@@ -103,8 +103,11 @@ def check_kind(
     message = f"`{name}` must be {wanted}, got {got}."
     if is_class and issubclass(value, kind):
         message += f" Make an instance of it: `{value.__name__}(...)`."
+    kind_of = value if is_class else type(value)
+    # What is said about any module is about those that users write.
+    ours = kind_of.__module__.partition(".")[0] == "eqsym"
     for other, sentence in (instead or {}).items():
-        if issubclass(value if is_class else type(value), other):
+        if issubclass(kind_of, other) and not (ours and other is eqx.Module):
             message += f" {sentence}"
             break
     raise ValueError(message)

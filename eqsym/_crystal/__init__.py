@@ -1,6 +1,9 @@
 """Lattices and crystals; readers of structures of ASE and PySCF."""
 
-from .arguments import vacuum_directions as vacuum_directions
+from .arguments import (
+    check_electrons as check_electrons,
+    vacuum_directions as vacuum_directions,
+)
 from .crystal import (
     cell_of as cell_of,
     Crystal as Crystal,

@@ -69,7 +69,8 @@ def supercell_matrix(supercell: Any) -> Int[np.ndarray, "3 3"]:
             "`supercell` must be an integer, three integers or a 3x3 integer matrix, "
             f"got shape {given.shape}."
         )
-    numbers = [whole_number("supercell", n, floats=True) for n in given.ravel()]
+    listed = given.ravel().tolist()
+    numbers = [whole_number("supercell", n, floats=True) for n in listed]
     given = np.reshape(numbers, given.shape)
     matrix = given if given.ndim == 2 else np.diag(np.broadcast_to(given, (3,)))
     if round(np.linalg.det(matrix)) == 0:
@@ -107,12 +108,22 @@ def vacuum_directions(vacuum: Sequence[Integer] | Integer) -> tuple[int, ...]:
     """
     given = vacuum if isinstance(vacuum, Sequence) else (vacuum,)
     directions = tuple(sorted({whole_number("vacuum", i) for i in given}))
-    if len(directions) > 2 or not set(directions) <= {0, 1, 2}:
+    twice = len(directions) < len(given)
+    if twice or len(directions) > 2 or not set(directions) <= {0, 1, 2}:
         raise ValueError(
-            "`vacuum` must be at most two of the lattice directions 0, 1, 2, got "
-            f"{tuple(given)}."
+            "`vacuum` must be at most two of the lattice directions 0, 1, 2, each of "
+            f"them once, such as `(2,)`, got {tuple(given)}."
         )
     return directions
+
+
+def check_electrons(count: int, electrons: Any) -> None:
+    """**Raises:** `ValueError` unless it is one configuration of so many electrons."""
+    if np.shape(electrons) != (count, 3):
+        raise ValueError(
+            f"`electrons` must be one configuration of shape ({count}, 3), got shape "
+            f"{np.shape(electrons)}."
+        )
 
 
 def check_distances(

@@ -110,11 +110,12 @@ class Crystal(AbstractFixed, AbstractSummarized):
     def __check_init__(self):
         if self.cart_positions.shape != (len(self.species), 3):
             raise ValueError(
-                "`cart_positions` must have one row of three numbers for each of the "
-                f"{len(self.species)} `species`, got shape {self.cart_positions.shape}."
+                "`cart_positions` or `frac_positions` must have three numbers for each "
+                f"of the {len(self.species)} `species`, got shape "
+                f"{self.cart_positions.shape}."
             )
         if not np.all(np.isfinite(self.cart_positions)):
-            raise ValueError("`cart_positions` must be finite numbers.")
+            raise ValueError("`cart_positions` and `frac_positions` must be finite.")
         if self.twist.shape != (3,) or not np.all(np.isfinite(self.twist)):
             raise ValueError(
                 "`twist` must be three numbers, fractions of the supercell's "

@@ -14,6 +14,7 @@ from .._mean_field import MeanField
 from .._storage import compare, encode, in_precision, listed
 from .._training import Pretraining, VMC, VMCState
 from .._wavefunction import AbstractWavefunction, first_walkers, NOT_DERIVED
+from .result import RunResult
 
 
 # May be left out; some are not known to estimators, or with other advice.
@@ -22,7 +23,7 @@ _OTHERS: dict[str, tuple[type, str, dict[type, str]]] = {
     "wavefunction": (
         AbstractWavefunction,
         "a wave function, such as `eqs.SolidNet(crystal, occupation, key=key)`",
-        NOT_DERIVED,
+        {RunResult: "Give its `wavefunction`.", **NOT_DERIVED},
     ),
     "pretraining": (
         Pretraining,

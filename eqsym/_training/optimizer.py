@@ -44,7 +44,9 @@ def _check_positive(name: str, value: Any) -> None:
 
 def _check_rate(name: str, value: Any) -> None:
     """**Raises:** `ValueError` unless it is a number or a function of the step."""
-    if isinstance(value, type) or not callable(value):
+    if callable(value) and not isinstance(value, type):
+        _check_schedule(name, value)
+    else:
         _check_number(
             name,
             value,
@@ -53,6 +55,35 @@ def _check_rate(name: str, value: Any) -> None:
         number: Any = value
         if not isinstance(number, Tracer) and not number >= 0:
             raise ValueError(f"`{name}` must not be negative, got {number}.")
+
+
+def _check_schedule(name: str, schedule: Callable) -> None:
+    """Tries it without computing anything: training would come to it minutes later."""
+    given = []
+
+    def tried(step: Int[Array, ""]) -> Array:
+        given.append(_scheduled(schedule, step))
+        return jnp.asarray(given[0])
+
+    wanted = f"`{name}` must be a number or a function of the step that returns one"
+    try:
+        found = jax.eval_shape(tried, jnp.zeros((), int))
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{wanted}, made of operations of JAX (`jnp.where` in place of `if`), but "
+            f"calling it with a step raises {type(error).__name__}: {reason}"
+        ) from error
+    if found.shape or not (
+        jnp.issubdtype(found.dtype, jnp.floating)
+        or jnp.issubdtype(found.dtype, jnp.integer)
+    ):
+        raise ValueError(
+            f"{wanted}, got a function that returns {found.dtype} of shape "
+            f"{found.shape}."
+        )
+    if isinstance(given[0], (int, float)) and not given[0] >= 0:
+        raise ValueError(f"`{name}` must not be negative, got {given[0]}.")
 
 
 class AbstractOptimizerState(AbstractModule):

@@ -1,6 +1,7 @@
 """The training step of variational Monte Carlo, its state and its statistics."""
 
 from numbers import Real
+from types import FunctionType
 from typing import Any
 
 import equinox as eqx
@@ -154,6 +155,9 @@ class VMC(AbstractModule):
             {
                 optax.GradientTransformation: (
                     "Wrap it in `eqs.Optax`, as in `eqs.Optax(optax.adam(1e-3))`."
+                ),
+                FunctionType: (
+                    "Call it and wrap it, as in `eqs.Optax(optax.adam(1e-3))`."
                 ),
                 AbstractSampler: exchanged,
             },

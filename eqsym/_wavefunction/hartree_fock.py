@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._core import checked, Electrons, LogPsi, sum_of_determinants
-from .._crystal import Crystal
+from .._crystal import check_electrons, Crystal
 from .._mean_field import MeanField
 from .base import AbstractWavefunction
 
@@ -41,5 +41,6 @@ class HartreeFock(AbstractWavefunction):
 
     @checked
     def __call__(self, electrons: Electrons) -> LogPsi:
+        check_electrons(sum(self.crystal.electrons), electrons)
         up, down = self.mean_field.orbitals(electrons)
         return sum_of_determinants(up[None], down[None])

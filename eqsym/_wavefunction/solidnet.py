@@ -22,7 +22,7 @@ from .._core import (
     sum_of_determinants,
     whole_number,
 )
-from .._crystal import Crystal, is_whole
+from .._crystal import check_electrons, Crystal, is_whole
 from .._mean_field import Occupation
 from .base import AbstractOrbitalNetwork
 from .compact import compact, shortest_kpoints
@@ -345,6 +345,7 @@ class SolidNet(AbstractOrbitalNetwork):
         Inexact[Array, "determinants down down_orbitals"],
     ]:
         n_up, n = self.crystal.electrons[0], sum(self.crystal.electrons)
+        check_electrons(n, electrons)
         channels = (slice(0, n_up), slice(n_up, n))
         spins = tuple(s for s in channels if s.start < s.stop)
         dtype = electrons.dtype

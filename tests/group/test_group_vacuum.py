@@ -265,6 +265,7 @@ def test_tilted_lattice_across_the_vacuum():
         ({"vacuum": (-1,)}, "`vacuum` must be at most two"),
         ({"vacuum": 3}, "`vacuum` must be at most two"),
         ({"vacuum": (0, 1, 2)}, "`vacuum` must be at most two"),
+        ({"vacuum": (0, 0, 1)}, "each of them once"),
         ({"vacuum": (1,)}, "direction 1 there must be .* = 10 Bohr, got 8"),
         ({"vacuum": (2,), "min_vacuum": 20.5}, "direction 2 .* = 20.5 Bohr, got 20"),
     ],

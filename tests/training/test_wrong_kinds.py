@@ -3,6 +3,7 @@ instead."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -34,10 +35,45 @@ class _Logarithm(Waves):
         return jnp.sum(electrons)
 
 
+def _network():
+    gamma = eqs.Occupation((np.zeros((1, 3)), np.zeros((0, 3))))
+    return eqs.SolidNet(_CRYSTAL, gamma, key=jax.random.key(0))
+
+
 _MADE = {
     "optax": (
         lambda: _vmc(optimizer=optax.adam(1e-3)),
         "`optimizer` must be an optimizer.*Wrap it in `eqs.Optax`",
+    ),
+    "function of optax": (
+        lambda: _vmc(optimizer=optax.adam),
+        r"Call it and wrap it, as in `eqs.Optax\(optax.adam\(1e-3\)\)`",
+    ),
+    "branch of a schedule": (
+        lambda: eqs.Spring(lambda step: 0.1 if step < 10 else 0.01),
+        "`learning_rate` must be a number or a function of the step.*`jnp.where` in pla"
+        "ce of `if`.*raises TracerBoolConversionError",
+    ),
+    "schedule that was not made": (
+        lambda: eqs.Spring(optax.cosine_decay_schedule),
+        "`learning_rate` must be .* raises TypeError: .* argument: 'decay_steps'",
+    ),
+    "schedule of arrays": (
+        lambda: eqs.Spring(0.1, norm_bound=lambda step: jnp.ones(2)),
+        r"`norm_bound` must be .* returns float64 of shape \(2,\)",
+    ),
+    "schedule of text": (lambda: eqs.Spring(lambda step: "0.1"), "raises TypeError"),
+    "negative schedule": (
+        lambda: eqs.Spring(lambda step: -0.1),
+        "`learning_rate` must not be negative, got -0.1",
+    ),
+    "operations by hand": (
+        lambda: eqs.SpaceGroup(_CRYSTAL),
+        r"`eqs.SpaceGroup.of\(crystal\)` finds the operations",
+    ),
+    "electrons": (
+        lambda: _network()(jnp.ones((3, 3))),
+        r"`electrons` must be one configuration of shape \(1, 3\), got shape \(3, 3\)",
     ),
     "class": (
         lambda: _vmc(optimizer=eqs.Spring),
@@ -110,7 +146,7 @@ _RUN = {
 @pytest.mark.parametrize("name", _MADE)
 def test_when_an_object_is_made(name, unchecked):
     make, message = _MADE[name]
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
 
