@@ -178,7 +178,9 @@ def canonicalization() -> Figure:
     a function jumps where the electron leaves the domain."""
     edge, eps = 4.0, 0.5
     frac = [[0, 0, 0], [0.5, 0, 0]]
-    crystal = eqs.Crystal(edge * np.eye(3), "HH", frac_positions=frac, unit="bohr")
+    crystal = eqs.Crystal(
+        edge * np.eye(3), ["H", "H"], frac_positions=frac, unit="bohr"
+    )
     group = eqs.SpaceGroup(crystal, [np.eye(3, dtype=int)] * 2, frac)
     domain = eqs.FundamentalDomain.of(group, point=[1.0, 2.0, 2.0])
     x = jnp.linspace(-2, 4, 1201)

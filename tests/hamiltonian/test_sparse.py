@@ -147,7 +147,7 @@ def test_every_operation():
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.lists(_STEPS, min_size=2, max_size=10))
 def test_compositions(steps):
     _check([_composed(steps)])

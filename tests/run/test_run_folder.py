@@ -35,8 +35,9 @@ def _network(seed=0, **kwargs):
 
 def _run(path, steps=2, *, rate=0.05, wavefunction=None, strategy=None, **kwargs):
     wavefunction = _network() if wavefunction is None else wavefunction
+    hamiltonian = kwargs.pop("hamiltonian", Lattice(wavefunction.crystal))
     vmc = eqs.VMC(
-        Lattice(wavefunction.crystal),
+        hamiltonian,
         eqs.Metropolis(2),
         eqs.Spring(rate),
         strategy=strategy,
@@ -170,12 +171,13 @@ def test_run_json(trained):
 
 
 @pytest.mark.slow
-def test_command_to_evaluate(trained, tmp_path):
+def test_command_to_evaluate(tmp_path):
     """It runs as it stands."""
-    shutil.copytree(trained[1], tmp_path / "run")
-    command = json.loads((trained[1] / "run.json").read_text())["evaluate"]
+    average = eqs.SymmetrizedTraining(eqs.GroupAverage(_group()))
+    _run(tmp_path, strategy=average, hamiltonian=eqs.Hamiltonian(_CRYSTAL))
+    command = json.loads((tmp_path / "run.json").read_text())["evaluate"]
     name, *arguments = shlex.split(command)
-    assert name == "python" and str(trained[1]) in arguments[-1]
+    assert name == "python" and str(tmp_path) in arguments[-1]
     # Fewer samples than by default.
     code = arguments[-1].replace("key=", "steps=2, burn_in=1, key=")
     done = subprocess.run(
