@@ -179,7 +179,7 @@ def _decaying(scale):
 
 
 def _bounded(step, bound=0.1):
-    return min(bound, 1 / (1 + step))
+    return jnp.minimum(bound, 1 / (1 + step))
 
 
 class _Rates:
