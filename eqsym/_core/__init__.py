@@ -69,7 +69,6 @@ from .types import (
     Key as Key,
     LogPsi as LogPsi,
     partition as partition,
-    path_of as path_of,
     random_key as random_key,
     Walkers as Walkers,
     whole_number as whole_number,

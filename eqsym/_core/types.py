@@ -2,10 +2,8 @@
 data."""
 
 import operator
-import os
 from collections.abc import Mapping
 from numbers import Real
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -136,15 +134,6 @@ def random_key(key: Any) -> Key:
         f"`key` must be a random key, such as `jax.random.key({seed})`, got "
         f"{_short(key)}."
     )
-
-
-def path_of(name: str, value: Any) -> Path:
-    """An argument that must be the path of a file or folder.
-
-    **Raises:** `ValueError` for anything else.
-    """
-    check_kind(name, value, (str, os.PathLike), 'a path, such as `"runs/diamond"`')
-    return Path(value)
 
 
 def _short(value: Any) -> str:

@@ -5,6 +5,7 @@ import abc
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -21,7 +22,6 @@ from .._core import (
     mesh_of,
     on_host,
     on_mesh,
-    path_of,
     progress_bar,
     Walkers,
 )
@@ -174,7 +174,7 @@ def accumulate(
     settings = _Settings(
         estimator, wavefunction, sampler, walkers, chains.key, chains.burn_in
     )
-    kept = None if path is None else path_of("path", path)
+    kept = None if path is None else Path(path)
     with (
         on_mesh(mesh_of(walkers)),
         estimate_folder(kept, name, settings, estimator.names) as folder,

@@ -27,7 +27,6 @@ from .._core import (
     Integer,
     Numbers,
     on_first,
-    path_of,
     precise_matmul,
     whole_number,
 )
@@ -221,7 +220,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         """
         settings = Settings(crystal, basis, exp_to_discard, unrestricted, moments)
         max_cycles = whole_number("max_cycles", max_cycles, 1)
-        kept = None if path is None else path_of("path", path)
+        kept = None if path is None else pathlib.Path(path)
         arguments = crystal, settings, max_cycles, kept, progress
         if jax.process_count() == 1:
             return cls._solved(*arguments)
@@ -324,7 +323,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
 
         **Raises:** `ValueError` for arguments of the wrong kind.
         """
-        path = path_of("path", path)
+        path = pathlib.Path(path)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             unfinished.write_bytes(self._packed())
@@ -373,7 +372,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         **Raises:** `ValueError` that names the file, if it is damaged or was not
         written by `save`; `FileNotFoundError`.
         """
-        with open(path_of("path", path), "rb") as file:
+        with open(path, "rb") as file:
             try:
                 return cls._unpacked(file)
             except _OtherFormat as error:

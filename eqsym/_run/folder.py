@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core import check_kind, checked, partition, path_of
+from .._core import checked, partition
 from .._group import SpaceGroup
 from .._hamiltonian import Hamiltonian
 from .._storage import (
@@ -98,14 +98,7 @@ def load_run(
     version of eqsym cannot build, for a `wavefunction` with another structure, with the
     fields that differ, and for a run in double precision if JAX does not use it.
     """
-    checkpoints = path_of("path", path) / CHECKPOINTS
-    if wavefunction is not None:
-        check_kind(
-            "wavefunction",
-            wavefunction,
-            AbstractWavefunction,
-            "a wave function of the same structure, with any parameters",
-        )
+    checkpoints = Path(path) / CHECKPOINTS
     step = latest_checkpoint(checkpoints)
     if step is None:
         raise FileNotFoundError(_without_checkpoint(Path(path)))

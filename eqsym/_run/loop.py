@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import equinox as eqx
@@ -21,7 +22,6 @@ from .._core import (
     Key,
     on_first,
     on_mesh,
-    path_of,
     progress_bar,
     random_key,
     replicate,
@@ -226,7 +226,7 @@ def run(
     bare, first, before = starting_point(
         wavefunction, walkers, pretraining, given, place
     )
-    folder = None if path is None else writable(path_of("path", path))
+    folder = None if path is None else writable(Path(path))
     if mesh is not None:
         first = shard_walkers(first, mesh)
     seeds = jax.random.key_data(key).tolist()

@@ -26,7 +26,6 @@ from .._core import (
     on_all,
     on_first,
     on_host,
-    path_of,
     put,
     whole_number,
 )
@@ -85,7 +84,7 @@ def save_checkpoint(
         "state": encode(state),
         "settings": encode(settings),
     }
-    place = path_of("folder", folder)
+    place = Path(folder)
     on_first(lambda: _write(place, step, arrays, description, keep))
 
 
@@ -156,7 +155,7 @@ def is_whole(folder: str | os.PathLike, step: int) -> bool:
 def latest_checkpoint(folder: str | os.PathLike) -> int | None:
     """The number of the newest checkpoint in a folder whose checksums agree, or
     `None`."""
-    for step in _steps(path_of("folder", folder)):
+    for step in _steps(Path(folder)):
         if is_whole(folder, step):
             return step
     return None
@@ -240,7 +239,7 @@ def restore_checkpoint(
     damaged; and if it is of another model or was saved with other settings, with the
     fields that differ.
     """
-    place = path_of("folder", folder)
+    place = Path(folder)
     if step is None or not _steps(place):
         raise ValueError(_no_checkpoint(place))
     step = whole_number("step", step, 0)
