@@ -121,8 +121,8 @@ def check_electrons(count: int, electrons: Any) -> None:
     """**Raises:** `ValueError` unless it is one configuration of so many electrons."""
     if np.shape(electrons) != (count, 3):
         raise ValueError(
-            f"`electrons` must be one configuration of shape ({count}, 3), got shape "
-            f"{np.shape(electrons)}."
+            f"`electrons` must be one configuration, of shape ({count}, 3), such as "
+            f"`result.walkers[0]`, got shape {np.shape(electrons)}."
         )
 
 

@@ -18,6 +18,7 @@ from .._core import (
     progress_bar,
     whole_number,
 )
+from .._crystal import check_electrons
 from .._hamiltonian import AbstractHamiltonian, check_crystals
 from .._wavefunction import AbstractWavefunction, amplitude
 from .arguments import check_kinds
@@ -87,12 +88,7 @@ def translation_scan(
     )
     if hamiltonian is not None:
         check_crystals(wavefunction, hamiltonian)
-    shape, fitting = np.shape(electrons), (sum(wavefunction.crystal.electrons), 3)
-    if shape != fitting:
-        raise ValueError(
-            f"`electrons` must be one configuration, of shape {fitting}, such as "
-            f"`result.walkers[0]`, got shape {shape}."
-        )
+    check_electrons(sum(wavefunction.crystal.electrons), electrons)
     points, chunk = whole_number("points", points, 2), check_chunk(chunk)
     vectors = np.asarray(vectors, dtype=np.float64)
     start = np.asarray(origin, dtype=np.float64)

@@ -73,7 +73,8 @@ _MADE = {
     ),
     "electrons": (
         lambda: _network()(jnp.ones((3, 3))),
-        r"`electrons` must be one configuration of shape \(1, 3\), got shape \(3, 3\)",
+        r"`electrons` must be one configuration, of shape \(1, 3\), such as "
+        r"`result.walkers\[0\]`, got shape \(3, 3\)",
     ),
     "class": (
         lambda: _vmc(optimizer=eqs.Spring),
