@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Int
 
-from .._core import Electrons, full_precision, Integer, Key, normalized, whole_number
+from .._core import Electrons, Integer, Key, normalized, whole_number
 from .._group import SpaceGroup
 from .._hamiltonian import AbstractHamiltonian, LocalEnergy
 from .._symmetrizer import draw_with_identity, pair_weights
@@ -99,7 +99,6 @@ class OrbitSampler(eqx.Module):
         self.orbit_points = min(wanted, order)
         self.local_energies = min(local_energies, self.orbit_points)
 
-    @full_precision()
     def __call__(
         self, electrons: Electrons, key: Key, reference: LocalEnergy
     ) -> OrbitSample:
@@ -156,7 +155,6 @@ class AbstractOrbitEstimate(AbstractSample):
 
     orbit: eqx.AbstractVar[OrbitSampler]
 
-    @full_precision()
     def __call__(self, electrons: Electrons, key: Key, reference: LocalEnergy) -> Any:
         return self.moments(self.orbit(electrons, key, reference))
 
