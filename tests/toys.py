@@ -97,10 +97,10 @@ class Configured(eqs.AbstractHamiltonian):
         return hamiltonian.local_energy(wavefunction, electrons)
 
 
-class Cut(eqs.AbstractWavefunction):
-    """No amplitude in a part of the cell."""
+class AbstractAround(eqs.AbstractWavefunction):
+    """Made of another wave function; its momentum is not known."""
 
-    inside: eqs.AbstractWavefunction
+    inside: eqx.AbstractVar[eqs.AbstractWavefunction]
 
     @property
     def crystal(self):
@@ -109,6 +109,12 @@ class Cut(eqs.AbstractWavefunction):
     @property
     def crystal_momentum(self):
         return None
+
+
+class Cut(AbstractAround):
+    """No amplitude in a part of the cell."""
+
+    inside: eqs.AbstractWavefunction
 
     def __call__(self, electrons):
         psi = self.inside(electrons)

@@ -11,7 +11,7 @@ import pytest
 import eqsym as eqs
 from eqsym._run.stepping import TrainingStep
 from eqsym._storage.history import History
-from toys import Counting, hydrogen, Lattice, walkers, waves
+from toys import AbstractAround, Counting, hydrogen, Lattice, walkers, waves
 
 
 _CRYSTAL = hydrogen()
@@ -37,20 +37,12 @@ def _vmc(rounds=1):
     return eqs.VMC(Lattice(_CRYSTAL), eqs.Metropolis(2), Busy(rounds))
 
 
-class Shaped(eqs.AbstractWavefunction):
+class Shaped(AbstractAround):
     """One that holds a function, and an array of numpy."""
 
     inside: eqs.AbstractWavefunction
     shape: Callable
     factor: np.ndarray
-
-    @property
-    def crystal(self):
-        return self.inside.crystal
-
-    @property
-    def crystal_momentum(self):
-        return None
 
     def __call__(self, electrons):
         psi = self.inside(electrons)
