@@ -15,9 +15,10 @@ from jaxtyping import Array, Inexact, Int
 
 # Their programs grow with the square of their number.
 _MOST_SLOTS = 24
-# Comparisons of indices.
+# Comparisons of indices, beyond which derivatives become dense.
 _MOST = 2**24
-# So many operations are more than one that adds up by index.
+# Masks, beyond which adding up by index is faster; and the longest axis whose entries
+# are then taken one after the other.
 _MASKS = 8
 _PARTS = 4
 
@@ -104,7 +105,8 @@ def compressed(index: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
 
 
 def _union(indices: Sequence[Any]) -> np.ndarray | None:
-    """The coordinates of all, those of the first in its order."""
+    """The coordinates of all entries of several indices: first those of the first
+    index, in its order. `None` if it takes too many comparisons to find them."""
     found, *rest = indices
     for other in rest:
         if same(found, other):
@@ -149,7 +151,7 @@ def _aligned(slots: Array, index: np.ndarray, target: np.ndarray) -> Array:
             match = (has == wanted) & (wanted >= 0)
             if not match.any():
                 continue
-            # Where there is no coordinate, the derivative is zero.
+            # Without a coordinate the derivative is zero.
             everywhere = np.all(match | (has < 0))
             part = slot if everywhere else jnp.where(match, slot, 0)
             total = part if total is None else total + part
@@ -158,7 +160,7 @@ def _aligned(slots: Array, index: np.ndarray, target: np.ndarray) -> Array:
 
 
 def _rows(slots: Array, index: np.ndarray) -> Array:
-    """Of derivatives by all coordinates those of the index."""
+    """Takes the derivatives of an index from derivatives by all coordinates."""
     axes = [i for i in range(1, index.ndim) if index.shape[i] > 1]
     places = np.ix_(*(np.arange(n) for n in index.shape))
     constant = tuple(i for i in range(1, index.ndim) if i not in axes)

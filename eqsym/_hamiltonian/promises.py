@@ -1,4 +1,4 @@
-"""The promises of a wave function, with those of its derivatives."""
+"""What a wave function promises, also of its derivatives."""
 
 import functools
 import logging
@@ -154,7 +154,7 @@ def _amplitudes(
     sign: np.ndarray, *logs: Float[np.ndarray, "lines points parts"]
 ) -> tuple[Complex[np.ndarray, "lines points"], ...]:
     """The amplitude on a line from each configuration, up to a factor, and its first
-    two derivatives; not finite where there is none. Of `_logarithms`."""
+    two derivatives, from what `_logarithms` returns. Not finite if it is zero there."""
     with np.errstate(all="ignore"):
         log, first, second = (
             x[..., 0] + (1j * x[..., 1] if x.shape[-1] > 1 else 0j)
