@@ -4,15 +4,15 @@
     python benchmarks/sampling.py --system graphene --chunk 16
 
 Hartree-Fock determinants are sampled, or with `--run runs/lih` the trained network of
-such a folder. "Widths by distance" are normal moves whose width grows with the distances
-d of an electron to the nuclei: it follows the least 1/Z + d, the size of the innermost
-shell plus the distance, up to a length that it does not exceed, with the ratio of
-Metropolis and Hastings (Hastings, Biometrika 57, 97 (1970)), because the way back has
-another width. Printed are integrated autocorrelation times in
-amplitudes per walker (Sokal's window of five times itself): of local energies, of
-their potential part, and the accepted share of the moves. Energies beyond the 0.1 %
-and 99.9 % quantiles are clipped first, since the few walkers close to a nucleus would
-otherwise decide.
+such a folder. "Widths by distance" are normal moves whose width grows with the
+distances d of an electron to the nuclei: it follows the least 1/Z + d, the size of the
+innermost shell plus the distance, up to a length that it does not exceed, with the
+ratio of Metropolis and Hastings (Hastings, Biometrika 57, 97 (1970)), because the way
+back has another width. Printed are integrated autocorrelation times in amplitudes per
+walker (with Sokal's window of five of them), of local energies and of their potential
+part, and the accepted share of the moves. Energies beyond the 0.1 % and 99.9 %
+quantiles are clipped first, since the few walkers close to a nucleus would otherwise
+decide.
 """
 
 import argparse
