@@ -1,3 +1,12 @@
 """Hartree-Fock mean fields: solved by PySCF, evaluated in JAX."""
 
-from .mean_field import MeanField as MeanField, Occupation as Occupation
+from .conjugates import (
+    check_real as check_real,
+    conjugates as conjugates,
+    has_real_orbitals as has_real_orbitals,
+)
+from .mean_field import (
+    check_real_orbitals as check_real_orbitals,
+    MeanField as MeanField,
+    Occupation as Occupation,
+)

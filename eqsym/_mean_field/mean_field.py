@@ -31,6 +31,7 @@ from .._core import (
     whole_number,
 )
 from .._crystal import Crystal, with_changes
+from .conjugates import check_real, conjugates
 from .settings import Settings
 from .solver import hartree_fock
 
@@ -207,8 +208,9 @@ class MeanField(AbstractFixed, AbstractSummarized):
 
         **Returns:**
 
-        The mean field. Its orbitals are real if every occupied k is its own negative
-        modulo reciprocal lattice vectors.
+        The mean field. Its orbitals are real if the twist is its own negative modulo
+        reciprocal vectors of the supercell, and the occupied k-points of each spin are
+        their own negatives or come in pairs k and -k.
 
         **Raises:** `ValueError` for a basis that is unknown, too small, or linearly
         dependent in this crystal; for moments that the atoms or the spin of the crystal
@@ -269,48 +271,82 @@ class MeanField(AbstractFixed, AbstractSummarized):
             solved.save(path)
         return solved
 
+    @property
+    def real(self) -> bool:
+        """Whether it has real orbitals."""
+        return not any(
+            np.iscomplexobj(g.weights) for sums in self.expansion for g in sums
+        )
+
     @full_precision()
     @checked
     def orbitals(
-        self, electrons: Electrons
+        self, electrons: Electrons, *, real: bool | None = None
     ) -> tuple[Inexact[Array, "up up"], Inexact[Array, "down down"]]:
-        """The matrices whose determinants are the Hartree-Fock wave function.
+        r"""The matrices whose determinants are the Hartree-Fock wave function.
 
         **Arguments:**
 
         - `electrons`: positions in Bohr, (electrons, 3), spin-up first.
+        - `real`: whether the orbitals are real. Of two real orbitals at k and -k the
+            earlier one is $\sqrt 2\, \mathrm{Re}\, \phi$ and the later one
+            $\sqrt 2\, \mathrm{Im}\, \phi$ for the Bloch orbital $\phi$ at the k of
+            the earlier one. If `False` they are Bloch orbitals. By default real if the
+            mean field has real orbitals.
 
         **Returns:**
 
         `(up, down)`: rows are the electrons of that spin, columns the occupied
         orbitals in the order of `occupation`. Normalized to one electron in a primitive
-        cell. Complex, or real if the orbitals are.
+        cell.
 
-        **Raises:** `ValueError` for arguments of the wrong kind.
+        **Raises:** `ValueError` if they are to be real and the mean field has no real
+        orbitals.
         """
+        if real:
+            check_real_orbitals(self)
         n_up = self.occupation.cart_kpoints[0].shape[0]
         channels = (electrons[:n_up], electrons[n_up:])
-        up, down = (self._channel(points, spin) for spin, points in enumerate(channels))
+        real = self.real if real is None else real
+        up, down = (
+            self._channel(points, spin, real) for spin, points in enumerate(channels)
+        )
         return up, down
 
     def _channel(
-        self, points: Float[Array, "points 3"], spin: int
+        self, points: Float[Array, "points 3"], spin: int, real: bool
     ) -> Inexact[Array, "points orbitals"]:
         dtype = points.dtype
         lattice = jnp.asarray(self.crystal.lattice.vectors)
         # In cells; by the lattice as given, before any rounding to a smaller dtype.
         inverse = jnp.linalg.inv(lattice).astype(dtype)
-        kpoints = jnp.asarray(self.occupation.cart_kpoints[spin])
-        frac_k = (kpoints @ lattice.T / (2 * np.pi)).astype(dtype)
+        kpoints = self.occupation.cart_kpoints[spin]
+        frac_k = (jnp.asarray(kpoints) @ lattice.T / (2 * np.pi)).astype(dtype)
         cell = jnp.round(jax.lax.stop_gradient(points) @ inverse)
         home = points - cell @ lattice.astype(dtype)
         values = [gaussians(home) for gaussians in self.expansion[spin]]
         values = functools.reduce(operator.add, values)
         turns = cell @ frac_k.T
         angle = 2 * np.pi * (turns - jnp.round(turns))
-        if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        if not self.real:
             return values * jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
-        return values * jnp.cos(angle)
+        partner = conjugates(self.crystal, kpoints)
+        assert partner is not None
+        here = np.arange(len(partner))
+        paired = partner != here
+        if np.any(paired):
+            # Re and Im of one orbital times a phase; its angle at -k is the negative.
+            turned = values * jnp.cos(angle) - values[:, partner] * jnp.sin(angle)
+            values = jnp.where(paired, turned, values * jnp.cos(angle))
+        else:
+            values = values * jnp.cos(angle)
+        if real:
+            return values
+        scale = np.where(paired, np.sqrt(0.5), 1.0)
+        sign = np.where(paired, np.where(here < partner, 1.0, -1.0), 0.0)
+        one = values[:, np.minimum(here, partner)] * jnp.asarray(scale, dtype)
+        two = values[:, np.maximum(here, partner)] * jnp.asarray(scale * sign, dtype)
+        return jax.lax.complex(one, two)
 
     @checked
     def save(self, path: str | os.PathLike) -> None:
@@ -432,3 +468,14 @@ class MeanField(AbstractFixed, AbstractSummarized):
         names = ("basis", "exp_to_discard", "unrestricted", "moments")
         settings = Settings(crystal, *(header[name] for name in names))
         return cls(crystal, occupation, float(stored["energy"]), (up, down), settings)
+
+
+def check_real_orbitals(mean_field: MeanField) -> None:
+    """**Raises:** `ValueError` that says what to do, if there are no real orbitals."""
+    if not mean_field.real:
+        check_real(mean_field.crystal, mean_field.occupation.cart_kpoints)
+        raise ValueError(
+            "`real` must be False or None: the orbitals of this mean field at k and -k "
+            "are not conjugates of each other, or not real at a k that is its own "
+            "negative. Solve with `unrestricted=False` or other `moments`."
+        )

@@ -11,6 +11,7 @@ from jaxtyping import Float, Inexact
 
 from .._core import progress_bar
 from .._crystal import Crystal, is_whole, Lattice
+from .conjugates import conjugates, has_real_orbitals
 from .gaussians import expand, Gaussians, Shell, shells_of
 from .guess import superposed_atoms
 from .settings import Settings
@@ -36,6 +37,8 @@ _FOLLOWED = 5
 _PLAIN = 8
 # By how much (Hartree per primitive cell) to count as lowered.
 _LOWERED = 1e-7
+# How far conjugate orbitals may be from the space of the orbitals found.
+_CONJUGATE = 1e-5
 _STATE = ("e_tot", "mo_energy", "mo_coeff", "mo_occ")
 
 
@@ -79,15 +82,19 @@ def hartree_fock(
         len(crystal.species),
     )
     sets = [_occupied(found, spin) for spin in range(2)]
-    if all(_is_real(crystal, k) for k, _ in sets):
-        real = [_realified(found, orbitals) for orbitals in sets]
-        real = [orbitals for orbitals in real if orbitals is not None]
+    real = None
+    if has_real_orbitals(crystal, (sets[0][0], sets[1][0])):
+        real = [_conjugate(crystal, found, k, mo) for k, mo in sets]
         # Both spins or none: the network is real for all orbitals or complex.
-        sets = real if len(real) == len(sets) else sets
-    up, down = (
-        SpinOrbitals(k, expand(crystal.lattice, found.shells, k, mo)) for k, mo in sets
-    )
-    return Solution(found.energy, up, down)
+        real = None if any(mo is None for mo in real) else real
+    orbitals = []
+    for spin, (k, mo) in enumerate(sets):
+        mo = mo if real is None else real[spin]
+        gaussians = expand(crystal.lattice, found.shells, k, mo)
+        if real is not None:
+            gaussians = tuple(_real_parts(crystal, k, g) for g in gaussians)
+        orbitals.append(SpinOrbitals(k, gaussians))
+    return Solution(found.energy, *orbitals)
 
 
 @dataclasses.dataclass
@@ -453,31 +460,71 @@ def _is_real(crystal: Crystal, kpoints: Float[np.ndarray, "orbitals 3"]) -> bool
     return bool(np.all(is_whole(doubled)))
 
 
-def _realified(
-    found: _Levels, orbitals: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Real orbitals that span the same spaces, or `None` if there are none.
+def _conjugate(
+    crystal: Crystal,
+    found: _Levels,
+    kpoints: Float[np.ndarray, "orbitals 3"],
+    complex_mo: np.ndarray,
+) -> np.ndarray | None:
+    """Coefficients of orbitals that span the same spaces, conjugate at k and -k, and
+    real at k that are their own negatives; `None` if there are none.
 
-    At these k the Bloch sums of the basis functions are real, so the orbitals are real
-    if their coefficients are.
+    The Bloch sums of the basis functions at -k are conjugates of those at k.
     """
-    kpoints, complex_mo = orbitals
-    real_mo = np.zeros(complex_mo.shape)
+    partner = conjugates(crystal, kpoints)
+    assert partner is not None
+    here = np.arange(len(kpoints))
+    result = np.array(complex_mo)
+    if np.all(partner == here):
+        result = np.zeros(complex_mo.shape)
     for k, overlap in zip(found.kpoints, found.overlap, strict=True):
         columns = np.flatnonzero(np.all(kpoints == k, axis=1))
         if len(columns) == 0:
             continue
         mo = complex_mo[:, columns]
-        # With S = X X^T, columns of X^T C are orthonormal.
-        factor = np.linalg.cholesky(overlap.real)
-        parts = factor.T @ np.concatenate([np.real(mo), np.imag(mo)], axis=1)
-        basis, weight, _ = np.linalg.svd(parts)
-        n = len(columns)
-        if len(weight) > n and weight[n] > 1e-5:
-            return None
-        # Of the real bases of the span, the one nearest the orbitals found, so that
-        # core and valence stay apart: each orbital made real by its own phase.
-        phase = np.exp(-0.5j * np.angle(np.sum((factor.T @ mo) ** 2, axis=0)))
-        u, _, v = np.linalg.svd(basis[:, :n].T @ factor.T @ (mo * phase).real)
-        real_mo[:, columns] = np.linalg.solve(factor.T, basis[:, :n] @ (u @ v))
-    return kpoints, real_mo
+        if partner[columns[0]] == columns[0]:
+            one = _realified(overlap, mo)
+            if one is None:
+                return None
+            result[:, columns] = one
+        elif partner[columns[0]] < columns[0]:
+            one = result[:, partner[columns]].conj()
+            cosines = np.linalg.svd(one.conj().T @ overlap @ mo)[1]
+            if np.min(cosines) < 1 - _CONJUGATE**2:
+                return None
+            result[:, columns] = one
+    return result
+
+
+def _realified(
+    overlap: Inexact[np.ndarray, "functions functions"],
+    mo: Inexact[np.ndarray, "functions orbitals"],
+) -> Float[np.ndarray, "functions orbitals"] | None:
+    """Real orbitals at one k that span the same space, or `None`."""
+    # With S = X X^T, columns of X^T C are orthonormal.
+    factor = np.linalg.cholesky(overlap.real)
+    parts = factor.T @ np.concatenate([np.real(mo), np.imag(mo)], axis=1)
+    basis, weight, _ = np.linalg.svd(parts)
+    n = mo.shape[1]
+    if len(weight) > n and weight[n] > _CONJUGATE:
+        return None
+    # Of the real bases of the span, the one nearest the orbitals found, so that core
+    # and valence stay apart: each orbital made real by its own phase.
+    phase = np.exp(-0.5j * np.angle(np.sum((factor.T @ mo) ** 2, axis=0)))
+    u, _, v = np.linalg.svd(basis[:, :n].T @ factor.T @ (mo * phase).real)
+    return np.linalg.solve(factor.T, basis[:, :n] @ (u @ v))
+
+
+def _real_parts(
+    crystal: Crystal, kpoints: Float[np.ndarray, "orbitals 3"], gaussians: Gaussians
+) -> Gaussians:
+    """Real and imaginary parts of conjugate orbitals, as `MeanField.orbitals` has
+    them."""
+    partner = conjugates(crystal, kpoints)
+    assert partner is not None
+    here, weights = np.arange(len(partner)), gaussians.weights
+    real, imag = np.real(weights), -np.imag(weights)
+    paired = np.sqrt(2) * np.where(here < partner, real, imag)
+    return dataclasses.replace(
+        gaussians, weights=np.where(partner == here, real, paired)
+    )
