@@ -32,11 +32,11 @@ from .._core import (
 )
 from .._crystal import Crystal, with_changes
 from .conjugates import check_real, conjugates
-from .settings import Settings
-from .solver import hartree_fock
+from .settings import NAMES, Settings
+from .solver import check_closed_shell, hartree_fock
 
 
-_FORMAT = "eqsym mean field, version 3"
+_FORMAT = "eqsym mean field, version 4"
 
 
 class Occupation(AbstractFixed, AbstractSummarized):
@@ -144,11 +144,18 @@ class MeanField(AbstractFixed, AbstractSummarized):
     `energy` is the Hartree-Fock energy in Hartree per primitive cell, in the Ewald
     convention for the supercell (every electron interacts with its own images): the
     expectation value of the supercell's Hamiltonian divided by the number of cells.
+
+    `gap` is the difference in Hartree between the lowest empty and the highest occupied
+    level of one spin, the smaller one of the two spins: 0 for an open shell. The
+    convention is the same: that electrons interact with their own images lowers
+    occupied levels, so that closed shells of metals have a gap too, which falls as the
+    supercell grows.
     """
 
     crystal: Crystal
     occupation: Occupation
     energy: float
+    gap: float
     expansion: tuple[tuple[_GaussianSum, ...], tuple[_GaussianSum, ...]]
     _settings: Settings
 
@@ -165,6 +172,8 @@ class MeanField(AbstractFixed, AbstractSummarized):
         exp_to_discard: float | None = 0.1,
         unrestricted: bool = False,
         moments: Sequence[float | int] | None = None,
+        smearing: float | None = None,
+        closed_shell: bool = False,
         max_cycles: Integer = 100,
         path: str | os.PathLike | None = None,
         progress: bool | None = None,
@@ -178,6 +187,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
 
         - An open shell, in which one of several occupations had to be chosen. Its
           energy depends on the choice, and on how the crystal is divided into cells.
+          The warning names a twist with a closed shell.
         - Another determinant of lower energy nearby, by the curvature of the energy
           along all rotations of the orbitals (Seeger and Pople, J. Chem. Phys. 66,
           3045, 1977): one with different orbitals for the two spins, or one in which
@@ -200,6 +210,13 @@ class MeanField(AbstractFixed, AbstractSummarized):
             cell: spin-up minus spin-down electrons. An antiferromagnetic order needs a
             primitive cell that holds it: for a chain of atoms the cell with two, and
             `(1, -1)`. The solution may have another order.
+        - `smearing`: a width in Hartree, 0.01 say, over which the occupation of levels
+            falls from 1 to 0 during the iteration (Fermi and Dirac's function). It lets
+            metals converge, in which levels cross. In the end the lowest levels are
+            occupied by whole electrons; the energy is of that determinant, which is
+            slightly above the lowest one. Other determinants of lower energy are not
+            looked for.
+        - `closed_shell`: whether to refuse open shells.
         - `max_cycles`: the most self-consistency iterations.
         - `path`: a file to keep the result in; its folder is made. A file that exists
             is read instead of solving again, if crystal and settings are the same.
@@ -214,16 +231,18 @@ class MeanField(AbstractFixed, AbstractSummarized):
 
         **Raises:** `ValueError` for a basis that is unknown, too small, or linearly
         dependent in this crystal; for moments that the atoms or the spin of the crystal
-        do not admit; and for a file that holds the mean field of another crystal, or
-        one solved with other settings. `RuntimeError` if the iteration does not
-        converge.
+        do not admit; for an open shell if a closed one is asked for; and for a file
+        that holds the mean field of another crystal, or one solved with other settings.
+        `RuntimeError` if the iteration does not converge.
 
         Of several processes, the first one solves and the others get its result.
         """
-        settings = Settings(crystal, basis, exp_to_discard, unrestricted, moments)
+        settings = Settings(
+            crystal, basis, exp_to_discard, unrestricted, moments, smearing
+        )
         max_cycles = whole_number("max_cycles", max_cycles, 1)
         kept = None if path is None else pathlib.Path(path)
-        arguments = crystal, settings, max_cycles, kept, progress
+        arguments = crystal, settings, closed_shell, max_cycles, kept, progress
         if jax.process_count() == 1:
             return cls._solved(*arguments)
         stored = on_first(lambda: cls._solved(*arguments)._packed())
@@ -234,6 +253,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         cls,
         crystal: Crystal,
         settings: Settings,
+        closed_shell: bool,
         max_cycles: int,
         path: pathlib.Path | None,
         progress: bool | None,
@@ -254,19 +274,23 @@ class MeanField(AbstractFixed, AbstractSummarized):
                     f"with {'; '.join(differences)}. Name another file, or ask for "
                     "the stored settings."
                 )
+            if closed_shell:
+                check_closed_shell(crystal, stored.gap)
             # Energies do not depend on the vacuum that was named, groups do.
             same = with_changes(stored.crystal, vacuum=crystal.vacuum)
             return dataclasses.replace(stored, crystal=same)
         if path is not None:
             # Before the minutes of work rather than after them.
             path.parent.mkdir(parents=True, exist_ok=True)
-        solution = hartree_fock(crystal, settings, max_cycles, progress)
+        solution = hartree_fock(crystal, settings, closed_shell, max_cycles, progress)
         up, down = (
             tuple(_GaussianSum(**vars(gaussians)) for gaussians in orbitals.gaussians)
             for orbitals in (solution.up, solution.down)
         )
         occupation = Occupation((solution.up.kpoints, solution.down.kpoints))
-        solved = cls(crystal, occupation, solution.energy, (up, down), settings)
+        solved = cls(
+            crystal, occupation, solution.energy, solution.gap, (up, down), settings
+        )
         if path is not None:
             solved.save(path)
         return solved
@@ -375,6 +399,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
             "matrix": crystal.matrix,
             "twist": crystal.twist,
             "energy": np.float64(self.energy),
+            "gap": np.float64(self.gap),
         }
         for spin, sums in enumerate(self.expansion):
             arrays[f"kpoints_{spin}"] = self.occupation.cart_kpoints[spin]
@@ -386,10 +411,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
             "species": crystal.species,
             "electrons": crystal.electrons,
             "vacuum": crystal.vacuum,
-            "basis": self._settings.basis,
-            "exp_to_discard": self._settings.exp_to_discard,
-            "unrestricted": self._settings.unrestricted,
-            "moments": self._settings.moments,
+            **{name: getattr(self._settings, name) for name in NAMES},
             "momenta": [[g.l for g in sums] for sums in self.expansion],
         }
         file = io.BytesIO()
@@ -465,9 +487,9 @@ class MeanField(AbstractFixed, AbstractSummarized):
             for spin, momenta in enumerate(header["momenta"])
         )
         occupation = Occupation((stored["kpoints_0"], stored["kpoints_1"]))
-        names = ("basis", "exp_to_discard", "unrestricted", "moments")
-        settings = Settings(crystal, *(header[name] for name in names))
-        return cls(crystal, occupation, float(stored["energy"]), (up, down), settings)
+        settings = Settings(crystal, *(header[name] for name in NAMES))
+        energy, gap = float(stored["energy"]), float(stored["gap"])
+        return cls(crystal, occupation, energy, gap, (up, down), settings)
 
 
 def check_real_orbitals(mean_field: MeanField) -> None:
