@@ -36,7 +36,7 @@ def closed_shell_twists(
     mesh: Any,
     *,
     shift: Numbers = (0, 0, 0),
-    basis: str | dict[str, str] = "sto-3g",
+    basis: str | dict[str, str] = "cc-pvdz",
     exp_to_discard: float | None = 0.1,
     symprec: float = SYMPREC,
     vacuum: Sequence[int] | int | None = None,
@@ -45,17 +45,16 @@ def closed_shell_twists(
     are below all empty ones, so that the occupation is unique and has the symmetry of
     the crystal.
 
-    The levels are of the local-density approximation, in the potential of superposed
-    atoms. That takes seconds, and finds the order of levels, which symmetry makes that
-    of Hartree-Fock in most crystals. The gaps of Hartree-Fock are larger;
+    The levels are those of superposed atoms with local exchange. That takes seconds,
+    does not depend on anything converging, and finds the order of the levels, which is
+    that of Hartree-Fock in most crystals. Gaps of Hartree-Fock are larger;
     [`eqsym.MeanField.solve`][] with `closed_shell=True` has the last word.
 
     **Arguments:**
 
     - `crystal`: the crystal, whose own twist does not matter.
     - `mesh`, `shift`: the twists, as for [`eqsym.irreducible_twists`][].
-    - `basis`, `exp_to_discard`: as for [`eqsym.MeanField.solve`][]. A minimal basis
-        tells occupied bands apart.
+    - `basis`, `exp_to_discard`: as for [`eqsym.MeanField.solve`][].
     - `symprec`, `vacuum`: as for [`eqsym.irreducible_twists`][].
 
     **Returns:**

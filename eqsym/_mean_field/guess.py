@@ -8,7 +8,7 @@ from jaxtyping import Float, Inexact
 
 def superposed_atoms(
     cell: Any,
-    electrons: tuple[float, float],
+    electrons: tuple[int, int],
     moments: tuple[float, ...],
     overlap: Inexact[np.ndarray, "k functions functions"],
 ) -> Float[np.ndarray, "2 k functions functions"]:

@@ -275,7 +275,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
                     "the stored settings."
                 )
             if closed_shell:
-                check_closed_shell(crystal, stored.gap)
+                check_closed_shell(crystal, settings, stored.gap)
             # Energies do not depend on the vacuum that was named, groups do.
             same = with_changes(stored.crystal, vacuum=crystal.vacuum)
             return dataclasses.replace(stored, crystal=same)

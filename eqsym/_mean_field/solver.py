@@ -60,13 +60,14 @@ class Solution:
     down: SpinOrbitals
 
 
-def check_closed_shell(crystal: Crystal, gap: float) -> None:
+def check_closed_shell(crystal: Crystal, settings: Settings, gap: float) -> None:
     """**Raises:** `ValueError` that says what to do, if there is no gap."""
     if not gap > _DEGENERATE:
         raise ValueError(
             f"`closed_shell`: at the twist {crystal.twist.tolist()} the shell is open, "
             f"with a gap of {gap:.3g} Ha between the highest occupied and the lowest "
-            f"empty level. Choose another twist, supercell or spin. {advice(crystal)} "
+            f"empty level. Choose another twist, supercell or spin. "
+            f"{advice(crystal, settings)} "
             "Or take `closed_shell=False`: one of several occupations."
         )
 
@@ -83,6 +84,8 @@ def hartree_fock(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = _solve(crystal, settings, closed_shell, max_cycles, progress)
+    if closed_shell:
+        check_closed_shell(crystal, settings, found.gap)
     if not found.gap > _DEGENERATE:
         _logger.warning(
             "Mean field: the highest occupied and the lowest empty level are "
@@ -90,7 +93,7 @@ def hartree_fock(
             "orbitals is one of several, of different energies. Choose another "
             "supercell, spin or twist for a closed shell. %s",
             *crystal.electrons,
-            advice(crystal),
+            advice(crystal, settings),
         )
     warn_of_instabilities(
         found.instabilities,
@@ -353,7 +356,7 @@ def _converged(
     if degenerate:
         if closed_shell and not settings.unrestricted:
             # Before the minutes of work rather than after them.
-            check_closed_shell(crystal, 0.0)
+            check_closed_shell(crystal, settings, 0.0)
         scf.whole = True
         scf.mo_occ = scf.get_occ()
         iterate(density())
