@@ -66,7 +66,8 @@ def main() -> None:
     # As many bands at every k-point, without a mean field.
     kpoints = crystal.frac_kpoints @ crystal.lattice.reciprocal
     bands = sum(crystal.electrons) // (2 * crystal.cells)
-    occupation = eqs.Occupation((np.repeat(kpoints, bands, axis=0),) * 2)
+    occupied = np.repeat(kpoints, bands, axis=0)
+    occupation = eqs.Occupation((occupied, occupied))
     key = jax.random.key(0)
     one, two = (int(width) for width in options.widths.split(","))
     wavefunction = eqs.SolidNet(
@@ -121,10 +122,9 @@ def main() -> None:
         f"{len(jax.devices())} x {jax.devices()[0].platform}"
     )
     for name, (function, arguments) in parts.items():
-        function = eqx.filter_jit(function)
-        taken = seconds(function, *arguments, repeats=options.repeats)
+        taken = seconds(eqx.filter_jit(function), *arguments, repeats=options.repeats)
         print(f"{name:>22}  {taken:8.4f} s")
-    compiled = function.lower(*arguments).compile().compiled
+    compiled = eqx.filter_jit(vmc.step).lower(state).compile().compiled
     mebibytes = compiled.memory_analysis().temp_size_in_bytes / 2**20
     print(f"{'memory of it':>22}  {mebibytes:8.0f} MiB")
 

@@ -63,7 +63,7 @@ def _realified(
 ) -> Float[np.ndarray, "functions orbitals"] | None:
     """Real orbitals at one k that span the same space, or `None`."""
     # With S = X X^T, columns of X^T C are orthonormal.
-    factor = np.linalg.cholesky(overlap.real)
+    factor = np.linalg.cholesky(np.real(overlap))
     parts = factor.T @ np.concatenate([np.real(mo), np.imag(mo)], axis=1)
     basis, weight, _ = np.linalg.svd(parts)
     n = mo.shape[1]

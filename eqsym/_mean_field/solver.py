@@ -66,7 +66,7 @@ def check_closed_shell(crystal: Crystal, settings: Settings, gap: float) -> None
         raise ValueError(
             f"`closed_shell`: at the twist {crystal.twist.tolist()} the shell is open, "
             f"with a gap of {gap:.3g} Ha between the highest occupied and the lowest "
-            f"empty level. Choose another twist, supercell or spin. "
+            "empty level. Choose another twist, supercell or spin. "
             f"{advice(crystal, settings)} "
             "Or take `closed_shell=False`: one of several occupations."
         )
@@ -102,17 +102,17 @@ def hartree_fock(
         len(crystal.species),
     )
     sets = [_occupied(found, spin) for spin in range(2)]
-    real = None
+    conjugate = []
     if has_real_orbitals(crystal, (sets[0][0], sets[1][0])):
         overlaps = list(zip(found.kpoints, found.overlap, strict=True))
-        real = [conjugate_orbitals(crystal, overlaps, k, mo) for k, mo in sets]
-        # Both spins or none: the network is real for all orbitals or complex.
-        real = None if any(mo is None for mo in real) else real
+        pairs = [(k, conjugate_orbitals(crystal, overlaps, k, mo)) for k, mo in sets]
+        conjugate = [(k, mo) for k, mo in pairs if mo is not None]
+    # Both spins or none: the network is real for all orbitals or complex.
+    real = len(conjugate) == len(sets)
     orbitals = []
-    for spin, (k, mo) in enumerate(sets):
-        mo = mo if real is None else real[spin]
+    for k, mo in conjugate if real else sets:
         gaussians = expand(crystal.lattice, found.shells, k, mo)
-        if real is not None:
+        if real:
             gaussians = tuple(real_parts(crystal, k, g) for g in gaussians)
         orbitals.append(SpinOrbitals(k, gaussians))
     return Solution(found.energy, found.gap, *orbitals)
