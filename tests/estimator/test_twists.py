@@ -323,6 +323,7 @@ def test_no_closed_shell():
         eqs.closed_shell_twists(_ring(4, charge=-6), (1, 1, 1), basis="sto-3g")
 
 
+@pytest.mark.slow
 def test_levels_of_superposed_atoms():
     """PySCF's own at the density of superposed atoms: Hartree and exchange potential
     from integrals and not from a sum over atoms."""

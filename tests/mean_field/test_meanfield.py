@@ -415,6 +415,7 @@ def test_closed_shells_can_be_demanded(tmp_path, caplog):
     assert mean_field.gap > 0.9 and mean_field.real and "degenerate" not in warned
 
 
+@pytest.mark.slow
 def test_smearing(caplog):
     """PySCF's own, whose exchange with images is right for this supercell; then the
     lowest levels are occupied."""
@@ -470,7 +471,7 @@ def test_real_orbitals_at_k_and_minus_k(paired, tmp_path):
 
     @eqx.filter_jit
     def values(f, x):
-        places = jnp.stack([x, x + jnp.asarray(shift)])
+        places = jnp.stack([x, x + jnp.asarray(shift)[None]])
         orbitals = jax.vmap(lambda e: f.mean_field.orbitals(e, real=f.real))(places)
         return orbitals, jax.vmap(f)(places), hamiltonian(f, x).total
 

@@ -30,6 +30,7 @@ from eqsym import (
     SolidNet,
     SpaceGroup,
     Symmetrized,
+    SymmetrizedOrbitals,
     symmetry_ratio,
 )
 

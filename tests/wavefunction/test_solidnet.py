@@ -183,7 +183,7 @@ def test_open_shells_are_complex(spin, name):
         _network(crystal, real=True)
 
 
-@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("full", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_real_and_imaginary_parts_are_of_conjugates(full):
     """Two columns Re phi and Im phi are worth det[phi, phi*] / -2i: so is the complex
     network that has phi at k, and its conjugate at -k."""
