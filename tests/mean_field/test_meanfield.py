@@ -475,7 +475,9 @@ def test_real_orbitals_at_k_and_minus_k(paired, tmp_path):
         orbitals = jax.vmap(lambda e: f.mean_field.orbitals(e, real=f.real))(places)
         return orbitals, jax.vmap(f)(places), hamiltonian(f, x).total
 
-    (real, psi, energy), (bloch, phi, same) = (values(f, x) for f in functions)
+    (real, psi, energy), (bloch, phi, same) = (
+        jax.tree.map(np.asarray, values(f, x)) for f in functions
+    )
     assert psi.is_real and not phi.is_real
     for k, a, b in zip(paired.occupation.cart_kpoints, real, bloch, strict=True):
         np.testing.assert_allclose(b[1], b[0] * np.exp(1j * k @ shift), atol=1e-9)
