@@ -31,7 +31,7 @@ from .._core import (
     whole_number,
 )
 from .._crystal import Crystal, with_changes
-from .conjugates import check_real, conjugates
+from .pairs import check_real, conjugates
 from .settings import NAMES, Settings
 from .solver import check_closed_shell, hartree_fock
 
@@ -361,15 +361,17 @@ class MeanField(AbstractFixed, AbstractSummarized):
         if np.any(paired):
             # Re and Im of one orbital times a phase; its angle at -k is the negative.
             turned = values * jnp.cos(angle) - values[:, partner] * jnp.sin(angle)
-            values = jnp.where(paired, turned, values * jnp.cos(angle))
+            values = jnp.where(paired[None], turned, values * jnp.cos(angle))
         else:
             values = values * jnp.cos(angle)
         if real:
             return values
         scale = np.where(paired, np.sqrt(0.5), 1.0)
         sign = np.where(paired, np.where(here < partner, 1.0, -1.0), 0.0)
-        one = values[:, np.minimum(here, partner)] * jnp.asarray(scale, dtype)
-        two = values[:, np.maximum(here, partner)] * jnp.asarray(scale * sign, dtype)
+        one = values[:, np.minimum(here, partner)] * jnp.asarray(scale[None], dtype)
+        two = values[:, np.maximum(here, partner)] * jnp.asarray(
+            (scale * sign)[None], dtype
+        )
         return jax.lax.complex(one, two)
 
     @checked

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from .._crystal import Crystal
-from .conjugates import conjugates
+from .pairs import conjugates
 from .gaussians import Gaussians
 
 
