@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from .._crystal import Crystal
-from .pairs import conjugates
 from .gaussians import Gaussians
+from .pairs import conjugates
 
 
 # How far conjugate orbitals may be from the space of the orbitals found.

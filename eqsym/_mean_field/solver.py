@@ -15,9 +15,9 @@ from .._core import progress_bar
 from .._crystal import Crystal, is_whole
 from .bands import advice
 from .cells import bare_cell, check_basis, crystal_cell
-from .pairs import has_real_orbitals
 from .gaussians import expand, Gaussians, Shell, shells_of
 from .guess import superposed_atoms
+from .pairs import has_real_orbitals
 from .real_orbitals import conjugate_orbitals, real_parts
 from .settings import Settings
 from .stability import (
