@@ -10,6 +10,7 @@ with `taskset -c 0`.
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -124,7 +125,8 @@ def main() -> None:
     for name, (function, arguments) in parts.items():
         taken = seconds(eqx.filter_jit(function), *arguments, repeats=options.repeats)
         print(f"{name:>22}  {taken:8.4f} s")
-    compiled = eqx.filter_jit(vmc.step).lower(state).compile().compiled
+    step: Any = eqx.filter_jit(vmc.step)
+    compiled = step.lower(state).compile().compiled
     mebibytes = compiled.memory_analysis().temp_size_in_bytes / 2**20
     print(f"{'memory of it':>22}  {mebibytes:8.0f} MiB")
 
