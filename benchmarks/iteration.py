@@ -10,6 +10,7 @@ with `taskset -c 0`.
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,10 +21,14 @@ from eqsym._core.math import chunked_vmap
 
 
 CRYSTALS = {
-    "lih": lambda: eqs.Crystal.rock_salt("Li", "H", a=4.02, unit="angstrom"),
-    "graphene": lambda: eqs.Crystal.graphene(a=2.4612, vacuum=26.4589, unit="angstrom"),
-    "hydrogen": lambda: eqs.Crystal.hydrogen_chain(
-        spacing=1.8, vacuum=20.0, atoms=4, unit="bohr"
+    "lih": lambda **kwargs: eqs.Crystal.rock_salt(
+        "Li", "H", a=4.02, unit="angstrom", **kwargs
+    ),
+    "graphene": lambda **kwargs: eqs.Crystal.graphene(
+        a=2.4612, vacuum=26.4589, unit="angstrom", **kwargs
+    ),
+    "hydrogen": lambda **kwargs: eqs.Crystal.hydrogen_chain(
+        spacing=1.8, vacuum=20.0, atoms=4, unit="bohr", **kwargs
     ),
 }
 
@@ -42,6 +47,7 @@ def seconds(function: Callable, *arguments, repeats: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--system", choices=CRYSTALS, default="lih")
+    parser.add_argument("--supercell", default="1,1,1", help="of a closed shell")
     parser.add_argument("--widths", default="64,16", help="per electron and per pair")
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--determinants", type=int, default=4)
@@ -56,14 +62,18 @@ def main() -> None:
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", options.devices)
 
-    crystal = CRYSTALS[options.system]()
-    n_up, n_down = crystal.electrons
-    gamma = eqs.Occupation((np.zeros((n_up, 3)), np.zeros((n_down, 3))))
+    supercell = tuple(map(int, options.supercell.split(",")))
+    crystal = CRYSTALS[options.system](supercell=supercell)
+    # As many bands at every k-point, without a mean field.
+    kpoints = crystal.frac_kpoints @ crystal.lattice.reciprocal
+    bands = sum(crystal.electrons) // (2 * crystal.cells)
+    occupied = np.repeat(kpoints, bands, axis=0)
+    occupation = eqs.Occupation((occupied, occupied))
     key = jax.random.key(0)
     one, two = (int(width) for width in options.widths.split(","))
     wavefunction = eqs.SolidNet(
         crystal,
-        gamma,
+        occupation,
         widths=((one, two),) * options.layers,
         determinants=options.determinants,
         real=False if options.complex else None,
@@ -106,7 +116,8 @@ def main() -> None:
     }
     count = sum(leaf.size for leaf in jax.tree.leaves(eqs.partition(wavefunction)[0]))
     print(
-        f"{options.system}: {sum(crystal.electrons)} electrons, {options.walkers} "
+        f"{options.system}, {'real' if wavefunction.real else 'complex'}: "
+        f"{sum(crystal.electrons)} electrons, {options.walkers} "
         f"walkers, {options.moves} moves, {options.layers} layers of ({one}, {two}), "
         f"{options.determinants} determinants, {count} parameters, "
         f"{len(jax.devices())} x {jax.devices()[0].platform}"
@@ -114,6 +125,10 @@ def main() -> None:
     for name, (function, arguments) in parts.items():
         taken = seconds(eqx.filter_jit(function), *arguments, repeats=options.repeats)
         print(f"{name:>22}  {taken:8.4f} s")
+    step: Any = eqx.filter_jit(vmc.step)
+    compiled = step.lower(state).compile().compiled
+    mebibytes = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    print(f"{'memory of it':>22}  {mebibytes:8.0f} MiB")
 
 
 if __name__ == "__main__":

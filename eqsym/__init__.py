@@ -18,6 +18,7 @@ from ._crystal import Crystal as Crystal, Lattice as Lattice
 from ._estimator import (
     AbstractObservable as AbstractObservable,
     Chains as Chains,
+    closed_shell_twists as closed_shell_twists,
     Density as Density,
     Estimate as Estimate,
     evaluate as evaluate,

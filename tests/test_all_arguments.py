@@ -127,14 +127,14 @@ def _calls(o):
         "FundamentalDomain.of": group | dict(point=None),
         "GroupAverage": group,
         "Hamiltonian": crystal | dict(kinetic=eqs.HessianLaplacian(), alpha=1.0),
-        "HartreeFock": dict(mean_field=o.mean_field),
+        "HartreeFock": dict(mean_field=o.mean_field, real=False),
         "HessianLaplacian": {},
         "InverseDecay": dict(start=0.1, delay=10.0),
         "IrrepProjection": group | dict(irrep=eqs.irreps(o.group)[0], row=0),
         "Lattice": dict(vectors=np.eye(3)),
         "Lattice.points_within": dict(radius=1.0),
         "MeanField.load": dict(path="x"),
-        "MeanField.orbitals": one,
+        "MeanField.orbitals": one | dict(real=False),
         "MeanField.save": dict(path="x"),
         "MeanField.solve": crystal
         | dict(
@@ -142,6 +142,8 @@ def _calls(o):
             exp_to_discard=0.1,
             unrestricted=False,
             moments=None,
+            smearing=0.01,
+            closed_shell=False,
             max_cycles=1,
             path="x",
             progress=False,
@@ -227,6 +229,15 @@ def _calls(o):
         "checkpoint.latest": dict(folder="x"),
         "checkpoint.restore": dict(folder="x", step=1, like={}, settings=None),
         "checkpoint.save": dict(folder="x", step=1, state={}, settings=None, keep=()),
+        "closed_shell_twists": crystal
+        | dict(
+            mesh=(1, 1, 1),
+            shift=(0, 0, 0),
+            basis="sto-3g",
+            exp_to_discard=0.1,
+            symprec=1e-5,
+        )
+        | vacuum,
         "device_mesh": dict(operations=1, devices=1),
         "evaluate": estimate | dict(symmetrizer=o.average),
         "gradient_noise": dict(

@@ -3,6 +3,7 @@
 from .arguments import check_kinds as check_kinds
 from .averaging import post_hoc as post_hoc, PostHoc as PostHoc
 from .chains import Chains as Chains
+from .closed_shells import closed_shell_twists as closed_shell_twists
 from .correlations import (
     PairCorrelation as PairCorrelation,
     Polarization as Polarization,

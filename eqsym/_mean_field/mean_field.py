@@ -31,11 +31,12 @@ from .._core import (
     whole_number,
 )
 from .._crystal import Crystal, with_changes
-from .settings import Settings
-from .solver import hartree_fock
+from .pairs import check_real, conjugates
+from .settings import NAMES, Settings
+from .solver import check_closed_shell, hartree_fock
 
 
-_FORMAT = "eqsym mean field, version 3"
+_FORMAT = "eqsym mean field, version 4"
 
 
 class Occupation(AbstractFixed, AbstractSummarized):
@@ -143,11 +144,18 @@ class MeanField(AbstractFixed, AbstractSummarized):
     `energy` is the Hartree-Fock energy in Hartree per primitive cell, in the Ewald
     convention for the supercell (every electron interacts with its own images): the
     expectation value of the supercell's Hamiltonian divided by the number of cells.
+
+    `gap` is the difference in Hartree between the lowest empty and the highest occupied
+    level of one spin, the smaller one of the two spins: 0 for an open shell. The
+    convention is the same: that electrons interact with their own images lowers
+    occupied levels, so that closed shells of metals have a gap too, which falls as the
+    supercell grows.
     """
 
     crystal: Crystal
     occupation: Occupation
     energy: float
+    gap: float
     expansion: tuple[tuple[_GaussianSum, ...], tuple[_GaussianSum, ...]]
     _settings: Settings
 
@@ -164,6 +172,8 @@ class MeanField(AbstractFixed, AbstractSummarized):
         exp_to_discard: float | None = 0.1,
         unrestricted: bool = False,
         moments: Sequence[float | int] | None = None,
+        smearing: float | None = None,
+        closed_shell: bool = False,
         max_cycles: Integer = 100,
         path: str | os.PathLike | None = None,
         progress: bool | None = None,
@@ -177,6 +187,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
 
         - An open shell, in which one of several occupations had to be chosen. Its
           energy depends on the choice, and on how the crystal is divided into cells.
+          The warning names a twist with a closed shell.
         - Another determinant of lower energy nearby, by the curvature of the energy
           along all rotations of the orbitals (Seeger and Pople, J. Chem. Phys. 66,
           3045, 1977): one with different orbitals for the two spins, or one in which
@@ -199,6 +210,13 @@ class MeanField(AbstractFixed, AbstractSummarized):
             cell: spin-up minus spin-down electrons. An antiferromagnetic order needs a
             primitive cell that holds it: for a chain of atoms the cell with two, and
             `(1, -1)`. The solution may have another order.
+        - `smearing`: a width in Hartree, 0.01 say, over which the occupation of levels
+            falls from 1 to 0 during the iteration (Fermi and Dirac's function). It lets
+            metals converge, in which levels cross. In the end the lowest levels are
+            occupied by whole electrons; the energy is of that determinant, which is
+            slightly above the lowest one. Other determinants of lower energy are not
+            looked for.
+        - `closed_shell`: whether to refuse open shells.
         - `max_cycles`: the most self-consistency iterations.
         - `path`: a file to keep the result in; its folder is made. A file that exists
             is read instead of solving again, if crystal and settings are the same.
@@ -207,21 +225,24 @@ class MeanField(AbstractFixed, AbstractSummarized):
 
         **Returns:**
 
-        The mean field. Its orbitals are real if every occupied k is its own negative
-        modulo reciprocal lattice vectors.
+        The mean field. Its orbitals are real if the twist is its own negative modulo
+        reciprocal vectors of the supercell, and the occupied k-points of each spin are
+        their own negatives or come in pairs k and -k.
 
         **Raises:** `ValueError` for a basis that is unknown, too small, or linearly
         dependent in this crystal; for moments that the atoms or the spin of the crystal
-        do not admit; and for a file that holds the mean field of another crystal, or
-        one solved with other settings. `RuntimeError` if the iteration does not
-        converge.
+        do not admit; for an open shell if a closed one is asked for; and for a file
+        that holds the mean field of another crystal, or one solved with other settings.
+        `RuntimeError` if the iteration does not converge.
 
         Of several processes, the first one solves and the others get its result.
         """
-        settings = Settings(crystal, basis, exp_to_discard, unrestricted, moments)
+        settings = Settings(
+            crystal, basis, exp_to_discard, unrestricted, moments, smearing
+        )
         max_cycles = whole_number("max_cycles", max_cycles, 1)
         kept = None if path is None else pathlib.Path(path)
-        arguments = crystal, settings, max_cycles, kept, progress
+        arguments = crystal, settings, closed_shell, max_cycles, kept, progress
         if jax.process_count() == 1:
             return cls._solved(*arguments)
         stored = on_first(lambda: cls._solved(*arguments)._packed())
@@ -232,6 +253,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         cls,
         crystal: Crystal,
         settings: Settings,
+        closed_shell: bool,
         max_cycles: int,
         path: pathlib.Path | None,
         progress: bool | None,
@@ -252,65 +274,105 @@ class MeanField(AbstractFixed, AbstractSummarized):
                     f"with {'; '.join(differences)}. Name another file, or ask for "
                     "the stored settings."
                 )
+            if closed_shell:
+                check_closed_shell(crystal, settings, stored.gap)
             # Energies do not depend on the vacuum that was named, groups do.
             same = with_changes(stored.crystal, vacuum=crystal.vacuum)
             return dataclasses.replace(stored, crystal=same)
         if path is not None:
             # Before the minutes of work rather than after them.
             path.parent.mkdir(parents=True, exist_ok=True)
-        solution = hartree_fock(crystal, settings, max_cycles, progress)
+        solution = hartree_fock(crystal, settings, closed_shell, max_cycles, progress)
         up, down = (
             tuple(_GaussianSum(**vars(gaussians)) for gaussians in orbitals.gaussians)
             for orbitals in (solution.up, solution.down)
         )
         occupation = Occupation((solution.up.kpoints, solution.down.kpoints))
-        solved = cls(crystal, occupation, solution.energy, (up, down), settings)
+        solved = cls(
+            crystal, occupation, solution.energy, solution.gap, (up, down), settings
+        )
         if path is not None:
             solved.save(path)
         return solved
 
+    @property
+    def real(self) -> bool:
+        """Whether it has real orbitals."""
+        return not any(
+            np.iscomplexobj(g.weights) for sums in self.expansion for g in sums
+        )
+
     @full_precision()
     @checked
     def orbitals(
-        self, electrons: Electrons
+        self, electrons: Electrons, *, real: bool | None = None
     ) -> tuple[Inexact[Array, "up up"], Inexact[Array, "down down"]]:
-        """The matrices whose determinants are the Hartree-Fock wave function.
+        r"""The matrices whose determinants are the Hartree-Fock wave function.
 
         **Arguments:**
 
         - `electrons`: positions in Bohr, (electrons, 3), spin-up first.
+        - `real`: whether the orbitals are real. Of two real orbitals at k and -k the
+            earlier one is $\sqrt 2\, \mathrm{Re}\, \phi$ and the later one
+            $\sqrt 2\, \mathrm{Im}\, \phi$ for the Bloch orbital $\phi$ at the k of
+            the earlier one. If `False` they are Bloch orbitals. By default real if the
+            mean field has real orbitals.
 
         **Returns:**
 
         `(up, down)`: rows are the electrons of that spin, columns the occupied
         orbitals in the order of `occupation`. Normalized to one electron in a primitive
-        cell. Complex, or real if the orbitals are.
+        cell.
 
-        **Raises:** `ValueError` for arguments of the wrong kind.
+        **Raises:** `ValueError` if they are to be real and the mean field has no real
+        orbitals.
         """
+        if real:
+            check_real_orbitals(self)
         n_up = self.occupation.cart_kpoints[0].shape[0]
         channels = (electrons[:n_up], electrons[n_up:])
-        up, down = (self._channel(points, spin) for spin, points in enumerate(channels))
+        real = self.real if real is None else real
+        up, down = (
+            self._channel(points, spin, real) for spin, points in enumerate(channels)
+        )
         return up, down
 
     def _channel(
-        self, points: Float[Array, "points 3"], spin: int
+        self, points: Float[Array, "points 3"], spin: int, real: bool
     ) -> Inexact[Array, "points orbitals"]:
         dtype = points.dtype
         lattice = jnp.asarray(self.crystal.lattice.vectors)
         # In cells; by the lattice as given, before any rounding to a smaller dtype.
         inverse = jnp.linalg.inv(lattice).astype(dtype)
-        kpoints = jnp.asarray(self.occupation.cart_kpoints[spin])
-        frac_k = (kpoints @ lattice.T / (2 * np.pi)).astype(dtype)
+        kpoints = self.occupation.cart_kpoints[spin]
+        frac_k = (jnp.asarray(kpoints) @ lattice.T / (2 * np.pi)).astype(dtype)
         cell = jnp.round(jax.lax.stop_gradient(points) @ inverse)
         home = points - cell @ lattice.astype(dtype)
         values = [gaussians(home) for gaussians in self.expansion[spin]]
         values = functools.reduce(operator.add, values)
         turns = cell @ frac_k.T
         angle = 2 * np.pi * (turns - jnp.round(turns))
-        if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        if not self.real:
             return values * jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
-        return values * jnp.cos(angle)
+        partner = conjugates(self.crystal, kpoints)
+        assert partner is not None
+        here = np.arange(len(partner))
+        paired = partner != here
+        if np.any(paired):
+            # Re and Im of one orbital times a phase; its angle at -k is the negative.
+            turned = values * jnp.cos(angle) - values[:, partner] * jnp.sin(angle)
+            values = jnp.where(paired[None], turned, values * jnp.cos(angle))
+        else:
+            values = values * jnp.cos(angle)
+        if real:
+            return values
+        scale = np.where(paired, np.sqrt(0.5), 1.0)
+        sign = np.where(paired, np.where(here < partner, 1.0, -1.0), 0.0)
+        one = values[:, np.minimum(here, partner)] * jnp.asarray(scale[None], dtype)
+        two = values[:, np.maximum(here, partner)] * jnp.asarray(
+            (scale * sign)[None], dtype
+        )
+        return jax.lax.complex(one, two)
 
     @checked
     def save(self, path: str | os.PathLike) -> None:
@@ -339,6 +401,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
             "matrix": crystal.matrix,
             "twist": crystal.twist,
             "energy": np.float64(self.energy),
+            "gap": np.float64(self.gap),
         }
         for spin, sums in enumerate(self.expansion):
             arrays[f"kpoints_{spin}"] = self.occupation.cart_kpoints[spin]
@@ -350,10 +413,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
             "species": crystal.species,
             "electrons": crystal.electrons,
             "vacuum": crystal.vacuum,
-            "basis": self._settings.basis,
-            "exp_to_discard": self._settings.exp_to_discard,
-            "unrestricted": self._settings.unrestricted,
-            "moments": self._settings.moments,
+            **{name: getattr(self._settings, name) for name in NAMES},
             "momenta": [[g.l for g in sums] for sums in self.expansion],
         }
         file = io.BytesIO()
@@ -429,6 +489,17 @@ class MeanField(AbstractFixed, AbstractSummarized):
             for spin, momenta in enumerate(header["momenta"])
         )
         occupation = Occupation((stored["kpoints_0"], stored["kpoints_1"]))
-        names = ("basis", "exp_to_discard", "unrestricted", "moments")
-        settings = Settings(crystal, *(header[name] for name in names))
-        return cls(crystal, occupation, float(stored["energy"]), (up, down), settings)
+        settings = Settings(crystal, *(header[name] for name in NAMES))
+        energy, gap = float(stored["energy"]), float(stored["gap"])
+        return cls(crystal, occupation, energy, gap, (up, down), settings)
+
+
+def check_real_orbitals(mean_field: MeanField) -> None:
+    """**Raises:** `ValueError` that says what to do, if there are no real orbitals."""
+    if not mean_field.real:
+        check_real(mean_field.crystal, mean_field.occupation.cart_kpoints)
+        raise ValueError(
+            "`real` must be False or None: the orbitals of this mean field at k and -k "
+            "are not conjugates of each other, or not real at a k that is its own "
+            "negative. Solve with `unrestricted=False` or other `moments`."
+        )

@@ -11,6 +11,9 @@ from .._core import AbstractFixed
 from .._crystal import Crystal
 
 
+NAMES = ("basis", "exp_to_discard", "unrestricted", "moments", "smearing")
+
+
 class Settings(AbstractFixed):
     """The arguments of [`eqsym.MeanField.solve`][] that determine its result."""
 
@@ -18,6 +21,7 @@ class Settings(AbstractFixed):
     exp_to_discard: float | None = eqx.field(static=True)
     unrestricted: bool = eqx.field(static=True)
     moments: tuple[float, ...] | None = eqx.field(static=True)
+    smearing: float | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -26,6 +30,7 @@ class Settings(AbstractFixed):
         exp_to_discard: float | None,
         unrestricted: bool,
         moments: Sequence[float | int] | None,
+        smearing: float | None,
     ):
         """Arguments and errors as documented for `MeanField.solve`."""
         self._basis = _by_element(basis, sorted(set(crystal.species)))
@@ -40,6 +45,14 @@ class Settings(AbstractFixed):
         up, down = crystal.electrons
         self.unrestricted = bool(unrestricted) or up != down
         self.moments = _moments(crystal, self.unrestricted, moments)
+        if smearing is not None:
+            smearing = float(smearing)
+            if not (math.isfinite(smearing) and smearing > 0):
+                raise ValueError(
+                    "`smearing` must be a positive width in Hartree, such as 0.01, or "
+                    f"None for whole electrons, got {smearing}."
+                )
+        self.smearing = smearing
 
     @property
     def basis(self) -> str | dict[str, str]:
@@ -50,7 +63,7 @@ class Settings(AbstractFixed):
 
     def differences(self, other: "Settings") -> Iterator[str]:
         """Each setting that differs, with its values here and in the other one."""
-        for name in ("basis", "exp_to_discard", "unrestricted", "moments"):
+        for name in NAMES:
             here, there = getattr(self, name), getattr(other, name)
             if _plain(here) != _plain(there):
                 yield f"`{name}` {here!r}, asked for {there!r}"

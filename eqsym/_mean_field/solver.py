@@ -7,12 +7,18 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+import scipy.optimize
+import scipy.special
 from jaxtyping import Float, Inexact
 
 from .._core import progress_bar
-from .._crystal import Crystal, is_whole, Lattice
+from .._crystal import Crystal, is_whole
+from .bands import advice
+from .cells import bare_cell, check_basis, crystal_cell
 from .gaussians import expand, Gaussians, Shell, shells_of
 from .guess import superposed_atoms
+from .pairs import has_real_orbitals
+from .real_orbitals import conjugate_orbitals, real_parts
 from .settings import Settings
 from .stability import (
     Determinant,
@@ -25,9 +31,6 @@ from .stability import (
 
 _logger = logging.getLogger("eqsym")
 
-# Smallest eigenvalue of the overlap matrix of the basis at any k. Below it integrals,
-# good to 1e-8 or so, do not determine the energy, and the iteration diverges.
-_SMALLEST_OVERLAP = 1e-6
 # Two levels closer than this (Hartree) count as degenerate.
 _DEGENERATE = 1e-5
 # How often an unrestricted determinant that can be lowered is lowered.
@@ -52,25 +55,45 @@ class Solution:
     """A Hartree-Fock determinant: spin-up and spin-down orbitals."""
 
     energy: float
+    gap: float
     up: SpinOrbitals
     down: SpinOrbitals
 
 
+def check_closed_shell(crystal: Crystal, settings: Settings, gap: float) -> None:
+    """**Raises:** `ValueError` that says what to do, if there is no gap."""
+    if not gap > _DEGENERATE:
+        raise ValueError(
+            f"`closed_shell`: at the twist {crystal.twist.tolist()} the shell is open, "
+            f"with a gap of {gap:.3g} Ha between the highest occupied and the lowest "
+            "empty level. Choose another twist, supercell or spin. "
+            f"{advice(crystal, settings)} "
+            "Or take `closed_shell=False`: one of several occupations."
+        )
+
+
 def hartree_fock(
-    crystal: Crystal, settings: Settings, max_cycles: int, progress: bool | None
+    crystal: Crystal,
+    settings: Settings,
+    closed_shell: bool,
+    max_cycles: int,
+    progress: bool | None,
 ) -> Solution:
     """Solves, chooses the occupied levels, and expands them in Gaussians. Arguments and
     errors as documented for `MeanField.solve`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = _solve(crystal, settings, max_cycles, progress)
-    if found.degenerate:
+        found = _solve(crystal, settings, closed_shell, max_cycles, progress)
+    if closed_shell:
+        check_closed_shell(crystal, settings, found.gap)
+    if not found.gap > _DEGENERATE:
         _logger.warning(
             "Mean field: the highest occupied and the lowest empty level are "
             "degenerate, so that the occupation of %d spin-up and %d spin-down "
             "orbitals is one of several, of different energies. Choose another "
-            "supercell, spin or twist for a closed shell.",
+            "supercell, spin or twist for a closed shell. %s",
             *crystal.electrons,
+            advice(crystal, settings),
         )
     warn_of_instabilities(
         found.instabilities,
@@ -79,15 +102,20 @@ def hartree_fock(
         len(crystal.species),
     )
     sets = [_occupied(found, spin) for spin in range(2)]
-    if all(_is_real(crystal, k) for k, _ in sets):
-        real = [_realified(found, orbitals) for orbitals in sets]
-        real = [orbitals for orbitals in real if orbitals is not None]
-        # Both spins or none: the network is real for all orbitals or complex.
-        sets = real if len(real) == len(sets) else sets
-    up, down = (
-        SpinOrbitals(k, expand(crystal.lattice, found.shells, k, mo)) for k, mo in sets
-    )
-    return Solution(found.energy, up, down)
+    conjugate = []
+    if has_real_orbitals(crystal, (sets[0][0], sets[1][0])):
+        overlaps = list(zip(found.kpoints, found.overlap, strict=True))
+        pairs = [(k, conjugate_orbitals(crystal, overlaps, k, mo)) for k, mo in sets]
+        conjugate = [(k, mo) for k, mo in pairs if mo is not None]
+    # Both spins or none: the network is real for all orbitals or complex.
+    real = len(conjugate) == len(sets)
+    orbitals = []
+    for k, mo in conjugate if real else sets:
+        gaussians = expand(crystal.lattice, found.shells, k, mo)
+        if real:
+            gaussians = tuple(real_parts(crystal, k, g) for g in gaussians)
+        orbitals.append(SpinOrbitals(k, gaussians))
+    return Solution(found.energy, found.gap, *orbitals)
 
 
 @dataclasses.dataclass
@@ -100,55 +128,32 @@ class _Levels:
     occupied: np.ndarray  # (2, k, orbitals), of bool
     coefficients: np.ndarray  # (2, k, functions, orbitals)
     shells: list[Shell]
-    degenerate: bool
+    gap: float
     instabilities: list[Instability] | None
 
 
-def _right_handed(lattice: Lattice) -> Float[np.ndarray, "3 3"]:
-    """A basis of the same lattice that is right-handed, as PySCF wants it."""
-    vectors = lattice.vectors
-    return vectors if np.linalg.det(vectors) > 0 else -vectors
-
-
-def _cell(lattice: Lattice, atoms: list, basis: Any, exp_to_discard: float | None):
-    from pyscf.pbc import gto
-
-    cell = gto.Cell()
-    cell.a = _right_handed(lattice)
-    cell.unit = "B"
-    cell.atom = atoms
-    cell.basis = basis
-    cell.exp_to_discard = exp_to_discard
-    # Electrons are counted over all k-points, by the solver; not by the cell.
-    cell.spin = None
-    cell.verbose = 0
-    return cell.build(dump_input=False, parse_arg=False)
-
-
-def _crystal_cell(crystal: Crystal, settings: Settings):
-    from pyscf.lib.exceptions import BasisNotFoundError
-
-    basis = settings.basis
-    elements = sorted(set(crystal.species))
-    # Around atoms outside of its cell, PySCF sums too few images.
-    positions = Lattice(_right_handed(crystal.lattice)).wrap(crystal.cart_positions)
-    atoms = list(zip(crystal.species, positions.tolist(), strict=True))
-    try:
-        return _cell(crystal.lattice, atoms, basis, settings.exp_to_discard)
-    except (BasisNotFoundError, KeyError) as error:
-        raise ValueError(
-            f"`basis` must be a Gaussian basis that PySCF knows for {elements}, got "
-            f"{basis!r}. Try 'cc-pvdz' or 'sto-3g', or name one for each element in a "
-            "dictionary."
-        ) from error
-
-
 def _occupations(
-    levels: Float[np.ndarray, "k orbitals"], count: int, whole: bool
+    levels: Float[np.ndarray, "k orbitals"],
+    count: int,
+    whole: bool,
+    smearing: float | None,
 ) -> Float[np.ndarray, "k orbitals"]:
     """Occupies the lowest levels. Levels degenerate with the highest of them are
     occupied by equal fractions, which keeps the symmetry; or, if `whole`, the first
-    ones in order of k."""
+    ones in order of k. With smearing by the function of Fermi and Dirac."""
+    if smearing is not None and not whole and 0 < count < levels.size:
+
+        def fermi(level):
+            return scipy.special.expit((level - levels) / smearing)
+
+        reach = 50 * smearing
+        level = scipy.optimize.brentq(
+            lambda x: np.sum(fermi(x)) - count,
+            np.min(levels) - reach,
+            np.max(levels) + reach,
+            xtol=1e-14,
+        )
+        return fermi(level)
     order = np.argsort(levels, axis=None, kind="stable")
     occupied = np.zeros(levels.size)
     occupied[order[:count]] = 1
@@ -164,7 +169,13 @@ def _occupations(
     return occupied.reshape(levels.shape)
 
 
-def _solver(restricted: bool, electrons: tuple[int, int], image: float, real: bool):
+def _solver(
+    restricted: bool,
+    electrons: tuple[int, int],
+    image: float,
+    real: bool,
+    smearing: float | None,
+):
     """The class of PySCF's solver, for electrons and exchange of a general supercell.
 
     PySCF reads the supercell off the k-points as if it were diagonal. Here the actual
@@ -197,30 +208,45 @@ def _solver(restricted: bool, electrons: tuple[int, int], image: float, real: bo
             levels = np.asarray(levels)
             by_spin = levels.reshape(len(counts), *levels.shape[-2:])
             occupied = [
-                _occupations(e, n, self.whole)
+                _occupations(e, n, self.whole, smearing)
                 for e, n in zip(by_spin, counts, strict=True)
             ]
             full = 2 if restricted else 1
             return full * np.reshape(occupied, levels.shape)
 
+        def get_grad(self, mo_coeff_kpts, mo_occ_kpts, fock=None):
+            if smearing is None or self.whole:
+                return base.get_grad(self, mo_coeff_kpts, mo_occ_kpts, fock)
+            # All levels are occupied, and none to the full.
+            if fock is None:
+                fock = self.get_fock(dm=self.make_rdm1(mo_coeff_kpts, mo_occ_kpts))
+            mo = np.asarray(mo_coeff_kpts)
+            found = np.swapaxes(mo.conj(), -1, -2) @ np.asarray(fock) @ mo
+            above, below = np.tril_indices(found.shape[-1], -1)
+            return found[..., above, below].ravel()
+
     return Solver
 
 
 def _solve(
-    crystal: Crystal, settings: Settings, max_cycles: int, progress: bool | None
+    crystal: Crystal,
+    settings: Settings,
+    closed_shell: bool,
+    max_cycles: int,
+    progress: bool | None,
 ) -> _Levels:
     from pyscf.pbc import df
     from pyscf.pbc.tools.pbc import madelung
 
     kpoints = crystal.frac_kpoints @ crystal.lattice.reciprocal
-    cell = _crystal_cell(crystal, settings)
+    cell = crystal_cell(crystal, settings)
     overlap = np.asarray(cell.pbc_intor("int1e_ovlp", hermi=1, kpts=kpoints))
-    _check_basis(crystal, settings, overlap)
+    check_basis(crystal, settings, overlap)
     restricted = not settings.unrestricted
     real = _is_real(crystal, kpoints)
-    probe = _cell(crystal.supercell, [("H", (0.0, 0.0, 0.0))], "sto-3g", None)
+    probe = bare_cell(crystal.supercell, [("H", (0.0, 0.0, 0.0))], "sto-3g", None)
     image = float(madelung(probe, np.zeros((1, 3))))
-    solver = _solver(restricted, crystal.electrons, image, real)
+    solver = _solver(restricted, crystal.electrons, image, real, settings.smearing)
     scf = solver(cell, kpoints, exxdiv=None)
     scf.with_df = df.RSDF(cell, kpoints)
     scf.nelec = crystal.electrons
@@ -239,14 +265,17 @@ def _solve(
     scf.callback = cycle
     try:
         with bar:
-            found, degenerate = _converged(scf, crystal, settings, overlap, image, real)
+            found, gap = _converged(
+                scf, crystal, settings, closed_shell, overlap, image, real
+            )
     except (np.linalg.LinAlgError, _NotConverged):
         raise RuntimeError(
             f"Hartree-Fock did not converge in {max_cycles} iterations, for `basis` "
             f"{settings.basis!r} with `exp_to_discard` {settings.exp_to_discard}. "
             "Raise `exp_to_discard` (0.1 to 0.3 suits most crystals), take another "
-            "`basis`, allow more `max_cycles`, or choose another supercell, spin or "
-            "twist with a closed shell."
+            "`basis`, allow more `max_cycles`, smooth the occupation of levels that "
+            "cross with `smearing=0.01`, or choose another supercell, spin or twist "
+            "with a closed shell, of `eqs.closed_shell_twists`."
         ) from None
     finally:
         scf.with_df._cderi_to_save.close()
@@ -261,7 +290,7 @@ def _solve(
         occupied=by_spin(scf.mo_occ) > 0,
         coefficients=by_spin(scf.mo_coeff),
         shells=shells_of(cell),
-        degenerate=degenerate,
+        gap=gap,
         instabilities=found,
     )
 
@@ -274,12 +303,13 @@ def _converged(
     scf: Any,
     crystal: Crystal,
     settings: Settings,
+    closed_shell: bool,
     overlap: Inexact[np.ndarray, "k functions functions"],
     image: float,
     real: bool,
-) -> tuple[list[Instability] | None, bool]:
+) -> tuple[list[Instability] | None, float]:
     """Iterates until self-consistent. Returns the rotations that lower the energy then,
-    and whether the shell is open.
+    and the gap.
 
     First with the symmetry of the crystal, which the potential has if the guess has it
     and degenerate levels are occupied alike. If the shell is open, the iteration goes
@@ -294,16 +324,39 @@ def _converged(
         if not scf.converged or not np.isfinite(scf.e_tot):
             raise _NotConverged
 
+    # The k-points of complex conjugation, if the Hamiltonian is real.
+    frac = crystal.frac_kpoints
+    opposite = is_whole(frac[:, None] + frac)
+    back = np.argmax(opposite, axis=1)
+
     def density(coefficients=None):
         found = np.asarray(scf.make_rdm1(coefficients, scf.mo_occ))
-        return np.real(found) if real else found
+        if real:
+            return np.real(found)
+        occupied = np.asarray(scf.mo_occ)
+        if np.all(np.any(opposite, axis=1)) and np.all(
+            occupied == occupied[..., back, :]
+        ):
+            return (found + found[..., back, :, :].conj()) / 2
+        return found
 
     moments = settings.moments or (0.0,) * len(crystal.species)
     first = superposed_atoms(scf.cell, crystal.electrons, moments, overlap)
     scf.kernel(first if settings.unrestricted else first[0] + first[1])
+    if settings.smearing is not None:
+        if not scf.converged or not np.isfinite(scf.e_tot):
+            raise _NotConverged
+        scf.whole = True
+        scf.mo_occ = scf.get_occ()
+        scf.e_tot = scf.energy_tot(density())
+        gap = _gap(scf)
+        return [], gap if gap > _DEGENERATE else 0.0
     fractions = np.asarray(scf.mo_occ) % (1 if settings.unrestricted else 2)
     degenerate = bool(np.any(fractions))
     if degenerate:
+        if closed_shell and not settings.unrestricted:
+            # Before the minutes of work rather than after them.
+            check_closed_shell(crystal, settings, 0.0)
         scf.whole = True
         scf.mo_occ = scf.get_occ()
         iterate(density())
@@ -355,10 +408,11 @@ def _converged(
             break
         followed = True
         found = _instabilities(scf, crystal, image)
-    if settings.unrestricted and followed and found == [] and _has_gap(scf):
+    gap = _gap(scf)
+    if settings.unrestricted and followed and found == [] and gap > _DEGENERATE:
         # The spins have found an order, which has no open shell.
         degenerate = False
-    return found, degenerate
+    return found, 0.0 if degenerate else gap
 
 
 def _instabilities(
@@ -387,14 +441,19 @@ def _instabilities(
     return instabilities(determinant, integrals, image)
 
 
-def _has_gap(scf: Any) -> bool:
-    """Whether the occupied levels of each spin are below the empty ones."""
+def _gap(scf: Any) -> float:
+    """How far the lowest empty level of each spin is above the occupied ones."""
     filled = np.asarray(scf.mo_occ) > 0
-    return all(
-        np.all(occupied) or np.min(e[~occupied]) > np.max(e[occupied]) + _DEGENERATE
-        for e, occupied in zip(np.asarray(scf.mo_energy), filled, strict=True)
-        if np.any(occupied)
-    )
+    levels = np.asarray(scf.mo_energy)
+    shape = (-1, *levels.shape[-2:])
+    gaps = [
+        np.min(e[~occupied]) - np.max(e[occupied])
+        for e, occupied in zip(
+            levels.reshape(shape), filled.reshape(shape), strict=True
+        )
+        if np.any(occupied) and not np.all(occupied)
+    ]
+    return float(min(gaps, default=np.inf))
 
 
 def _rotated(
@@ -416,31 +475,6 @@ def _rotated(
     return coefficients
 
 
-def _check_basis(
-    crystal: Crystal,
-    settings: Settings,
-    overlap: Inexact[np.ndarray, "k functions functions"],
-) -> None:
-    basis, exp_to_discard = settings.basis, settings.exp_to_discard
-    functions = crystal.cells * overlap.shape[-1]
-    if functions < max(crystal.electrons):
-        raise ValueError(
-            f"`basis` {basis!r} with `exp_to_discard` {exp_to_discard} leaves "
-            f"{functions} functions in the supercell for {max(crystal.electrons)} "
-            "electrons of one spin. Take a larger `basis` or a smaller "
-            "`exp_to_discard`."
-        )
-    smallest = min(float(np.linalg.eigvalsh(s)[0]) for s in overlap)
-    if smallest < _SMALLEST_OVERLAP:
-        raise ValueError(
-            f"`basis` {basis!r} with `exp_to_discard` {exp_to_discard} is linearly "
-            f"dependent in this crystal: the overlap matrix has an eigenvalue "
-            f"{smallest:.1e}, expected at least {_SMALLEST_OVERLAP:.0e}. Raise "
-            "`exp_to_discard` (0.1 to 0.3 suits most crystals) or take a smaller "
-            "`basis`."
-        )
-
-
 def _occupied(found: _Levels, spin: int) -> tuple[np.ndarray, np.ndarray]:
     """k-points (orbitals, 3) and coefficients (functions, orbitals), k by k."""
     k, band = np.nonzero(found.occupied[spin])
@@ -451,33 +485,3 @@ def _is_real(crystal: Crystal, kpoints: Float[np.ndarray, "orbitals 3"]) -> bool
     """Whether every k is its own negative modulo reciprocal lattice vectors."""
     doubled = kpoints @ crystal.lattice.vectors.T / np.pi
     return bool(np.all(is_whole(doubled)))
-
-
-def _realified(
-    found: _Levels, orbitals: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Real orbitals that span the same spaces, or `None` if there are none.
-
-    At these k the Bloch sums of the basis functions are real, so the orbitals are real
-    if their coefficients are.
-    """
-    kpoints, complex_mo = orbitals
-    real_mo = np.zeros(complex_mo.shape)
-    for k, overlap in zip(found.kpoints, found.overlap, strict=True):
-        columns = np.flatnonzero(np.all(kpoints == k, axis=1))
-        if len(columns) == 0:
-            continue
-        mo = complex_mo[:, columns]
-        # With S = X X^T, columns of X^T C are orthonormal.
-        factor = np.linalg.cholesky(overlap.real)
-        parts = factor.T @ np.concatenate([np.real(mo), np.imag(mo)], axis=1)
-        basis, weight, _ = np.linalg.svd(parts)
-        n = len(columns)
-        if len(weight) > n and weight[n] > 1e-5:
-            return None
-        # Of the real bases of the span, the one nearest the orbitals found, so that
-        # core and valence stay apart: each orbital made real by its own phase.
-        phase = np.exp(-0.5j * np.angle(np.sum((factor.T @ mo) ** 2, axis=0)))
-        u, _, v = np.linalg.svd(basis[:, :n].T @ factor.T @ (mo * phase).real)
-        real_mo[:, columns] = np.linalg.solve(factor.T, basis[:, :n] @ (u @ v))
-    return kpoints, real_mo

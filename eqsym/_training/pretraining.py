@@ -122,7 +122,7 @@ class Pretraining(AbstractModule):
                 f"another one: between them {different}."
             )
         target = HartreeFock(self.mean_field)
-        if wavefunction.real and not eqx.filter_eval_shape(target, walkers[0]).is_real:
+        if wavefunction.real and not target.real:
             raise ValueError(
                 "`wavefunction` is real-valued and the orbitals of the mean field are "
                 "complex. Construct the network with `real=False`."
@@ -228,7 +228,7 @@ def _loss(parameters, rest, mean_field: MeanField, walkers: Walkers):
 
     def one(electrons: Electrons) -> Float[Array, ""]:
         found = wavefunction.orbitals(electrons)
-        up, down = mean_field.orbitals(electrons)
+        up, down = mean_field.orbitals(electrons, real=wavefunction.real)
         if wavefunction.full_determinant:
             across = jnp.zeros((up.shape[0], down.shape[1]), up.dtype)
             up, down = (

@@ -99,7 +99,9 @@ class AbstractOrbitalNetwork(AbstractWavefunction):
 
         Rows of the spin-up and of the spin-down electrons. With a full determinant the
         columns are the orbitals of both spins, spin-up first, and the rows of both
-        make one square matrix; else each is square.
+        make one square matrix; else each is square. The orbitals of one spin are in the
+        order of `occupation`. Of two at k and -k, in a real network, the earlier one is
+        the real part of an orbital at its k, and the later one the imaginary part.
         """
 
     @abc.abstractmethod

@@ -13,7 +13,7 @@ from .._crystal import Lattice
 # structure files are rounded.
 _ALIKE = 1e-3
 # Not perpendicular to any vector of a lattice that people use.
-_DIRECTION = np.sqrt([1.0, 2.0, 3.0])
+DIRECTION = np.sqrt([1.0, 2.0, 3.0])
 _STEPS = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
 _SIGNS = np.array(list(itertools.product((-1, 1), repeat=3)))
 _TRIPLES = np.array(list(itertools.combinations(range(14, 27), 3)))
@@ -49,7 +49,7 @@ def compact(lattice: Lattice) -> Lattice:
     norms = np.linalg.norm(triples, axis=2)
     cosines = np.einsum("tix,tjx->tij", triples, triples)
     cosines /= norms[:, :, None] * norms[:, None, :]
-    along = triples @ _DIRECTION / limits[2]
+    along = triples @ DIRECTION / limits[2]
     criteria = (
         -np.sum(kept, axis=0, dtype=float),
         np.sum(cosines, axis=(1, 2)),
@@ -86,5 +86,5 @@ def shortest_kpoints(
     lengths = np.linalg.norm(images, axis=2)
     scale = np.linalg.norm(reciprocal.vectors[2])
     short = lengths <= np.min(lengths, axis=1, keepdims=True) + 1e-6 * scale
-    along = np.where(short, images @ _DIRECTION, -np.inf)
+    along = np.where(short, images @ DIRECTION, -np.inf)
     return images[np.arange(len(kpoints)), np.argmax(along, axis=1)]

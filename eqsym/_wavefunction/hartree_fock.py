@@ -1,11 +1,12 @@
 """The Hartree-Fock determinant as a wave function."""
 
+import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
 from .._core import checked, Electrons, LogPsi, sum_of_determinants
 from .._crystal import check_electrons, Crystal
-from .._mean_field import MeanField
+from .._mean_field import check_real_orbitals, MeanField
 from .base import AbstractWavefunction
 
 
@@ -18,16 +19,24 @@ class HartreeFock(AbstractWavefunction):
     """
 
     mean_field: MeanField
+    real: bool = eqx.field(static=True)
 
     @checked
-    def __init__(self, mean_field: MeanField):
+    def __init__(self, mean_field: MeanField, *, real: bool | None = None):
         """**Arguments:**
 
         - `mean_field`: whose orbitals to take.
+        - `real`: whether the wave function is real-valued; by default if the mean field
+            has real orbitals, see [`eqsym.MeanField.orbitals`][]. Only the phase
+            depends on it.
 
-        **Raises:** `ValueError` for arguments of the wrong kind.
+        **Raises:** `ValueError` if it is to be real and the mean field has no real
+        orbitals.
         """
+        if real:
+            check_real_orbitals(mean_field)
         self.mean_field = mean_field
+        self.real = mean_field.real if real is None else real
 
     @property
     def crystal(self) -> Crystal:
@@ -42,5 +51,5 @@ class HartreeFock(AbstractWavefunction):
     @checked
     def __call__(self, electrons: Electrons) -> LogPsi:
         check_electrons(sum(self.crystal.electrons), electrons)
-        up, down = self.mean_field.orbitals(electrons)
+        up, down = self.mean_field.orbitals(electrons, real=self.real)
         return sum_of_determinants(up[None], down[None])

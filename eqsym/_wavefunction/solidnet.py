@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float, Inexact, Int
 
 from .._core import (
     AbstractModule,
@@ -23,9 +23,9 @@ from .._core import (
     whole_number,
 )
 from .._crystal import check_electrons, Crystal, is_whole
-from .._mean_field import Occupation
+from .._mean_field import check_real, conjugates, has_real_orbitals, Occupation
 from .base import AbstractOrbitalNetwork
-from .compact import compact, shortest_kpoints
+from .compact import compact, DIRECTION, shortest_kpoints
 from .features import AbstractFeatures, TriFeatures
 from .linear import Linear
 
@@ -142,7 +142,7 @@ class Orbitals(AbstractModule):
     ):
         """**Arguments:**
 
-        - `electrons`, `orbitals`: rows and columns of each matrix.
+        - `electrons`, `orbitals`: electrons, and orbitals of each matrix.
         - `nuclei`: nuclei of the primitive cell.
         - `width`: features per electron.
         - `determinants`: number of matrices.
@@ -170,7 +170,10 @@ class Orbitals(AbstractModule):
         distances: Float[Array, "electrons nuclei"],
         angles: Float[Array, "electrons orbitals"],
         real: bool,
-    ) -> Inexact[Array, "determinants electrons orbitals"]:
+        columns: Int[np.ndarray, " columns"] | None,
+    ) -> Inexact[Array, "determinants electrons columns"]:
+        """The matrices; if real, their columns are the real parts of all orbitals, or
+        those that `columns` names: of the real and then the imaginary parts."""
         dtype = h.dtype
         decay = jnp.abs(self.exponents.astype(dtype))
         envelope = jnp.sum(
@@ -186,9 +189,13 @@ class Orbitals(AbstractModule):
         cos, sin = envelope * jnp.cos(angles), envelope * jnp.sin(angles)
         re, im = self.real_part(h), self.imaginary_part(h)
         real_part = self._split(re * cos - im * sin)
-        if real:
+        if real and columns is None:
             return real_part
-        return jax.lax.complex(real_part, self._split(re * sin + im * cos))
+        imaginary_part = self._split(re * sin + im * cos)
+        if real:
+            both = jnp.concatenate([real_part, imaginary_part], axis=-1)
+            return both[..., columns]
+        return jax.lax.complex(real_part, imaginary_part)
 
     def _split(
         self, x: Float[Array, "electrons columns"]
@@ -202,13 +209,14 @@ class SolidNet(AbstractOrbitalNetwork):
 
     $\psi = \sum_d \det \phi^d$ with
     $\phi^d_j(r_i) = (u^d_j \cdot h_i + i v^d_j \cdot h_i)
-    \sum_I \pi_{Ij} e^{-|\sigma_{Ij}| s_{iI}} e^{i k_j \cdot r_i}$. If the twist and
-    every $k_j$ are time-reversal invariant, the Hamiltonian is real: the real part of
-    every orbital is taken and the wave function is real. A simultaneous translation of
-    all electrons by a primitive lattice vector t multiplies it by $e^{i K \cdot t}$,
-    $K = \sum_j k_j$. Features are of the shortest vectors of lattice and supercell, and
-    phases of the shortest k-points, so that the function is the same for every
-    description of a crystal.
+    \sum_I \pi_{Ij} e^{-|\sigma_{Ij}| s_{iI}} e^{i k_j \cdot r_i}$. If the twist is its
+    own negative the Hamiltonian is real. If then every $k_j$ is its own negative too,
+    or comes in a pair of k and -k of the same spin, the wave function is real: the two
+    orbitals of a pair are the real and the imaginary part of one $\phi$, the others
+    are real parts. A simultaneous translation of all electrons by a primitive lattice
+    vector t multiplies $\psi$ by $e^{i K \cdot t}$, $K = \sum_j k_j$. Features are of
+    the shortest vectors of lattice and supercell, and phases of the shortest k-points,
+    so that the function is the same for every description of a crystal.
 
     Li, Li, Chen, Nat. Commun. 13, 7895 (2022); Pfau et al., Phys. Rev. Research 2,
     033429 (2020).
@@ -245,15 +253,15 @@ class SolidNet(AbstractOrbitalNetwork):
         - `full_determinant`: one determinant over both spins (`True`) or the product of
             a spin-up and a spin-down one.
         - `features`: [`eqsym.TriFeatures`][] by default.
-        - `real`: whether the wave function is real-valued; by default wherever twist
-            and occupation allow it.
+        - `real`: whether the wave function is real-valued; by default if twist and
+            occupation allow it.
         - `key`: seeds the parameters.
 
         **Raises:** `ValueError` if the occupation does not fit the crystal's
         electrons, supercell or twist, no layer or determinant is asked for, or a real
-        wave function at a twist that does not have one; and for a last layer with too
-        few features per electron: orbitals at one k-point are combinations of these, so
-        that the determinants of more electrons would be zero to rounding.
+        wave function if twist or occupation do not have one; and for a last layer with
+        too few features per electron: orbitals at one k-point are combinations of
+        these, so that the determinants of more electrons would be zero to rounding.
         """
         for spin, (count, k) in enumerate(
             zip(crystal.electrons, occupation.cart_kpoints, strict=True)
@@ -279,17 +287,15 @@ class SolidNet(AbstractOrbitalNetwork):
             (whole_number("widths", one, 1), whole_number("widths", pair, 1))
             for one, pair in widths
         ]
-        can_be_real = _time_reversal_invariant(crystal, occupation)
-        if real and not can_be_real:
-            raise ValueError(
-                "`real` must be False: the twist or an occupied k-point is not "
-                "invariant under time reversal (2 k is not a reciprocal vector)."
-            )
+        if real:
+            check_real(crystal, occupation.cart_kpoints)
         self.crystal = crystal
         self.occupation = occupation
         self.features = TriFeatures() if features is None else features
         self.full_determinant = full_determinant
-        self.real = can_be_real if real is None else real
+        if real is None:
+            real = has_real_orbitals(crystal, occupation.cart_kpoints)
+        self.real = real
 
         _check_width(crystal, occupation, sizes[-1][0], full_determinant, self.real)
 
@@ -308,13 +314,15 @@ class SolidNet(AbstractOrbitalNetwork):
 
         at_gamma = all(not np.any(k) for k in occupation.cart_kpoints)
 
+        columns = self._columns()
+
         def orbital_set(spin: int, key: Key) -> Orbitals | None:
             count = crystal.electrons[spin]
             if count == 0:
                 return None
             return Orbitals(
                 count,
-                sum(crystal.electrons) if full_determinant else count,
+                len(columns[spin][0]),
                 nuclei,
                 width=inputs[0],
                 determinants=determinants,
@@ -383,10 +391,14 @@ class SolidNet(AbstractOrbitalNetwork):
             empty
             if orbitals is None
             else orbitals(
-                h[s], near.distance[s], precise_matmul(places[s], k.T), self.real
+                h[s],
+                near.distance[s],
+                precise_matmul(places[s], jnp.asarray(k.T, dtype)),
+                self.real,
+                columns,
             )
-            for s, orbitals, k in zip(
-                channels, self.orbital_sets, self._kpoints(dtype), strict=True
+            for s, orbitals, (k, columns) in zip(
+                channels, self.orbital_sets, self._columns(), strict=True
             )
         ]
         return blocks[0], blocks[1]
@@ -402,16 +414,35 @@ class SolidNet(AbstractOrbitalNetwork):
         up, down = self.orbital_sets
         return (up or down).determinants  # pyright: ignore[reportOptionalMemberAccess]
 
-    def _kpoints(self, dtype) -> tuple[Float[Array, "_ 3"], Float[Array, "_ 3"]]:
-        """The k-points of the columns, for spin-up and for spin-down rows."""
-        up, down = (
-            jnp.asarray(shortest_kpoints(self.crystal.lattice, k), dtype)
-            for k in self.occupation.cart_kpoints
-        )
-        if self.full_determinant:
-            both = jnp.concatenate([up, down])
-            return both, both
-        return up, down
+    def _columns(
+        self,
+    ) -> list[tuple[Float[np.ndarray, "orbitals 3"], Int[np.ndarray, " _"] | None]]:
+        """For spin-up and for spin-down rows, the k-points of the orbitals, and which
+        real and then imaginary parts of them are the columns; `None` if all real parts
+        are, or complex orbitals."""
+        by_spin = self.occupation.cart_kpoints
+        blocks = [by_spin] * 2 if self.full_determinant else [(k,) for k in by_spin]
+        return [self._columns_of(block) for block in blocks]
+
+    def _columns_of(
+        self, by_spin: tuple[Float[np.ndarray, "_ 3"], ...]
+    ) -> tuple[Float[np.ndarray, "orbitals 3"], Int[np.ndarray, " _"] | None]:
+        kpoints = shortest_kpoints(self.crystal.lattice, np.concatenate(by_spin))
+        here = np.arange(len(kpoints))
+        partner, start = here, 0
+        if self.real:
+            partner = np.zeros_like(here)
+            for k in by_spin:
+                pairs = conjugates(self.crystal, k)
+                assert pairs is not None
+                partner[start : start + len(k)] = start + pairs
+                start += len(k)
+        # The earlier orbital of two has the phases.
+        kept = np.flatnonzero(partner >= here)
+        if len(kept) == len(here):
+            return kpoints, None
+        found = np.searchsorted(kept, np.minimum(partner, here))
+        return kpoints[kept], found + len(kept) * (partner < here)
 
 
 def _check_width(
@@ -423,9 +454,16 @@ def _check_width(
 ) -> None:
     """Raises `ValueError` if determinants are zero to rounding: if envelopes are
     alike, as at the start, rows of electrons are a product with a matrix of features,
-    whose rank is at most its width at each k-point, and twice that if the real part
-    of a phase is taken."""
+    whose rank is at most its width at each k-point, and twice that at k and -k
+    together if real and imaginary parts are taken, or at a k that is both."""
     columns = [shortest_kpoints(crystal.lattice, k) for k in occupation.cart_kpoints]
+    if real:
+        # One of k and -k.
+        opposite = [shortest_kpoints(crystal.lattice, -k) for k in columns]
+        columns = [
+            np.where(((k - m) @ DIRECTION > 0)[:, None], k, m)
+            for k, m in zip(columns, opposite, strict=True)
+        ]
     blocks = [(count, k) for count, k in zip(crystal.electrons, columns, strict=True)]
     if full_determinant:
         both = np.concatenate(columns)
@@ -447,8 +485,3 @@ def _check_width(
                 f"{crystal.electrons[1]} spin-down electrons of less are zero to "
                 "rounding."
             )
-
-
-def _time_reversal_invariant(crystal: Crystal, occupation: Occupation) -> bool:
-    twice = np.concatenate(occupation.cart_kpoints) @ crystal.lattice.vectors.T / np.pi
-    return bool(is_whole(2 * crystal.twist) and np.all(is_whole(twice)))

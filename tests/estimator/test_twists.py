@@ -1,6 +1,7 @@
 """Twists: stars counted by hand, energies of equivalent twists, means and errors."""
 
 import dataclasses
+import functools
 import itertools
 import json
 
@@ -9,6 +10,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import eqsym as eqs
+from eqsym._mean_field import shell_gaps
+from eqsym._mean_field.cells import crystal_cell
+from eqsym._mean_field.settings import Settings
 
 
 def _graphene(**kwargs):
@@ -277,3 +281,68 @@ def test_wrong_meshes(mesh, shift, words):
 def test_wrong_weights(weights):
     with pytest.raises(ValueError, match="`weights` must"):
         eqs.twist_average([_evaluation(-1.0), _evaluation(-2.0)], np.array(weights))
+
+
+def _ring(atoms, **kwargs):
+    """Atoms in cells of one."""
+    return eqs.Crystal.hydrogen_chain(
+        spacing=1.8,
+        vacuum=10.0,
+        atoms=1,
+        unit="bohr",
+        supercell=(atoms, 1, 1),
+        **kwargs,
+    )
+
+
+def test_closed_shells_of_a_chain():
+    """One band, which rises from 0 to the border of the zone: as many k-points as there
+    are electrons of one spin are next to 0 if no two are as far from it as each other.
+    The gap is the rise from the last to the next: it grows towards the twist 1/2."""
+    find = functools.partial(eqs.closed_shell_twists, basis="sto-3g")
+    found = find(_ring(4), (8, 1, 1))
+    np.testing.assert_allclose(found.twists[:, 0], [0.5, 0.375, 0.25, 0.125])
+    assert not np.any(found.twists[:, 1:])
+    assert np.all(np.diff(found.gaps) < -0.2)
+    np.testing.assert_allclose(found.weights, np.array([1, 2, 2, 2]) / 7)
+    assert [tuple(c.twist) for c in found.crystals] == list(map(tuple, found.twists))
+    first, second, *_ = str(found).splitlines()
+    assert first.split()[-2:] == ["gap", "[Ha]"] and len(str(found).splitlines()) == 5
+    assert second.split()[:1] + second.split()[3:4] == ["0.50000", "0.14286"]
+    # Three electrons of one spin fill 0 and the two next to it, one of the other 0.
+    polarized = find(_ring(4, spin=2), (2, 1, 1))
+    np.testing.assert_array_equal(polarized.twists, [[0, 0, 0]])
+
+
+def test_no_closed_shell():
+    with pytest.raises(
+        ValueError, match="`mesh`: none of its 1 inequiv.* finer `mesh`"
+    ):
+        eqs.closed_shell_twists(_ring(4), (1, 1, 1), basis="sto-3g")
+    with pytest.raises(ValueError, match="`basis` 'sto-3g' .* leaves 4 functions"):
+        eqs.closed_shell_twists(_ring(4, charge=-6), (1, 1, 1), basis="sto-3g")
+
+
+@pytest.mark.slow
+def test_levels_of_superposed_atoms():
+    """PySCF's own at the density of superposed atoms: Hartree and exchange potential
+    from integrals and not from a sum over atoms."""
+    dft = pytest.importorskip("pyscf.pbc.dft")
+    crystal = _ring(3, twist=(0.2, 0, 0))
+    settings = Settings(crystal, "sto-3g", None, False, None, None)
+    cell = crystal_cell(crystal, settings)
+    near = cell.make_kpts([8, 1, 1])
+    kpoints = crystal.frac_kpoints @ crystal.lattice.reciprocal
+    functional = dft.KRKS(cell, np.concatenate([near, kpoints]), xc="lda,")
+    functional.chkfile = None
+    functional = functional.rs_density_fit()
+    functional.grids = dft.BeckeGrids(cell)
+    density = functional.get_init_guess(key="minao")[:8]
+    potential = functional.get_veff(cell, density, kpts=near, kpts_band=kpoints)
+    fock = functional.get_hcore(cell, kpoints) + np.asarray(potential)
+    levels = np.sort(functional.eig(fock, functional.get_ovlp(cell, kpoints))[0], None)
+    functional.with_df._cderi_to_save.close()
+    gap = shell_gaps(crystal, np.array([[0.2, 0, 0]]), "sto-3g", None)
+    # Three electrons, two of one spin.
+    expected = min(levels[1] - levels[0], levels[2] - levels[1])
+    np.testing.assert_allclose(gap, expected, atol=2e-3)

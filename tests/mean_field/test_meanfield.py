@@ -313,6 +313,10 @@ def test_solve_keeps_its_result(tmp_path):
             {"basis": "sto-3g", "unrestricted": True, "moments": [0.5]},
             "`unrestricted` False, asked for True; `moments` None, asked for .0.5,.",
         ),
+        (
+            {"basis": "sto-3g", "smearing": 0.01},
+            "`smearing` None, asked for 0.01",
+        ),
     ]:
         with pytest.raises(ValueError, match=named):
             solve(crystal, **other)
@@ -385,8 +389,122 @@ def _solved(crystal, caplog, **kwargs):
 @pytest.mark.parametrize("atoms", [1, 2, 4])
 def test_open_shell_warns_in_every_description(atoms, caplog):
     """Four k-points on a ring, two orbitals: k = 1/4 and -1/4 are degenerate, whether
-    they are k-points, at the border of the zone, or folded to its center."""
-    assert "degenerate" in _solved(_chain(atoms, 4, 1.8), caplog)[1]
+    they are k-points, at the border of the zone, or folded to its center. At the twist
+    1/2 they are at 1/8 and -1/8, and those at 3/8 are empty."""
+    mean_field, warned = _solved(_chain(atoms, 4, 1.8), caplog)
+    assert mean_field.gap == 0
+    assert "degenerate" in warned
+    assert "halves, [0.5, 0.0, 0.0] has the largest gap, 0.9" in warned
+
+
+def test_closed_shells_can_be_demanded(tmp_path, caplog):
+    crystal, path = _chain(1, 4, 1.8), tmp_path / "a.npz"
+    solve = functools.partial(MeanField.solve, basis="sto-3g", path=path)
+    message = (
+        r"`closed_shell`: at the twist \[0.0, 0.0, 0.0\] the shell is open, with a gap "
+        r"of 0 Ha .* Choose another twist, .*\[0.5, 0.0, 0.0\] has the largest gap"
+    )
+    with pytest.raises(ValueError, match=message):
+        solve(crystal, closed_shell=True)
+    assert not path.exists()
+    solve(crystal)
+    with pytest.raises(ValueError, match=message):
+        solve(crystal, closed_shell=True)
+    closed = _chain(1, 4, 1.8, twist=(0.5, 0, 0))
+    mean_field, warned = _solved(closed, caplog, closed_shell=True)
+    assert mean_field.gap > 0.9 and mean_field.real and "degenerate" not in warned
+
+
+@pytest.mark.slow
+def test_smearing(caplog):
+    """PySCF's own, whose exchange with images is right for this supercell; then the
+    lowest levels are occupied."""
+    khf = pytest.importorskip("pyscf.pbc.scf.khf")
+    from pyscf.pbc.scf.addons import smearing_
+
+    width = 0.4
+    crystal = _chain(1, 4, 1.8, twist=(0.3, 0, 0))
+    mean_field, warned = _solved(crystal, caplog, smearing=width)
+    assert not warned
+    cell = pytest.importorskip("pyscf.pbc.gto").Cell()
+    cell.a, cell.unit = crystal.lattice.vectors, "B"
+    cell.atom = [("H", crystal.cart_positions[0].tolist())]
+    cell.basis, cell.exp_to_discard = "sto-3g", 0.1
+    cell.spin, cell.verbose = None, 0
+    cell.build(False, False)
+    kpoints = crystal.frac_kpoints @ crystal.lattice.reciprocal
+    scf = khf.KRHF(cell, kpoints, exxdiv="ewald").rs_density_fit()
+    scf.conv_tol, scf.chkfile = 1e-10, None
+    smearing_(scf, sigma=width, method="fermi").kernel()
+    occupied = np.array(scf.mo_occ)
+    assert np.max(occupied) < 1.99
+    order = np.argsort(np.ravel(scf.mo_energy))
+    whole = np.zeros(4)
+    whole[order[:2]] = 2
+    density = scf.make_rdm1(scf.mo_coeff, whole.reshape(4, 1))
+    assert abs(scf.energy_tot(density) - mean_field.energy) < 1e-6
+    scf.with_df._cderi_to_save.close()
+    gap = np.ravel(scf.mo_energy)[order[2]] - np.ravel(scf.mo_energy)[order[1]]
+    assert abs(gap - mean_field.gap) < 1e-5
+    # Levels that cross, and stay degenerate: whole electrons, and a warning.
+    opened, warned = _solved(_chain(1, 4, 1.8), caplog, smearing=width)
+    assert opened.gap == 0 and "degenerate" in warned
+    assert opened.occupation.cart_kpoints[0].shape == (2, 3)
+
+
+@pytest.fixture(scope="module")
+def paired():
+    """Three k-points, of which two are k and -k."""
+    crystal = _chain(2, 6, 1.8)
+    return MeanField.solve(crystal, basis="sto-3g")
+
+
+def test_real_orbitals_at_k_and_minus_k(paired, tmp_path):
+    """Real and imaginary parts of Bloch orbitals; the determinants are the same, and so
+    are local energies."""
+    crystal = paired.crystal
+    assert paired.real and not np.all(paired.occupation.cart_kpoints[0] == 0)
+    x = _configuration(crystal)
+    shift = crystal.lattice.vectors[0]
+    functions = [HartreeFock(paired), HartreeFock(paired, real=False)]
+    hamiltonian = eqs.Hamiltonian(crystal, kinetic=eqs.HessianLaplacian())
+
+    @eqx.filter_jit
+    def values(f, x):
+        places = jnp.stack([x, x + jnp.asarray(shift)[None]])
+        orbitals = jax.vmap(lambda e: f.mean_field.orbitals(e, real=f.real))(places)
+        return orbitals, jax.vmap(f)(places), hamiltonian(f, x).total
+
+    (real, psi, energy), (bloch, phi, same) = (
+        jax.tree.map(np.asarray, values(f, x)) for f in functions
+    )
+    assert psi.is_real and not phi.is_real
+    for k, a, b in zip(paired.occupation.cart_kpoints, real, bloch, strict=True):
+        np.testing.assert_allclose(b[1], b[0] * np.exp(1j * k @ shift), atol=1e-9)
+        np.testing.assert_allclose(k[1], -k[2])
+        np.testing.assert_allclose(a[0][:, 0], b[0][:, 0].real, atol=1e-12)
+        root = np.sqrt(2)
+        np.testing.assert_allclose(a[0][:, 1], root * b[0][:, 1].real, atol=1e-12)
+        np.testing.assert_allclose(a[0][:, 2], root * b[0][:, 1].imag, atol=1e-12)
+        np.testing.assert_allclose(b[0][:, 2], b[0][:, 1].conj(), atol=1e-12)
+    np.testing.assert_allclose(psi.log, phi.log, rtol=1e-12)
+    np.testing.assert_allclose(psi.sign[1], psi.sign[0])
+    np.testing.assert_allclose(phi.sign[1], phi.sign[0])
+    np.testing.assert_allclose(energy, same, rtol=1e-9)
+    paired.save(tmp_path / "a.npz")
+    _same(MeanField.load(tmp_path / "a.npz"), paired)
+
+
+def test_open_shells_have_no_real_orbitals(twisted, caplog):
+    with pytest.raises(ValueError, match="`real` must be False or None at the twist"):
+        HartreeFock(twisted, real=True)
+    opened, _ = _solved(_chain(1, 4, 1.8), caplog)
+    for ask in (
+        lambda: HartreeFock(opened, real=True),
+        lambda: opened.orbitals(_configuration(opened.crystal), real=True),
+    ):
+        with pytest.raises(ValueError, match="k and -k, because the shell is open"):
+            ask()
 
 
 def test_closed_shell_is_the_same_in_every_description(caplog):

@@ -30,6 +30,7 @@ from eqsym import (
     SolidNet,
     SpaceGroup,
     Symmetrized,
+    SymmetrizedOrbitals,
     symmetry_ratio,
 )
 
@@ -736,6 +737,48 @@ def test_momentum_of_a_network():
     np.testing.assert_allclose(there.log, here.log, atol=1e-9)
     phase = np.exp(1j * momentum @ crystal.lattice.vectors[0])
     np.testing.assert_allclose(there.sign, phase * here.sign, atol=1e-9)
+
+
+def test_real_network_at_k_and_minus_k():
+    """Its total momentum is 0, and every projection is right: inversion exchanges k and
+    -k, and primitive translations inside the supercell change nothing."""
+    crystal = Crystal.hydrogen_chain(
+        spacing=2.0, vacuum=20.0, atoms=2, unit="bohr", supercell=(3, 1, 1)
+    )
+    kpoints = crystal.frac_kpoints @ crystal.lattice.reciprocal
+    network = SolidNet(
+        crystal,
+        Occupation((kpoints, kpoints)),
+        widths=((4, 2),),
+        determinants=2,
+        key=jax.random.key(0),
+    )
+    assert network.real and np.any(kpoints)
+    inversion = SpaceGroup(crystal, [np.eye(3), -np.eye(3)], np.zeros((2, 3)))
+    average = GroupAverage(inversion)
+    functions = (
+        network,
+        Symmetrized(network, average),
+        Symmetrized(network, IrrepProjection(inversion, "Au")),
+        Symmetrized(network, GroupAverage(inversion.with_translations())),
+        SymmetrizedOrbitals(network, average),
+    )
+    assert functions[-1].crystal_momentum is None
+    electrons = _electrons(crystal, 0)
+
+    @jax.jit
+    def values(electrons):
+        psi = [f(electrons) for f in functions]
+        return jnp.stack([f.sign * jnp.exp(f.log) for f in psi])
+
+    here, there = values(electrons), values(-electrons)
+    plain, even, odd, translated, orbitals = here
+    scale = float(jnp.abs(plain))
+    close = functools.partial(np.testing.assert_allclose, atol=1e-9 * scale)
+    close(even + odd, plain)
+    close(there[1:], here[1:] * np.array([1.0, -1.0, 1.0, 1.0]), rtol=1e-9)
+    close(translated, even)
+    assert abs(even) > 1e-3 * scale < abs(odd) and abs(orbitals) > 0
 
 
 @pytest.mark.parametrize(

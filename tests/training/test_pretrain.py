@@ -100,6 +100,28 @@ def test_fits(real, full):
     assert overlap(fitted) > max(0.9, overlap(network))
 
 
+@pytest.mark.parametrize("is_real", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_fits_at_k_and_minus_k(is_real):
+    """Columns of the network mean what those of the mean field do: cos and sin, or
+    plane waves. With k and -k exchanged, the network could not follow."""
+    crystal = eqs.Crystal.hydrogen_chain(
+        spacing=1.8, vacuum=10.0, atoms=2, unit="bohr", supercell=(3, 1, 1)
+    )
+    mean_field = eqs.MeanField.solve(crystal, basis="sto-3g")
+    network = _network(
+        mean_field, full_determinant=False, real=None if is_real else False
+    )
+    assert network.real == is_real
+    losses = []
+    eqs.Pretraining(mean_field, 80, optimizer=optax.adam(2e-2))(
+        network,
+        _walkers(crystal, 50),
+        key=jax.random.key(2),
+        callback=lambda step, loss: losses.append(loss),
+    )
+    assert losses[-1] < 0.1 * losses[0]
+
+
 def test_no_steps(real):
     network = _network(real)
     walkers = _walkers(real.crystal)

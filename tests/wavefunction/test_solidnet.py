@@ -60,6 +60,11 @@ _CASES = {
         dict(lattice=_LATTICE[[1, 0, 2]], species=("H",), supercell=(3, 1, 1)),
         dict(full_determinant=False),
     ),
+    "real, k and -k": (dict(supercell=(3, 1, 1)), {}),
+    "real, only k and -k, factored": (
+        dict(supercell=(2, 1, 1), twist=(0.5, 0.5, 0.0)),
+        dict(full_determinant=False, features=eqs.NuFeatures()),
+    ),
     "one spin": (dict(twist=(0.0, 0.0, 0.3), spin=2), {}),
     "one spin, factored": (dict(spin=-2), dict(full_determinant=False)),
     "one electron": (dict(species=("H",), twist=(0.2, 0.0, 0.0)), {}),
@@ -148,10 +153,11 @@ def test_spins_are_distinguishable():
         (dict(supercell=(2, 1, 1)), True),
         (dict(twist=(0.5, 0.0, -0.5)), True),
         (dict(twist=(1.0, 0.0, 2.5)), True),
+        # k and -k are both occupied, by orbitals of the same number.
+        (dict(supercell=(3, 1, 1)), True),
+        (dict(supercell=(2, 1, 1), twist=(0.5, 0.0, 0.0)), True),
+        (dict(supercell=(3, 1, 1), charge=-6), True),
         (dict(twist=(0.25, 0.0, 0.0)), False),
-        # Folds to an invariant twist, is not invariant itself.
-        (dict(supercell=(3, 1, 1)), False),
-        (dict(supercell=(2, 1, 1), twist=(0.5, 0.0, 0.0)), False),
     ],
 )
 def test_real_where_time_reversal_allows_it(where, can_be_real):
@@ -162,8 +168,82 @@ def test_real_where_time_reversal_allows_it(where, can_be_real):
     if can_be_real:
         assert not _network(crystal, real=False).real
     else:
-        with pytest.raises(ValueError, match="`real` must be False"):
+        with pytest.raises(ValueError, match=r"twist \[0.25, 0.0, 0.0\]"):
             _network(crystal, real=True)
+
+
+@pytest.mark.parametrize(("spin", "name"), [(1, "up"), (-1, "down")])
+def test_open_shells_are_complex(spin, name):
+    """The orbital at one of k and -k is occupied, the other one is not."""
+    crystal = _crystal(species=("H",), supercell=(3, 1, 1), spin=spin)
+    assert not _network(crystal).real
+    shown = "\\[\\[0.0, 0.0, 0.0\\], \\[0.333333, 0.0, 0.0\\]\\]"
+    message = f"spin {name}, {shown} .* shell is open. Choose another .*_twists"
+    with pytest.raises(ValueError, match=message):
+        _network(crystal, real=True)
+
+
+@pytest.mark.parametrize("full", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_real_and_imaginary_parts_are_of_conjugates(full):
+    """Two columns Re phi and Im phi are worth det[phi, phi*] / -2i: so is the complex
+    network that has phi at k, and its conjugate at -k."""
+    crystal = _crystal(supercell=(3, 1, 1), charge=-2, spin=4)
+    steps = ([1, 2, 0, 2, 1, 0], [2, 1])
+    k = [np.outer(s, crystal.lattice.reciprocal[0] / 3) for s in steps]
+    networks = [
+        eqs.SolidNet(
+            crystal,
+            eqs.Occupation(tuple(k)),
+            widths=((6, 4), (6, 4)),
+            determinants=2,
+            full_determinant=full,
+            real=real,
+            key=jax.random.key(7),
+        )
+        for real in (None, False)
+    ]
+    assert networks[0].real
+    # Of which orbital each column is, and the sign of its imaginary part.
+    columns = [np.array([[0, 0, 1, 2, 2, 3], [1, -1, 0, 1, -1, 0]])]
+    columns.append(np.array([[0, 0], [1, -1]]))
+    if full:
+        columns[1][0] += 4
+        columns = [np.concatenate(columns, axis=1)] * 2
+    orbital_sets = []
+    for (where, sign), own in zip(columns, networks[0].orbital_sets, strict=True):
+
+        def taken(x, sign=1.0, where=where):
+            rows = x.reshape(2, -1, x.shape[-1])[:, where]
+            return (rows * sign).reshape(-1, x.shape[-1])
+
+        new = (
+            taken(own.real_part.weight),
+            taken(own.imaginary_part.weight, sign[None, :, None].astype(float)),
+            taken(own.weights),
+            taken(own.exponents),
+        )
+        orbital_sets.append(
+            eqx.tree_at(
+                lambda o: (
+                    o.real_part.weight,
+                    o.imaginary_part.weight,
+                    o.weights,
+                    o.exponents,
+                ),
+                own,
+                new,
+            )
+        )
+    networks[1] = eqx.tree_at(
+        lambda f: f.orbital_sets, networks[1], tuple(orbital_sets)
+    )
+    electrons = jnp.stack([_electrons(crystal, seed) for seed in range(4)])
+    real, other = (
+        jax.tree.map(np.asarray, eqx.filter_jit(jax.vmap(f))(electrons))
+        for f in networks
+    )
+    ratio = other.sign * real.sign * np.exp(other.log - real.log)
+    np.testing.assert_allclose(ratio, (-2j) ** 3, rtol=1e-8)
 
 
 def test_real_part_of_the_orbitals():
@@ -314,7 +394,7 @@ def test_orbitals_term_by_term():
     )
     h, s = rng.normal(size=(n_up, 6)), rng.uniform(size=(n_up, nuclei))
     angles = rng.normal(size=(n_up, n_up))
-    found = orbitals(*map(jnp.asarray, (h, s, angles)), False)
+    found = orbitals(*map(jnp.asarray, (h, s, angles)), False, None)
     for d, i, j in itertools.product(range(2), range(n_up), range(n_up)):
         c = d * n_up + j
         u, v, weights, exponents = (
@@ -487,6 +567,7 @@ _NARROW = {
         4,
     ),
     "real parts of phases": (dict(supercell=(4, 1, 1)), 2, {}, 2),
+    "real and imaginary parts": (dict(supercell=(4, 1, 1)), 4, {}, 2),
     "complex": (dict(supercell=(4, 1, 1)), 2, dict(real=False), 2),
     "more up than down": (dict(supercell=(4, 1, 1), spin=2), 1, {}, 5),
 }
@@ -497,8 +578,10 @@ def test_refuses_a_last_layer_that_is_too_narrow(name, monkeypatch):
     """Where, and only where, the orbitals at the start are linearly dependent."""
     where, points, how, needed = _NARROW[name]
     crystal = _crystal(**where)
+    # At 0 and the boundary, or at k and -k.
     steps = np.arange(max(crystal.electrons)) % points
-    k = steps[:, None] * crystal.lattice.reciprocal[0] / 2
+    steps = 2 * steps if points < 4 else 2 * (steps % 2) + 1
+    k = steps[:, None] * crystal.lattice.reciprocal[0] / 4
     occupation = eqs.Occupation(tuple(k[:n] for n in crystal.electrons))
 
     def rank(width):
