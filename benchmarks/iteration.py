@@ -8,24 +8,46 @@ with `taskset -c 0`.
 """
 
 import argparse
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import numpy as np
+from scaling import insulator
 
 import eqsym as eqs
 from eqsym._core.math import chunked_vmap
 
 
+LIH = functools.partial(eqs.Crystal.rock_salt, "Li", "H", a=4.02, unit="angstrom")
+VACUUM = 50 * 0.529177210903  # Angstrom, of graphene
 CRYSTALS = {
-    "lih": lambda: eqs.Crystal.rock_salt("Li", "H", a=4.02, unit="angstrom"),
-    "graphene": lambda: eqs.Crystal.graphene(a=2.4612, vacuum=26.4589, unit="angstrom"),
+    "lih": LIH,
+    "lih-2x2x2": lambda: LIH(supercell=2),
+    "graphene": lambda: eqs.Crystal.graphene(a=2.4612, vacuum=VACUUM, unit="angstrom"),
     "hydrogen": lambda: eqs.Crystal.hydrogen_chain(
         spacing=1.8, vacuum=20.0, atoms=4, unit="bohr"
     ),
 }
+
+
+class Network(NamedTuple):
+    widths: tuple[tuple[int, int], ...]
+    determinants: int
+    real: bool | None = None
+
+    def __call__(self, crystal: eqs.Crystal) -> eqs.SolidNet:
+        return eqs.SolidNet(
+            crystal,
+            insulator(crystal),
+            widths=self.widths,
+            determinants=self.determinants,
+            real=self.real,
+            key=jax.random.key(0),
+        )
 
 
 def seconds(function: Callable, *arguments, repeats: int) -> float:
@@ -37,6 +59,72 @@ def seconds(function: Callable, *arguments, repeats: int) -> float:
         jax.block_until_ready(function(*arguments))
         times.append(time.perf_counter() - start)
     return float(np.median(times))
+
+
+def started(
+    crystal: eqs.Crystal,
+    network: Network,
+    walkers: int,
+    moves: int,
+    optimizer: eqs.AbstractOptimizer,
+    chunk: int | None = None,
+    devices: int = 1,
+) -> tuple[eqs.VMC, eqs.VMCState]:
+    """What trains an untrained network, and the state before the first step."""
+    sampler = eqs.Metropolis(moves)
+    vmc = eqs.VMC(eqs.Hamiltonian(crystal), sampler, optimizer, chunk=chunk)
+    key = jax.random.key(0)
+    placed = eqs.initial_walkers(crystal, walkers, key=key)
+    if devices > 1:
+        placed = eqs.shard_walkers(placed, eqs.device_mesh())
+    return vmc, vmc.init(network(crystal), placed, key=key)
+
+
+def kinetic_energies(
+    vmc: eqs.VMC, wavefunction: eqs.AbstractWavefunction, walkers: jax.Array
+) -> jax.Array:
+    kinetic: Any = vmc.hamiltonian
+    return chunked_vmap(
+        lambda electrons: kinetic.kinetic(wavefunction, electrons), walkers, vmc.chunk
+    )
+
+
+def parts(vmc: eqs.VMC, state: eqs.VMCState) -> dict[str, tuple[Callable, tuple]]:
+    """An iteration and what it consists of: functions and arguments."""
+    wavefunction, walkers = state.wavefunction, state.sampler.walkers
+    hamiltonian: Any = vmc.hamiltonian
+    is_real = jax.eval_shape(wavefunction, walkers[0]).is_real
+    residual = walkers[:, 0, 0] + (0.0 if is_real else 0j)
+    return {
+        "amplitudes, one pass": (
+            lambda w, x: jax.vmap(w)(x).log,
+            (wavefunction, walkers),
+        ),
+        "sampling": (vmc.sampler.step, (wavefunction, state.sampler)),
+        "kinetic energy": (
+            functools.partial(kinetic_energies, vmc),
+            (wavefunction, walkers),
+        ),
+        "Ewald sums": (lambda x: jax.vmap(hamiltonian.ewald)(x), (walkers,)),
+        "optimizer": (
+            lambda w, x, r, s: vmc.optimizer.step(eqs.Scores(w, x), r, s)[0],
+            (wavefunction, walkers, residual, state.optimizer),
+        ),
+        "whole iteration": (vmc.step, (state,)),
+    }
+
+
+def timed(
+    vmc: eqs.VMC, state: eqs.VMCState, repeats: int
+) -> Iterator[tuple[str, float]]:
+    """The parts with their seconds, one after the other."""
+    for name, (function, arguments) in parts(vmc, state).items():
+        yield name, seconds(eqx.filter_jit(function), *arguments, repeats=repeats)
+
+
+def parameters(state: eqs.VMCState) -> int:
+    leaves = jax.tree.leaves(eqs.partition(state.wavefunction)[0])
+    return sum(leaf.size for leaf in leaves)
 
 
 def main() -> None:
@@ -57,62 +145,27 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", options.devices)
 
     crystal = CRYSTALS[options.system]()
-    n_up, n_down = crystal.electrons
-    gamma = eqs.Occupation((np.zeros((n_up, 3)), np.zeros((n_down, 3))))
-    key = jax.random.key(0)
     one, two = (int(width) for width in options.widths.split(","))
-    wavefunction = eqs.SolidNet(
+    vmc, state = started(
         crystal,
-        gamma,
-        widths=((one, two),) * options.layers,
-        determinants=options.determinants,
-        real=False if options.complex else None,
-        key=key,
+        Network(
+            ((one, two),) * options.layers,
+            options.determinants,
+            False if options.complex else None,
+        ),
+        options.walkers,
+        options.moves,
+        eqs.Spring(chunk=options.chunk),
+        options.chunk,
+        options.devices,
     )
-    hamiltonian = eqs.Hamiltonian(crystal)
-    sampler = eqs.Metropolis(options.moves)
-    optimizer = eqs.Spring(chunk=options.chunk)
-    vmc = eqs.VMC(hamiltonian, sampler, optimizer, chunk=options.chunk)
-    walkers = eqs.initial_walkers(crystal, options.walkers, key=key)
-    if options.devices > 1:
-        walkers = eqs.shard_walkers(walkers, eqs.device_mesh())
-    state = vmc.init(wavefunction, walkers, key=key)
-    walkers = state.sampler.walkers
-    residual = walkers[:, 0, 0] + (0j if options.complex else 0.0)
-
-    def kinetic_energies(wavefunction, walkers):
-        return chunked_vmap(
-            lambda electrons: hamiltonian.kinetic(wavefunction, electrons),
-            walkers,
-            options.chunk,
-        )
-
-    parts = {
-        "amplitudes, one pass": (
-            lambda w, x: jax.vmap(w)(x).log,
-            (wavefunction, walkers),
-        ),
-        "sampling": (sampler.step, (wavefunction, state.sampler)),
-        "kinetic energy": (
-            kinetic_energies,
-            (wavefunction, walkers),
-        ),
-        "Ewald sums": (lambda x: jax.vmap(hamiltonian.ewald)(x), (walkers,)),
-        "optimizer": (
-            lambda w, x, r, s: optimizer.step(eqs.Scores(w, x), r, s)[0],
-            (wavefunction, walkers, residual, state.optimizer),
-        ),
-        "whole iteration": (vmc.step, (state,)),
-    }
-    count = sum(leaf.size for leaf in jax.tree.leaves(eqs.partition(wavefunction)[0]))
     print(
         f"{options.system}: {sum(crystal.electrons)} electrons, {options.walkers} "
         f"walkers, {options.moves} moves, {options.layers} layers of ({one}, {two}), "
-        f"{options.determinants} determinants, {count} parameters, "
+        f"{options.determinants} determinants, {parameters(state)} parameters, "
         f"{len(jax.devices())} x {jax.devices()[0].platform}"
     )
-    for name, (function, arguments) in parts.items():
-        taken = seconds(eqx.filter_jit(function), *arguments, repeats=options.repeats)
+    for name, taken in timed(vmc, state, options.repeats):
         print(f"{name:>22}  {taken:8.4f} s")
 
 
