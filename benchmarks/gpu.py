@@ -12,16 +12,16 @@ it, and adds to the same tables. `--toy` is for a CPU, to see whether all of it 
 """
 
 import argparse
+import functools
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jaxlib
 import numpy as np
 from iteration import (
     CRYSTALS,
@@ -76,6 +76,7 @@ class Size(NamedTuple):
     basis: str
     pretraining_steps: int
     steps: int
+    evaluation_steps: tuple[int, ...]  # one after the other, as far as time allows
     repeats: int
 
 
@@ -93,6 +94,7 @@ PAPER = Size(
     basis="cc-pvdz",
     pretraining_steps=300,
     steps=80_000,
+    evaluation_steps=(10, 20, 40, 80, 160, 320, 640),
     repeats=5,
 )
 TOY = Size(
@@ -107,6 +109,7 @@ TOY = Size(
     basis="sto-3g",
     pretraining_steps=40,
     steps=5,
+    evaluation_steps=(2, 4),
     repeats=1,
 )
 OPTIMIZERS: dict[str, Callable[[int], eqs.AbstractOptimizer]] = {
@@ -118,10 +121,20 @@ PRECISIONS = {
     "three products": "TF32_TF32_F32_X3",
     "JAX's default": "default",
 }
-# Shares of the time at which measurements and training end.
-MEASURED, TRAINED = 0.45, 0.85
+# The share of the time after which no more of a part is begun.
+ENDS = {
+    "device": 1.0,
+    "mean-field": 1.0,
+    "iteration": 0.45,
+    "precision": 0.45,
+    "optimizers": 0.45,
+    "training": 0.85,
+    "post-hoc": 1.0,
+}
 
-Rows = Iterator[dict[str, Any]]
+Row = dict[str, Any]
+# Fills a row, which is written also if it raises.
+Measurement = Callable[[Row], None]
 
 
 class OutOfTime(Exception):
@@ -137,9 +150,9 @@ class Clock:
     def share(self) -> float:
         return (time.monotonic() - self._start) / (60 * self._minutes)
 
-    def before(self, end: float) -> None:
-        """**Raises:** `OutOfTime` if this share has passed."""
-        if self.share() > end:
+    def check(self, part: str) -> None:
+        """**Raises:** `OutOfTime` if the time of this part has passed."""
+        if self.share() > ENDS[part]:
             raise OutOfTime
 
 
@@ -149,11 +162,11 @@ class Results:
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self._lines, self._tables = folder / "results.jsonl", folder / "results.md"
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
         if self._lines.exists():
             self.rows += map(json.loads, self._lines.read_text().splitlines())
 
-    def add(self, part: str, row: dict[str, Any]) -> None:
+    def add(self, part: str, row: Row) -> None:
         found = {"part": part, **row}
         self.rows.append(found)
         with open(self._lines, "a") as file:
@@ -164,7 +177,7 @@ class Results:
     def tables(self) -> str:
         """In Markdown. Rows of one part with the same columns share a table."""
         tables: dict[tuple[str, ...], list[str]] = {}
-        for row in sorted(self.rows, key=lambda row: list(PARTS).index(row["part"])):
+        for row in sorted(self.rows, key=lambda row: list(ENDS).index(row["part"])):
             lines = tables.setdefault(tuple(row), [])
             lines.append(f"| {' | '.join(map(_shown, row.values()))} |")
         return "\n".join(
@@ -176,7 +189,7 @@ class Results:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 class Task(NamedTuple):
@@ -195,99 +208,90 @@ class Task(NamedTuple):
         )
 
 
-def device(task: Task) -> Rows:
+def device(row: Row) -> None:
     """Where this runs."""
     found = jax.devices()[0]
-    yield {
+    row |= {
         "platform": found.platform,
         "kind": found.device_kind,
         "devices": jax.device_count(),
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
         "eqsym": eqs.__version__,
         "memory [GiB]": memory("bytes_limit"),
     }
 
 
-def mean_field(task: Task) -> Rows:
+def mean_field(task: Task, row: Row) -> None:
     """Of the crystal that is trained; on a CPU, wherever this runs."""
     begin = time.monotonic()
-    energy = task.solved().energy
-    yield {"energy [Ha]": energy, "seconds": time.monotonic() - begin}
+    row["energy [Ha]"] = task.solved().energy
+    row["seconds"] = time.monotonic() - begin
 
 
-def iteration(task: Task) -> Rows:
+def iteration(task: Task, system: System, row: Row) -> None:
     """Seconds of an iteration and its parts."""
-    for system in task.size.systems:
-        task.clock.before(MEASURED)
-        vmc, state = system.start()
-        row: dict[str, Any] = {"system": str(system), "parameters": parameters(state)}
-        for name, taken in timed(vmc, state, task.size.repeats):
-            row[name] = taken
-            task.clock.before(MEASURED)
-        yield row | {"peak memory so far [GiB]": memory("peak_bytes_in_use")}
+    vmc, state = system.start()
+    row |= {"system": str(system), "parameters": parameters(state)}
+    for name, taken in timed(vmc, state, task.size.repeats):
+        row[name] = taken
+        task.clock.check("iteration")
+    row |= peak()
 
 
-def precision(task: Task) -> Rows:
-    """Errors of local kinetic energies against float64, and what they save."""
-    system = task.size.systems[0]
+def times(task: Task, vmc: eqs.VMC, state: eqs.VMCState, *names: str) -> Row:
+    """Seconds of some parts of an iteration."""
+    found = parts(vmc, state)
+    return {
+        name: seconds(
+            eqx.filter_jit(found[name][0]), *found[name][1], repeats=task.size.repeats
+        )
+        for name in names
+    }
+
+
+@functools.cache
+def reference(system: System, count: int) -> tuple[Any, ...]:
+    """A start, walkers of its wave function, and their kinetic energies in float64."""
     vmc, state = system.start()
     wavefunction = state.wavefunction
-    walkers = state.sampler.walkers
-    count = min(len(walkers), task.size.configurations)
-    some = sampled(wavefunction, walkers, count, 5)
+    walkers = sampled(wavefunction, state.sampler.walkers, count, 5)
     with jax.enable_x64(True):
         exact = eqx.filter_jit(kinetic_energies)(
-            vmc, in_double(wavefunction), in_double(some)
+            vmc, in_double(wavefunction), in_double(walkers)
         )
-        exact = np.asarray(exact).real
-    for name, setting in PRECISIONS.items():
-        task.clock.before(MEASURED)
-        with jax.default_matmul_precision(setting):
-            found = eqx.filter_jit(kinetic_energies)(vmc, wavefunction, some)
-            errors = np.abs(np.asarray(found).real - exact)
-            timings = {
-                part: seconds(
-                    eqx.filter_jit(function), *arguments, repeats=task.size.repeats
-                )
-                for part, (function, arguments) in parts(vmc, state).items()
-                if part in ("kinetic energy", "whole iteration")
-            }
-        yield {
-            "products": name,
-            "configurations": count,
-            "median error of the kinetic energy [Ha]": float(np.median(errors)),
-            "largest": float(np.max(errors)),
-            **timings,
-        }
+        return vmc, state, walkers, np.real(np.asarray(exact))
 
 
-def optimizers(task: Task) -> Rows:
+def precision(task: Task, name: str, row: Row) -> None:
+    """Errors of local kinetic energies against float64, and what they save."""
+    count = task.size.configurations
+    vmc, state, walkers, exact = reference(task.size.systems[0], count)
+    row |= {"products": name, "configurations": count}
+    with jax.default_matmul_precision(PRECISIONS[name]):
+        found = eqx.filter_jit(kinetic_energies)(vmc, state.wavefunction, walkers)
+        errors = np.abs(np.real(np.asarray(found)) - exact)
+        row["median error of the kinetic energy [Ha]"] = float(np.median(errors))
+        row["largest"] = float(np.max(errors))
+        row |= times(task, vmc, state, "kinetic energy", "whole iteration")
+
+
+def optimizer(task: Task, walkers: int, name: str, row: Row) -> None:
     """Seconds against the number of walkers."""
-    system = task.size.systems[0]._replace(chunk=task.size.batch_chunk)
-    for walkers in task.size.batches:
-        for name, optimizer in OPTIMIZERS.items():
-            task.clock.before(MEASURED)
-            vmc, state = system.start(optimizer(task.size.batch_chunk), walkers)
-            timings = {
-                part: seconds(
-                    eqx.filter_jit(function), *arguments, repeats=task.size.repeats
-                )
-                for part, (function, arguments) in parts(vmc, state).items()
-                if part in ("optimizer", "whole iteration")
-            }
-            peak = {"peak memory so far [GiB]": memory("peak_bytes_in_use")}
-            yield {"method": name, "walkers": walkers} | timings | peak
+    chunk = task.size.batch_chunk
+    system = task.size.systems[0]._replace(chunk=chunk)
+    row |= {"method": name, "walkers": walkers}
+    vmc, state = system.start(OPTIMIZERS[name](chunk), walkers)
+    row |= times(task, vmc, state, "optimizer", "whole iteration") | peak()
 
 
-def training(task: Task) -> Rows:
+def training(task: Task, row: Row) -> None:
     """Until the time is up; the next call goes on."""
     size, system = task.size, task.size.systems[0]
     solved = task.solved()
     vmc, state = system.start()
 
     def watch(step: int, statistics: eqs.Statistics, state: eqs.VMCState) -> None:
-        if task.clock.share() > TRAINED:
+        if task.clock.share() > ENDS["training"]:
             raise StopIteration
 
     result = eqs.run(
@@ -302,60 +306,63 @@ def training(task: Task) -> Rows:
     )
     history = result.history
     last = slice(-100, None)
-    yield {
+    row |= {
         "steps": result.step,
         "energy [Ha]": float(np.mean(history["energy"][last])),
         "variance [Ha^2]": float(np.mean(history["variance"][last])),
         "Hartree-Fock [Ha]": solved.energy,
         "seconds per step": float(np.median(np.diff(history["seconds"]))),
         "steps solved again": int(np.count_nonzero(history["solver_retries"])),
-        "peak memory so far [GiB]": memory("peak_bytes_in_use"),
+        **peak(),
     }
 
 
-def post_hoc(task: Task) -> Rows:
-    """Twice as many samples again and again, until the time is up."""
+def post_hoc(task: Task, steps: int, row: Row) -> None:
+    """Goes on from where the one with fewer steps has ended."""
     result = eqs.load_run(task.path / "run")
     system = task.size.systems[0]
     crystal = CRYSTALS[system.crystal]()
-    steps = 10
-    while True:
-        begin = time.monotonic()
-        found = eqs.post_hoc(
-            result.wavefunction,
-            eqs.Hamiltonian(crystal),
-            eqs.SpaceGroup.of(crystal),
-            eqs.Chains(
-                result.walkers,
-                key=jax.random.key(2),
-                steps=steps,
-                chunk=system.chunk,
-                progress=False,
-            ),
-            path=task.path / f"post_hoc-{result.step}",
-        )
-        averaged = found.averaged
-        yield {
-            "after step": result.step,
-            "samples": found.plain.samples,
-            "plain [Ha]": str(found.plain.energy),
-            "averaged [Ha]": "-" if averaged is None else str(averaged.energy),
-            "weight": str(found.weight),
-            "seconds": time.monotonic() - begin,
-        }
-        task.clock.before(1.0)
-        steps *= 2
+    begin = time.monotonic()
+    found = eqs.post_hoc(
+        result.wavefunction,
+        eqs.Hamiltonian(crystal),
+        eqs.SpaceGroup.of(crystal),
+        eqs.Chains(
+            result.walkers,
+            key=jax.random.key(2),
+            steps=steps,
+            chunk=system.chunk,
+            progress=False,
+        ),
+        path=task.path / f"post_hoc-{result.step}",
+    )
+    averaged = found.averaged
+    row |= {
+        "after step": result.step,
+        "samples": found.plain.samples,
+        "plain [Ha]": str(found.plain.energy),
+        "averaged [Ha]": "-" if averaged is None else str(averaged.energy),
+        "weight": str(found.weight),
+        "seconds": time.monotonic() - begin,
+    }
 
 
-PARTS: dict[str, Callable[[Task], Rows]] = {
-    "device": device,
-    "mean-field": mean_field,
-    "iteration": iteration,
-    "precision": precision,
-    "optimizers": optimizers,
-    "training": training,
-    "post-hoc": post_hoc,
-}
+def measurements(task: Task) -> dict[str, list[Measurement]]:
+    """By part, in this order."""
+    size, of = task.size, functools.partial
+    return {
+        "device": [device],
+        "mean-field": [of(mean_field, task)],
+        "iteration": [of(iteration, task, system) for system in size.systems],
+        "precision": [of(precision, task, name) for name in PRECISIONS],
+        "optimizers": [
+            of(optimizer, task, walkers, name)
+            for walkers in size.batches
+            for name in OPTIMIZERS
+        ],
+        "training": [of(training, task)],
+        "post-hoc": [of(post_hoc, task, steps) for steps in size.evaluation_steps],
+    }
 
 
 def memory(name: str) -> float | None:
@@ -364,17 +371,27 @@ def memory(name: str) -> float | None:
     return None if found is None else found / 2**30
 
 
-def attempt(results: Results, task: Task, part: str) -> None:
-    """Whatever becomes of it, what was measured before is kept, and others follow."""
-    try:
-        for row in PARTS[part](task):
-            results.add(part, row)
-    except OutOfTime:
-        results.add(part, {"left out": "no time"})
-    except Exception as error:
-        traceback.print_exc()
-        message = str(error).partition("\n")[0]
-        results.add(part, {"failed": f"{type(error).__name__}: {message}"})
+def peak() -> Row:
+    return {"peak memory so far [GiB]": memory("peak_bytes_in_use")}
+
+
+def attempt(
+    results: Results, clock: Clock, part: str, measurements: list[Measurement]
+) -> None:
+    """Whatever becomes of one, what was measured before is kept, and others follow."""
+    for measure in measurements:
+        row: Row = {}
+        try:
+            clock.check(part)
+            measure(row)
+        except OutOfTime:
+            results.add(part, row | {"left out": "no time"})
+            return
+        except Exception as error:
+            traceback.print_exc()
+            message = str(error).partition("\n")[0]
+            row["failed"] = f"{type(error).__name__}: {message}"
+        results.add(part, row)
 
 
 def main() -> None:
@@ -382,7 +399,7 @@ def main() -> None:
     parser.add_argument("--path", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--mean-field", type=Path, help="of graphene, .npz")
-    parser.add_argument("--only", nargs="+", choices=PARTS, help="some of the parts")
+    parser.add_argument("--only", nargs="+", choices=ENDS, help="some of the parts")
     parser.add_argument("--toy", action="store_true", help="for a CPU")
     options = parser.parse_args()
     clock = Clock(options.minutes)
@@ -394,8 +411,9 @@ def main() -> None:
         options.mean_field or options.path / "mean_field.npz",
     )
     results = Results(options.path)
-    for part in options.only or PARTS:
-        attempt(results, task, part)
+    for part, found in measurements(task).items():
+        if part in (options.only or ENDS):
+            attempt(results, clock, part, found)
     print(f"Wrote {options.path / 'results.md'}")
 
 
