@@ -66,6 +66,8 @@ def main() -> None:
     given = {option: getattr(options, option) for option in (*OPTIONS, "basis")}
     changes: dict[str, Any] = {o: v for o, v in given.items() if v is not None}
     if options.widths:
+        if len(options.widths) % 2:
+            parser.error(f"--widths must be pairs of numbers, got {options.widths}")
         changes["widths"] = np.reshape(options.widths, (-1, 2)).tolist()
     if options.only:
         changes["strategies"] = tuple(options.only)
