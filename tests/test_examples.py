@@ -184,10 +184,10 @@ def test_study_goes_on_where_it_was_interrupted(tmp_path):
 
 # The crystals of the paper with a small network, few walkers and few steps.
 PAPER = (
-    "--path run --basis sto-3g --widths 8 4 --determinants 1 --evaluations 4 --subset 2 "
-    "--terms 2 --chunk 48 --moves 2 --pretraining-steps 40 --steps 2 --checkpoints 1 "
-    "--repeats 3 --walkers 4 --canonical-walkers 2 --burn-in 1 --evaluation-steps 1 "
-    "--points 2"
+    "--path run --basis sto-3g --widths 8 4 --determinants 1 --evaluations 4 "
+    "--subset 2 --terms 2 --chunk 48 --moves 2 --pretraining-steps 40 --steps 2 "
+    "--checkpoints 1 --repeats 3 --walkers 4 --canonical-walkers 2 --burn-in 1 "
+    "--evaluation-steps 1 --points 2"
 ).split()
 
 
