@@ -1,36 +1,57 @@
-"""Times one training iteration after compilation: sampling, local energy, optimizer.
+"""Times one training iteration and its parts: sampling, local energy, optimizer.
 
     python benchmarks/iteration.py --system lih --widths 256,32 --layers 4 \
         --determinants 16 --walkers 256 --moves 10
 
-Compare systems and settings within one run on a quiet machine; for one core start it
-with `taskset -c 0`.
+Printed are wall times after compilation, temporary memory by XLA's plan, and seconds of
+the processor for tracing and compilation. Compare systems and settings within one run
+on a quiet machine; for one core start it with `taskset -c 0`.
 """
 
 import argparse
+import functools
+import resource
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import numpy as np
+from scaling import insulator
 
 import eqsym as eqs
 from eqsym._core.math import chunked_vmap
 
 
+LIH = functools.partial(eqs.Crystal.rock_salt, "Li", "H", a=4.02, unit="angstrom")
+VACUUM = 50 * 0.529177210903  # Angstrom, of graphene
 CRYSTALS = {
-    "lih": lambda **kwargs: eqs.Crystal.rock_salt(
-        "Li", "H", a=4.02, unit="angstrom", **kwargs
+    "lih": LIH,
+    "lih-2x2x2": functools.partial(LIH, supercell=2),
+    "graphene": functools.partial(
+        eqs.Crystal.graphene, a=2.4612, vacuum=VACUUM, unit="angstrom"
     ),
-    "graphene": lambda **kwargs: eqs.Crystal.graphene(
-        a=2.4612, vacuum=26.4589, unit="angstrom", **kwargs
-    ),
-    "hydrogen": lambda **kwargs: eqs.Crystal.hydrogen_chain(
-        spacing=1.8, vacuum=20.0, atoms=4, unit="bohr", **kwargs
+    "hydrogen": functools.partial(
+        eqs.Crystal.hydrogen_chain, spacing=1.8, vacuum=20.0, atoms=4, unit="bohr"
     ),
 }
+
+
+class Network(NamedTuple):
+    widths: tuple[tuple[int, int], ...]
+    determinants: int
+    real: bool | None = None
+
+    def __call__(self, crystal: eqs.Crystal) -> eqs.SolidNet:
+        return eqs.SolidNet(
+            crystal,
+            insulator(crystal),
+            widths=self.widths,
+            determinants=self.determinants,
+            real=self.real,
+            key=jax.random.key(0),
+        )
 
 
 def seconds(function: Callable, *arguments, repeats: int) -> float:
@@ -44,10 +65,76 @@ def seconds(function: Callable, *arguments, repeats: int) -> float:
     return float(np.median(times))
 
 
+def started(
+    crystal: eqs.Crystal,
+    network: Network,
+    walkers: int,
+    moves: int,
+    optimizer: eqs.AbstractOptimizer,
+    chunk: int | None = None,
+    devices: int = 1,
+) -> tuple[eqs.VMC, eqs.VMCState]:
+    """What trains an untrained network, and the state before the first step."""
+    sampler = eqs.Metropolis(moves)
+    vmc = eqs.VMC(eqs.Hamiltonian(crystal), sampler, optimizer, chunk=chunk)
+    key = jax.random.key(0)
+    placed = eqs.initial_walkers(crystal, walkers, key=key)
+    if devices > 1:
+        placed = eqs.shard_walkers(placed, eqs.device_mesh())
+    return vmc, vmc.init(network(crystal), placed, key=key)
+
+
+def kinetic_energies(
+    vmc: eqs.VMC, wavefunction: eqs.AbstractWavefunction, walkers: jax.Array
+) -> jax.Array:
+    kinetic: Any = vmc.hamiltonian
+    return chunked_vmap(
+        lambda electrons: kinetic.kinetic(wavefunction, electrons), walkers, vmc.chunk
+    )
+
+
+def parts(vmc: eqs.VMC, state: eqs.VMCState) -> dict[str, tuple[Callable, tuple]]:
+    """An iteration and what it consists of: functions and arguments."""
+    wavefunction, walkers = state.wavefunction, state.sampler.walkers
+    hamiltonian: Any = vmc.hamiltonian
+    is_real = jax.eval_shape(wavefunction, walkers[0]).is_real
+    residual = walkers[:, 0, 0] + (0.0 if is_real else 0j)
+    return {
+        "amplitudes, one pass": (
+            lambda w, x: jax.vmap(w)(x).log,
+            (wavefunction, walkers),
+        ),
+        "sampling": (vmc.sampler.step, (wavefunction, state.sampler)),
+        "kinetic energy": (
+            functools.partial(kinetic_energies, vmc),
+            (wavefunction, walkers),
+        ),
+        "Ewald sums": (lambda x: jax.vmap(hamiltonian.ewald)(x), (walkers,)),
+        "optimizer": (
+            lambda w, x, r, s: vmc.optimizer.step(eqs.Scores(w, x), r, s)[0],
+            (wavefunction, walkers, residual, state.optimizer),
+        ),
+        "whole iteration": (vmc.step, (state,)),
+    }
+
+
+def timed(
+    vmc: eqs.VMC, state: eqs.VMCState, repeats: int
+) -> Iterator[tuple[str, float]]:
+    """The parts with their seconds, one after the other."""
+    for name, (function, arguments) in parts(vmc, state).items():
+        yield name, seconds(eqx.filter_jit(function), *arguments, repeats=repeats)
+
+
+def parameters(state: eqs.VMCState) -> int:
+    leaves = jax.tree.leaves(eqs.partition(state.wavefunction)[0])
+    return sum(leaf.size for leaf in leaves)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--system", choices=CRYSTALS, default="lih")
-    parser.add_argument("--supercell", default="1,1,1", help="of a closed shell")
+    parser.add_argument("--supercell", help="such as 3,1,1; of a closed shell")
     parser.add_argument("--widths", default="64,16", help="per electron and per pair")
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--determinants", type=int, default=4)
@@ -62,73 +149,97 @@ def main() -> None:
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", options.devices)
 
-    supercell = tuple(map(int, options.supercell.split(",")))
-    crystal = CRYSTALS[options.system](supercell=supercell)
-    # As many bands at every k-point, without a mean field.
-    kpoints = crystal.frac_kpoints @ crystal.lattice.reciprocal
-    bands = sum(crystal.electrons) // (2 * crystal.cells)
-    occupied = np.repeat(kpoints, bands, axis=0)
-    occupation = eqs.Occupation((occupied, occupied))
-    key = jax.random.key(0)
+    supercell = {}
+    if options.supercell is not None:
+        supercell["supercell"] = tuple(map(int, options.supercell.split(",")))
+    crystal = CRYSTALS[options.system](**supercell)
     one, two = (int(width) for width in options.widths.split(","))
-    wavefunction = eqs.SolidNet(
+    vmc, state = started(
         crystal,
-        occupation,
-        widths=((one, two),) * options.layers,
-        determinants=options.determinants,
-        real=False if options.complex else None,
-        key=key,
+        Network(
+            ((one, two),) * options.layers,
+            options.determinants,
+            False if options.complex else None,
+        ),
+        options.walkers,
+        options.moves,
+        eqs.Spring(chunk=options.chunk),
+        options.chunk,
+        options.devices,
     )
-    hamiltonian = eqs.Hamiltonian(crystal)
-    sampler = eqs.Metropolis(options.moves)
-    optimizer = eqs.Spring(chunk=options.chunk)
-    vmc = eqs.VMC(hamiltonian, sampler, optimizer, chunk=options.chunk)
-    walkers = eqs.initial_walkers(crystal, options.walkers, key=key)
-    if options.devices > 1:
-        walkers = eqs.shard_walkers(walkers, eqs.device_mesh())
-    state = vmc.init(wavefunction, walkers, key=key)
-    walkers = state.sampler.walkers
-    residual = walkers[:, 0, 0] + (0j if options.complex else 0.0)
-
-    def kinetic_energies(wavefunction, walkers):
-        return chunked_vmap(
-            lambda electrons: hamiltonian.kinetic(wavefunction, electrons),
-            walkers,
-            options.chunk,
-        )
-
-    parts = {
-        "amplitudes, one pass": (
-            lambda w, x: jax.vmap(w)(x).log,
-            (wavefunction, walkers),
-        ),
-        "sampling": (sampler.step, (wavefunction, state.sampler)),
-        "kinetic energy": (
-            kinetic_energies,
-            (wavefunction, walkers),
-        ),
-        "Ewald sums": (lambda x: jax.vmap(hamiltonian.ewald)(x), (walkers,)),
-        "optimizer": (
-            lambda w, x, r, s: optimizer.step(eqs.Scores(w, x), r, s)[0],
-            (wavefunction, walkers, residual, state.optimizer),
-        ),
-        "whole iteration": (vmc.step, (state,)),
-    }
-    count = sum(leaf.size for leaf in jax.tree.leaves(eqs.partition(wavefunction)[0]))
+    network: Any = state.wavefunction
     print(
-        f"{options.system}, {'real' if wavefunction.real else 'complex'}: "
-        f"{sum(crystal.electrons)} electrons, {options.walkers} "
-        f"walkers, {options.moves} moves, {options.layers} layers of ({one}, {two}), "
-        f"{options.determinants} determinants, {count} parameters, "
+        f"{options.system}, {'real' if network.real else 'complex'}: "
+        f"{sum(crystal.electrons)} electrons, {options.walkers} walkers, "
+        f"{options.moves} moves, {options.layers} layers of ({one}, {two}), "
+        f"{options.determinants} determinants, {parameters(state)} parameters, "
         f"{len(jax.devices())} x {jax.devices()[0].platform}"
     )
-    for name, (function, arguments) in parts.items():
-        taken = seconds(eqx.filter_jit(function), *arguments, repeats=options.repeats)
-        print(f"{name:>22}  {taken:8.4f} s")
-    step: Any = eqx.filter_jit(vmc.step)
-    compiled = step.lower(state).compile().compiled
-    mebibytes = compiled.memory_analysis().temp_size_in_bytes / 2**20
-    print(f"{'memory of it':>22}  {mebibytes:8.0f} MiB")
+    for name, (function, arguments) in parts(vmc, state).items():
+        yield name, seconds(eqx.filter_jit(function), *arguments, repeats=repeats)
+
+
+def parameters(state: eqs.VMCState) -> int:
+    leaves = jax.tree.leaves(eqs.partition(state.wavefunction)[0])
+    return sum(leaf.size for leaf in leaves)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--system", choices=CRYSTALS, default="lih")
+    parser.add_argument("--supercell", help="such as 3,1,1; of a closed shell")
+    parser.add_argument("--widths", default="64,16", help="per electron and per pair")
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--determinants", type=int, default=4)
+    parser.add_argument("--walkers", type=int, default=256)
+    parser.add_argument("--moves", type=int, default=20)
+    parser.add_argument("--chunk", type=int, default=None)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--devices", type=int, default=1, help="CPU devices")
+    parser.add_argument(
+        "--complex", action="store_true", help="a complex wave function"
+    )
+    options = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", options.devices)
+
+    supercell = {}
+    if options.supercell is not None:
+        supercell["supercell"] = tuple(map(int, options.supercell.split(",")))
+    crystal = CRYSTALS[options.system](**supercell)
+    one, two = (int(width) for width in options.widths.split(","))
+    vmc, state = started(
+        crystal,
+        Network(
+            ((one, two),) * options.layers,
+            options.determinants,
+            False if options.complex else None,
+        ),
+        options.walkers,
+        options.moves,
+        eqs.Spring(chunk=options.chunk),
+        options.chunk,
+        options.devices,
+    )
+    print(
+        f"{options.system}, {'real' if state.wavefunction.real else 'complex'}: "
+        f"{sum(crystal.electrons)} electrons, {options.walkers} walkers, {options.moves} moves, {options.layers} layers of ({one}, {two}), "
+        f"{options.determinants} determinants, {parameters(state)} parameters, "
+        f"{len(jax.devices())} x {jax.devices()[0].platform}"
+    )
+    for name, (function, arguments) in parts(vmc, state).items():
+        start = time.process_time()
+        jitted: Any = eqx.filter_jit(function)
+        compiled = jitted.lower(*arguments).compile()
+        compilation = time.process_time() - start
+        temporary = compiled.compiled.memory_analysis().temp_size_in_bytes
+        taken = seconds(compiled, *arguments, repeats=options.repeats)
+        print(
+            f"{name:>22}  {taken:8.4f} s, {temporary / 1e6:7.1f} MB, traced and "
+            f"compiled in {compilation:5.1f} s",
+            flush=True,
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{'peak memory':>22}  {peak:8.0f} MiB")
 
 
 if __name__ == "__main__":

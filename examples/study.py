@@ -24,7 +24,6 @@ import study_figures as draw
 from PIL import Image
 from study_presets import ALL, Preset, PRESETS
 from study_stages import (
-    BURN_IN,
     finished,
     prepare,
     read_history,
@@ -40,8 +39,8 @@ import eqsym as eqs
 
 
 OPTIONS = (
-    "evaluations pretraining_steps steps checkpoints repeats walkers evaluation_steps "
-    "canonical_walkers points"
+    "determinants evaluations subset terms moves pretraining_steps steps checkpoints "
+    "repeats walkers burn_in evaluation_steps canonical_walkers points chunk"
 ).split()
 
 
@@ -51,13 +50,25 @@ def main() -> None:
     parser.add_argument("--path", type=Path, help="by default runs/study/PRESET")
     parser.add_argument("--mean-field", type=Path, help="computed before, .npz")
     parser.add_argument("--only", nargs="+", choices=ALL, help="strategies to train")
+    parser.add_argument("--basis", help="of the mean field, instead of the preset's")
+    parser.add_argument(
+        "--widths",
+        nargs="+",
+        type=int,
+        metavar="WIDTH",
+        help="per electron and per pair, layer by layer, instead of the preset's",
+    )
     for option in OPTIONS:
         flag = "--" + option.replace("_", "-")
         parser.add_argument(flag, type=int, help="instead of the preset's")
     options = parser.parse_args()
     eqs.checkpoint.keep_compiled()
-    given = {option: getattr(options, option) for option in OPTIONS}
+    given = {option: getattr(options, option) for option in (*OPTIONS, "basis")}
     changes: dict[str, Any] = {o: v for o, v in given.items() if v is not None}
+    if options.widths:
+        if len(options.widths) % 2:
+            parser.error(f"--widths must be pairs of numbers, got {options.widths}")
+        changes["widths"] = np.reshape(options.widths, (-1, 2)).tolist()
     if options.only:
         changes["strategies"] = tuple(options.only)
     preset = PRESETS[options.preset]._replace(**changes)
@@ -76,7 +87,7 @@ def preset_settings(preset: Preset) -> dict[str, Any]:
     """All that results depend on. Other strategies can be added to a study."""
     left_out = {"crystal", "sites", "frame", "sides", "strategies"}
     settings = {k: v for k, v in preset._asdict().items() if k not in left_out}
-    constants = {"burn_in": BURN_IN, "separation": SEPARATION, "seed": SEED}
+    constants = {"separation": SEPARATION, "seed": SEED}
     return json.loads(json.dumps(settings | constants))
 
 

@@ -33,6 +33,8 @@ class Preset(NamedTuple):
     canonical_walkers: int  # of evaluations of canonicalized functions
     points: int  # of a scan, along each side
     chunk: int  # evaluations of the network at a time
+    basis: str = "cc-pvdz"  # of the mean field
+    burn_in: int = 20  # steps of the sampler before noise and energies are measured
 
 
 ALL = ("OG", "DA", "GA, subset", "GA", "SC")

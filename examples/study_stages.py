@@ -19,7 +19,6 @@ from study_presets import Preset
 import eqsym as eqs
 
 
-BURN_IN = 20
 SEPARATION = 1.0  # Bohr, between the spins in scans
 SEED = 0
 
@@ -85,7 +84,7 @@ def prepare(preset: Preset, path: Path, mean_field_file: Path | None) -> Study:
                 f"{path} holds a study with another mean field than "
                 f"{mean_field_file}. Name another --path, or delete the folder."
             )
-    mean_field = eqs.MeanField.solve(crystal, path=own)
+    mean_field = eqs.MeanField.solve(crystal, basis=preset.basis, path=own)
     names = ("network", "place", "fit", "train", "noise", "evaluate")
     split = jax.random.split(jax.random.key(SEED), len(names))
     keys: dict[str, Any] = dict(zip(names, split, strict=True))
@@ -156,7 +155,7 @@ def train_and_measure(
             trained(step),
             key=jax.random.fold_in(study.keys["noise"], step),
             repeats=preset.repeats,
-            burn_in=BURN_IN,
+            burn_in=preset.burn_in,
         ).to_dict()
 
     def measured_energies(step: int) -> dict[str, Any]:
@@ -194,7 +193,7 @@ def evaluate(study: Study, name: str, f: Any, last: bool) -> dict[str, Any]:
     settings = {
         "key": study.keys["evaluate"],
         "steps": preset.evaluation_steps,
-        "burn_in": BURN_IN,
+        "burn_in": preset.burn_in,
     }
     rows: dict[str, tuple[int, eqs.Evaluation]] = {}
     if name != "SC":

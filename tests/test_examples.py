@@ -83,6 +83,7 @@ STUDY = (
     "--path run --steps 4 --checkpoints 1 --pretraining-steps 40 --repeats 3 "
     "--evaluations 48 --walkers 4 --canonical-walkers 2 --evaluation-steps 1 --points 3"
 ).split()
+FIGURES = set("training cost noise smoothing canonicalization group scan".split())
 
 
 @pytest.mark.slow
@@ -166,9 +167,7 @@ def test_study_goes_on_where_it_was_interrupted(tmp_path):
     assert rows["PA of OG"]["symmetry"]["mean"] == 0
     assert abs(rows["PC of OG"]["symmetry"]["mean"]) < 1e-6
     pictures = {file.stem for file in folder.glob("*.png")}
-    assert pictures == set(
-        "training cost noise smoothing canonicalization group scan".split()
-    )
+    assert pictures == FIGURES
 
     # Finished: nothing is done again. Other settings are refused.
     files = {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
@@ -181,6 +180,52 @@ def test_study_goes_on_where_it_was_interrupted(tmp_path):
     _, errors = running.communicate()
     assert running.returncode != 0
     assert "repeats was 3, now 4" in errors
+
+
+# The crystals of the paper with a small network, few walkers and few steps.
+PAPER = (
+    "--path run --basis sto-3g --widths 8 4 --determinants 1 --evaluations 4 "
+    "--subset 2 --terms 2 --chunk 48 --moves 2 --pretraining-steps 40 --steps 2 "
+    "--checkpoints 1 --repeats 3 --walkers 4 --canonical-walkers 2 --burn-in 1 "
+    "--evaluation-steps 1 --points 2"
+).split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, strategies",
+    [
+        ("graphene", ["OG", "DA", "GA, subset", "GA", "SC"]),
+        ("lih-2x2x2", ["OG", "DA", "GA, subset", "SC"]),
+        # Few of them, because each is compiled for a minute.
+        ("lithium-2x2x2", ["OG", "SC"]),
+    ],
+)
+def test_study_of_the_crystals_of_the_paper(tmp_path, name, strategies):
+    presets = runpy.run_path(str(EXAMPLES / "study_presets.py"))["PRESETS"]
+    crystal = presets[name].crystal
+    file = tmp_path / "solved_before.npz"
+    solved = eqs.MeanField.solve(crystal, basis="sto-3g", path=file)
+    command = ["--preset", name, "--mean-field", str(file), *PAPER]
+    command += ["--only", *strategies]
+    printed = _python(tmp_path, "study.py", *command)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["operations"] == eqs.SpaceGroup.of(crystal).order
+    assert eqs.MeanField.load(tmp_path / "run/mean_field.npz").energy == solved.energy
+    assert list(results["strategies"]) == strategies
+    rows = {}
+    for found in results["strategies"].values():
+        assert list(found["noise"]) == ["0", "2"]
+        rows |= found["energies"]["2"]
+    # The network is not symmetric yet: averages may be zero as far as anyone can tell.
+    assert {"OG", "PC of OG", "DA", "SC"} & {"PC of OG", *strategies} <= set(rows)
+    for label, row in rows.items():
+        assert f"| {label} " in printed
+        assert np.isfinite(row["energy"]["mean"]), label
+    for label in ("PC of OG", "SC"):
+        assert abs(rows[label]["symmetry"]["mean"]) < 1e-5
+    pictures = {file.stem for file in (tmp_path / "run").glob("*.png")}
+    assert pictures == FIGURES
 
 
 def _cif(name, a, c, gamma, group, *atoms):
