@@ -41,7 +41,7 @@ from .._wavefunction import AbstractWavefunction, check_derived
 from .methods import pure
 from .optimizer import AbstractOptimizer, AbstractOptimizerState
 from .sampler import AbstractSampler, AbstractSamplerState
-from .scores import check_factors, Scores
+from .scores import Scores
 from .statistics import (
     normalized,
     residual_of,
@@ -51,6 +51,7 @@ from .statistics import (
     valid_walkers,
 )
 from .strategy import AbstractStrategy, check_strategy, PlainTraining
+from .taps import check_factors
 
 
 class VMCState(AbstractModule):
