@@ -1,5 +1,6 @@
 """Samplers, optimizers and strategies, and the training step that they make up."""
 
+from .kfac import Kfac as Kfac
 from .optimizer import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractOptimizerState as AbstractOptimizerState,

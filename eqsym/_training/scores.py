@@ -25,7 +25,7 @@ from .._core import (
     Walkers,
 )
 from .._wavefunction import AbstractWavefunction, Linear
-from .taps import fill_slots, split_linears, Tap, tapped
+from .taps import fill_slots, split_linears, Tap, tapped, with_weights
 
 
 class Scores(AbstractModule):
@@ -198,14 +198,7 @@ class FactoredScores(eqx.Module):
             out = jnp.einsum("wc,wcro->wro", rows, tap.cotangents)
             weight = jnp.einsum("wro,wri->oi", out, tap.rows)
             bias = None if linear.bias is None else jnp.sum(out, axis=(0, 1))
-            filled.append(
-                eqx.tree_at(
-                    lambda linear: (linear.weight, linear.bias),
-                    linear,
-                    (weight, bias),
-                    is_leaf=lambda node: node is None,
-                )
-            )
+            filled.append(with_weights(linear, weight, bias))
         found = fill_slots(filled, combine(narrow, rest))
         return jax.tree.map(lambda x, p: x.astype(p.dtype), found, self.parameters)
 
@@ -254,6 +247,38 @@ class FactoredScores(eqx.Module):
         if not self.taps:
             return [], *partition(tree)
         return split_linears(tree, len(self.shares), self._components)
+
+
+def summed(
+    scores: Scores,
+    contribution: Callable[..., PyTree],
+    residual: Inexact[Array, " walkers"],
+    chunk: Integer | None,
+) -> PyTree:
+    """Sums over walkers of what is made of their derivatives, which are not kept: the
+    memory is for `chunk` walkers.
+
+    **Arguments:**
+
+    - `scores`: without a view. All linear layers are taken apart, cheaper or not.
+    - `contribution`: sums over the walkers that it is given: their taps, derivatives by
+        the other parameters, (walkers, components, parameters), multiples of these in
+        $O^T \\epsilon$, (walkers, components), and shares.
+    - `residual`, `chunk`: as for [`eqsym.Scores.transpose`][].
+    """
+    wide, narrow, rest = split_linears(scores.wavefunction, None, 1)
+    derivatives = tapped(wide, narrow, rest, scores._components)
+    components = 1 if scores.is_real else 2
+    shares = scores._shares()
+    rows = _uncentered(_to_rows(residual, components), shares)
+
+    def part(batch):
+        walkers, rows, shares = batch
+        taps, gradients = jax.vmap(derivatives)(walkers)
+        matrix = _concatenated(gradients, (len(walkers), components), shares.dtype)
+        return contribution(taps, matrix, rows.astype(shares.dtype), shares)
+
+    return chunked_sum(part, (scores.walkers, rows, shares), chunk)
 
 
 def flattened(

@@ -220,6 +220,16 @@ def fill_slots(layers: Sequence[eqx.Module], slotted: PyTree) -> PyTree:
     return jax.tree.map(fill, slotted, is_leaf=lambda node: isinstance(node, _Slot))
 
 
+def with_weights(linear: Linear, weight: Array, bias: Array | None) -> Linear:
+    """The layer with others in place of its own."""
+    return eqx.tree_at(
+        lambda linear: (linear.weight, linear.bias),
+        linear,
+        (weight, bias),
+        is_leaf=lambda node: node is None,
+    )
+
+
 def empty_tap(linear: Linear, dtype) -> Tap:
     outputs, inputs = linear.weight.shape
     return Tap(
