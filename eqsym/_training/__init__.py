@@ -32,4 +32,4 @@ from .strategy import (
     PlainTraining as PlainTraining,
     SymmetrizedTraining as SymmetrizedTraining,
 )
-from .vmc import VMC as VMC, VMCState as VMCState
+from .vmc import first_draw as first_draw, VMC as VMC, VMCState as VMCState

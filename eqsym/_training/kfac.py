@@ -3,10 +3,10 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Int, PyTree
+from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
 
 from .._core import check_chunk, combine, full_precision, Integer, spread
-from .._wavefunction import Linear
+from .._wavefunction import AbstractWavefunction, Linear
 from .optimizer import (
     AbstractOptimizer,
     AbstractOptimizerState,
@@ -22,22 +22,21 @@ from .scores import flattened, Scores, summed
 from .taps import fill_slots, split_linears, Tap, with_weights
 
 
-# Parameters outside of linear layers get one exact block up to this number.
+# So many parameters outside of linear layers get one exact block: for 2048 of them the
+# block takes 16 MB and its factorization 3e9 operations, less than a layer of 256.
 _LARGEST_BLOCK = 2048
 
-# Each raises what is added to all factors tenfold.
+# Each raises what is added to all matrices tenfold.
 _TRIES = 8
-
-CENTER = True
 
 
 class LayerMoments(eqx.Module):
-    """Of one linear layer: means over walkers.
+    """Of one linear layer, means over walkers.
 
-    - `inputs`: of $a a^T$ over the rows, each with a 1 at its end.
-    - `cotangents`: of $\\sum d d^T$, summed over rows and components.
-    - `mean`: of d over the rows, times the square root of their number; one row for
-        each component of the amplitude, of which real functions have one.
+    - `inputs`: of $a a^T$, also over rows; each a has a 1 at its end.
+    - `cotangents`: of $\\sum d d^T$ over rows and components.
+    - `mean`: of d, also over rows, times the square root of their number; for each
+        component of the amplitude, of which real functions have one.
     """
 
     inputs: Float[Array, "in in"]
@@ -46,15 +45,49 @@ class LayerMoments(eqx.Module):
 
 
 class KfacState(AbstractOptimizerState):
-    """State of [`eqsym.Kfac`][]: moving averages, and steps taken."""
+    """State of [`eqsym.Kfac`][]: sums of moments with weights that decay, of each layer
+    and of the other parameters, and steps taken."""
 
     layers: tuple[LayerMoments, ...]
-    others: Float[Array, "n n"] | Float[Array, " n"]
+    others: Float[Array, "others others"] | Float[Array, " others"]
     count: Int[Array, ""]
     solver_retries: Int[Array, ""]
 
 
 class Kfac(AbstractOptimizer[KfacState]):
+    r"""Natural gradient by Kronecker factors: KFAC, whose cost grows with the number of
+    walkers and not with its square. For thousands of walkers; with fewer,
+    [`eqsym.Spring`][] needs less time and no factors.
+
+    The gradient of one walker by the weights of a linear layer is
+    $\sum_i d_i a_i^T$ with its input rows a, a 1 at their ends for the bias, and
+    derivatives d by its output rows. If rows are independent of each other and a of d,
+    the layer's block of the Fisher matrix $O^T O$ of [`eqsym.Scores`][] is
+    $F = A \otimes G - \bar a \bar a^T \otimes \bar d \bar d^T$ with
+    $A = \langle a a^T \rangle$ over walkers and rows,
+    $G = \sum_i \langle d_i d_i^T \rangle$, and means $\bar a$ over both and $\bar d$
+    times the square root of the number of rows. For one row nothing but the
+    independence of a and d is assumed. The second term is due to the centering of
+    scores: without it the normalization of the wave function, which has no effect,
+    would count as a change of it. For a complex wave function G and the second term
+    are sums over the derivatives of $\log|\psi|$ and of $\arg\psi$.
+
+    The step is $-\eta \min(1, \sqrt{C / (\eta^2 \phi \cdot g)}) \phi$ with the gradient
+    $g = O^T \epsilon$ and $\phi$ from moving averages of all moments:
+    $(A + \pi \sqrt\lambda) \otimes (G + \sqrt\lambda / \pi)$ in place of
+    $A \otimes G$, $\pi^2 = (\mathrm{tr} A / \dim A) / (\mathrm{tr} G / \dim G)$.
+    All parameters outside of linear layers together have the exact block
+    $O^T O + \lambda$ if they are at most 2048, otherwise its diagonal. Martens,
+    Grosse, ICML 2015, arXiv 1503.05671; rows as in Grosse, Martens, ICML 2016, arXiv
+    1602.01407; for wave functions Pfau et al., Phys. Rev. Research 2, 033429 (2020).
+
+    Only linear layers of this library have factors, which [`eqsym.SolidNet`][] is made
+    of. The network is trained as it is: a strategy that trains another function made
+    of it, as [`eqsym.SymmetrizedTraining`][] does, needs [`eqsym.Spring`][]. The state
+    has the fields `layers` and `others`, the moments, `count`, steps taken, and
+    `solver_retries`.
+    """
+
     learning_rate: Schedule
     decay: float
     damping: float
@@ -70,6 +103,23 @@ class Kfac(AbstractOptimizer[KfacState]):
         norm_bound: Schedule = 1e-3,
         chunk: Integer | None = None,
     ):
+        """**Arguments:**
+
+        - `learning_rate`: the rate eta, or a function of the step:
+            [`eqsym.InverseDecay`][], an optax schedule, or one of your own.
+        - `decay`: of moving averages, at least 0 and below 1: the weight of every step,
+            relative to the one after it.
+        - `damping`: lambda. To every matrix its trace times the resolution of the
+            floating-point type is added as well, the size of its rounding. As often as
+            a pivot of one of them is still below half of what was added, that is raised
+            tenfold for all of them, which is counted in `solver_retries`.
+        - `norm_bound`: C, the largest square of a step in the metric, or a function of
+            the step.
+        - `chunk`: walkers differentiated at a time, all by default. Bounds the memory:
+            nothing is kept of a walker.
+
+        **Raises:** `ValueError` for a setting outside its range.
+        """
         self.learning_rate = learning_rate
         self.decay = decay
         self.damping = damping
@@ -87,16 +137,13 @@ class Kfac(AbstractOptimizer[KfacState]):
             check_positive("norm_bound", self.norm_bound)
 
     def init(self, parameters: PyTree[Float[Array, "..."]]) -> KfacState:
-        layers, others, _ = split_linears(parameters, None, 1)
-        if not layers:
-            raise ValueError("no layers")
+        layers, others, _ = _split(parameters)
         vector, _ = flattened(others)
-        size = vector.size
-        shape = (size, size) if size <= _LARGEST_BLOCK else (size,)
+        exact = vector.size <= _LARGEST_BLOCK
         zero = jnp.zeros((), int)
         return KfacState(
             layers=tuple(_no_moments(linear) for linear in layers),
-            others=jnp.zeros(shape, vector.dtype),
+            others=jnp.zeros((vector.size,) * (1 + exact), vector.dtype),
             count=zero,
             solver_retries=zero,
         )
@@ -105,61 +152,108 @@ class Kfac(AbstractOptimizer[KfacState]):
     def step(
         self, scores: Scores, residual: Inexact[Array, " walkers"], state: KfacState
     ) -> tuple[PyTree[Float[Array, "..."]], KfacState]:
-        if scores.view is not None:
-            raise ValueError("view")
-        layers, others, rest = split_linears(scores.parameters, None, 1)
+        check_layers(self, scores.wavefunction, is_bare=scores.view is None)
+        layers, others, rest = _split(scores.parameters)
         vector, separated = flattened(others)
-        dense = state.others.ndim == 2
-
-        size = vector.size
+        exact = state.others.ndim == 2
 
         def contribution(taps, matrix, rows, shares):
             weighted = shares[:, None, None] * matrix
+            flat = matrix.shape[0] * matrix.shape[1], matrix.shape[2]
             return (
-                tuple(_layer_moments(tap, shares) for tap in taps),
-                _products(weighted.reshape(-1, size), matrix.reshape(-1, size), dense),
+                tuple(_moments(tap, shares) for tap in taps),
+                _products(weighted.reshape(flat), matrix.reshape(flat), exact),
                 jnp.sum(weighted, axis=0),
                 [_gradient(tap, rows) for tap in taps],
                 jnp.einsum("wc,wcp->p", rows, matrix),
             )
 
         found = summed(scores, contribution, residual, self.chunk)
-        found = jax.tree.map(spread, found)
-        of_layers, second, mean, gradients, gradient = found
-        moments = of_layers, second - _products(mean, mean, dense)
-        kept = scale(self.decay, (state.layers, state.others))
-        added = scale(1 - self.decay, moments)
-        moments = jax.tree.map(lambda x, y: x + y.astype(x.dtype), kept, added)
+        of_layers, second, mean, by_weights, by_others = jax.tree.map(spread, found)
+        moments = jax.tree.map(
+            lambda x, y: x + y.astype(x.dtype),
+            scale(self.decay, (state.layers, state.others)),
+            scale(1 - self.decay, (of_layers, second - _products(mean, mean, exact))),
+        )
         count = state.count + 1
-        means = scale(1 / (1 - jnp.asarray(self.decay) ** count.astype(float)), moments)
+        total = 1 - jnp.asarray(self.decay, float) ** count.astype(float)
         gradients = [
+            # Without the column of the 1 if there is no bias.
             (g if linear.bias is not None else g[:, :-1]).astype(linear.weight.dtype)
-            for g, linear in zip(gradients, layers, strict=True)
+            for g, linear in zip(by_weights, layers, strict=True)
         ]
-        gradient = gradient.astype(vector.dtype)
-        (directions, direction), retries = _solve(
-            means, (gradients, gradient), self.damping
+        gradients.append(by_others.astype(vector.dtype))
+        averages = scale(1 / total, moments)
+        directions, retries = _directions(
+            averages[0], averages[1], gradients, self.damping
         )
 
+        dtype = residual.real.dtype
         square = sum(
-            (jnp.sum(x * y) for x, y in zip(gradients, directions, strict=True)),
-            start=jnp.sum(gradient * direction),
+            jnp.sum(g * x).astype(dtype)
+            for g, x in zip(gradients, directions, strict=True)
         )
-        rate = scheduled(self.learning_rate, state.count)
-        largest = jnp.sqrt(scheduled(self.norm_bound, state.count))
-        norm = jnp.sqrt(jnp.maximum(square, 0))
-        bound = largest.astype(norm.dtype) / jnp.maximum(norm, 1e-30)
-        factor = -jnp.minimum(rate, bound)
-        directions, direction = scale(factor, (directions, direction))
+        rate, largest = (
+            jnp.asarray(scheduled(value, state.count)).astype(dtype)
+            for value in (self.learning_rate, self.norm_bound)
+        )
+        bound = jnp.sqrt(largest / jnp.maximum(square, 1e-30))
+        *changes, change = scale(-jnp.minimum(rate, bound), directions)
         filled = [
-            with_weights(linear, *_apart(x, linear))
-            for linear, x in zip(layers, directions, strict=True)
+            with_weights(
+                linear,
+                x[:, : linear.weight.shape[1]],
+                None if linear.bias is None else x[:, -1],
+            )
+            for linear, x in zip(layers, changes, strict=True)
         ]
-        update = fill_slots(filled, combine(separated(direction), rest))
+        update = fill_slots(filled, combine(separated(change), rest))
         following = KfacState(
             layers=moments[0], others=moments[1], count=count, solver_retries=retries
         )
         return update, following
+
+
+def check_layers(
+    optimizer: AbstractOptimizer, wavefunction: AbstractWavefunction, *, is_bare: bool
+) -> None:
+    """Before minutes of burn-in.
+
+    **Arguments:**
+
+    - `optimizer`: any one; only `Kfac` asks for something.
+    - `wavefunction`: whose parameters are trained.
+    - `is_bare`: whether it is also the function that is differentiated.
+
+    **Raises:** `ValueError` if there are no layers to take apart.
+    """
+    if not isinstance(optimizer, Kfac):
+        return
+    if not is_bare:
+        raise ValueError(
+            "`optimizer` must not be `Kfac` if another function made of the network is "
+            "trained, such as an average over a group: its layers are applied once for "
+            "each operation, which Kronecker factors do not describe. Use "
+            "`eqs.Spring()`, which differentiates any function; or train the network "
+            "itself, `eqs.PlainTraining()`, and average afterwards."
+        )
+    _split(wavefunction)
+
+
+def _split(tree: PyTree) -> tuple[list[Linear], PyTree, PyTree]:
+    """All linear layers, the other parameters, and the rest, see `split_linears`.
+
+    **Raises:** `ValueError` if there are no layers.
+    """
+    found = split_linears(tree, None, 1)
+    if not found[0]:
+        raise ValueError(
+            "`wavefunction` must have linear layers that `eqs.Kfac` can take apart, "
+            f"which are those of `eqs.SolidNet`, got none in a {type(tree).__name__}. "
+            "Layers of a wave function inside of another one do not count. Use "
+            "`eqs.Spring()`, which differentiates any function."
+        )
+    return found
 
 
 def _no_moments(linear: Linear) -> LayerMoments:
@@ -175,93 +269,108 @@ def _with_one(rows: Float[Array, "walkers rows in"]) -> Float[Array, "walkers ro
     return jnp.pad(rows, [(0, 0), (0, 0), (0, 1)], constant_values=1)
 
 
-def _layer_moments(tap: Tap, shares: Float[Array, " walkers"]) -> LayerMoments:
-    rows, d = _with_one(tap.rows), tap.cotangents
+def _moments(tap: Tap, shares: Float[Array, " walkers"]) -> LayerMoments:
+    """What walkers add to the means."""
+    rows, cotangents = _with_one(tap.rows), tap.cotangents
     count = rows.shape[1]
-    weighted = shares[:, None, None] * rows
-    inputs = jnp.einsum("wri,wrj->ij", weighted, rows) / count
-    weighted = shares[:, None, None, None] * d
-    cotangents = jnp.einsum("wcro,wcrp->op", weighted, d)
+    weighted = shares[:, None, None, None] * cotangents
     mean = jnp.sum(weighted, axis=(0, 2)) / count**0.5
-    return LayerMoments(inputs, cotangents, _two(mean))
+    return LayerMoments(
+        jnp.einsum("wri,wrj->ij", shares[:, None, None] * rows, rows) / count,
+        jnp.einsum("wcro,wcrp->op", weighted, cotangents),
+        jnp.pad(mean, [(0, 2 - len(mean)), (0, 0)]),
+    )
 
 
-def _products(x: Float[Array, "m n"], y: Float[Array, "m n"], dense: bool):
-    return x.T @ y if dense else jnp.sum(x * y, axis=0)
-
-
-def _two(mean: Float[Array, "components n"]) -> Float[Array, "2 n"]:
-    return jnp.pad(mean, [(0, 2 - len(mean)), (0, 0)])
-
-
-def _gradient(tap: Tap, rows: Float[Array, "walkers components"]):
+def _gradient(
+    tap: Tap, rows: Float[Array, "walkers components"]
+) -> Float[Array, "out in"]:
+    """By the weights and, in the last column, the bias."""
     out = jnp.einsum("wc,wcro->wro", rows, tap.cotangents)
     return jnp.einsum("wro,wri->oi", out, _with_one(tap.rows))
 
 
-def _apart(x, linear: Linear):
-    return (x, None) if linear.bias is None else (x[:, :-1], x[:, -1])
+def _products(
+    x: Float[Array, "rows others"], y: Float[Array, "rows others"], exact: bool
+) -> Float[Array, "others others"] | Float[Array, " others"]:
+    return x.T @ y if exact else jnp.sum(x * y, axis=0)
 
 
-def _solve(means, gradients, damping):
-    (layers, others), (of_layers, of_others) = means, gradients
-    matrices = []
-    for moments, gradient in zip(layers, of_layers, strict=True):
+def _directions(
+    layers: tuple[LayerMoments, ...],
+    others: Float[Array, "others others"] | Float[Array, " others"],
+    gradients: list[Array],
+    damping: float,
+) -> tuple[list[Array], Int[Array, ""]]:
+    """The gradients preconditioned, of each layer and last of the other parameters;
+    and how often the damping was raised."""
+    matrices, shifts = [], []
+    for one, gradient in zip(layers, gradients[:-1], strict=True):
         width = gradient.shape[1]
-        a, g = moments.inputs[:width, :width], moments.cotangents
-        size_a, size_g = jnp.trace(a) / len(a), jnp.trace(g) / len(g)
-        seen = (size_a > 0) & (size_g > 0)
-        pi = jnp.sqrt(jnp.where(seen, size_a, 1) / jnp.where(seen, size_g, 1))
+        a, g = one.inputs[:width, :width], one.cotangents
+        sizes = jnp.trace(a) / len(a), jnp.trace(g) / len(g)
+        # A layer that nothing depends on.
+        alive = (sizes[0] > 0) & (sizes[1] > 0)
+        pi = jnp.sqrt(jnp.where(alive, sizes[0], 1) / jnp.where(alive, sizes[1], 1))
         root = jnp.sqrt(jnp.asarray(damping, a.dtype))
-        matrices += [(a, pi * root), (g, root / pi)]
-    dense = others.ndim == 2
-    if dense:
-        matrices.append((others, jnp.asarray(damping, others.dtype)))
-    # Sums of products round by less.
-    shifts = [shift + jnp.finfo(m.dtype).eps * jnp.trace(m) for m, shift in matrices]
-
-    def fails(carry):
-        _, good, tries = carry
-        return ~good & (tries <= _TRIES)
-
-    def factorize(carry):
-        _, _, tries = carry
-        factors, good = [], jnp.asarray(True)
-        for (m, _), shift in zip(matrices, shifts, strict=True):
-            shift = 10.0 ** tries.astype(shift.dtype) * shift
-            eye = jnp.eye(len(m), dtype=m.dtype)
-            factor = jax.scipy.linalg.cholesky(m + shift * eye, lower=True)
-            factors.append(factor)
-            good &= jnp.min(jnp.diagonal(factor), initial=jnp.inf) ** 2 > 0.5 * shift
-        return factors, good, tries + 1
-
-    start = (
-        [jnp.zeros_like(m) for m, _ in matrices],
-        jnp.asarray(False),
-        jnp.zeros((), int),
-    )
-    factors, _, tries = jax.lax.while_loop(fails, factorize, start)
+        matrices += [a, g]
+        shifts += [pi * root, root / pi]
+    if others.ndim == 2:
+        matrices.append(others)
+        shifts.append(jnp.asarray(damping, others.dtype))
+    factors, retries = _factorized(matrices, shifts)
 
     def solve(factor, x):
         return jax.scipy.linalg.cho_solve((factor, True), x)
 
-    directions = []
-    for i, (moments, gradient) in enumerate(zip(layers, of_layers, strict=True)):
+    found = []
+    for i, (one, gradient) in enumerate(zip(layers, gradients[:-1], strict=True)):
         a, g = factors[2 * i : 2 * i + 2]
-        width = gradient.shape[1]
         x = solve(g, solve(a, gradient.T).T)
-        if CENTER:
-            v = moments.inputs[:width, -1]
-            u = moments.mean.T
-            av, gu = solve(a, v), solve(g, u)
-            k = jnp.eye(2, dtype=x.dtype) - (v @ av) * (u.T @ gu)
-            # out x in  : U^T M^-1 g = u^T X v
-            c = jnp.linalg.solve(k, u.T @ x @ v)
-            x = x + jnp.outer(gu @ c, av)
-        directions.append(x)
-    if dense:
-        direction = solve(factors[-1], of_others)
+        # The second term of F, by the formula of Sherman, Morrison and Woodbury.
+        along = one.inputs[: gradient.shape[1], -1]
+        inputs, cotangents = solve(a, along), solve(g, one.mean.T)
+        # Without rounding all eigenvalues are positive.
+        left = (1 + 100 * jnp.finfo(x.dtype).eps) * jnp.eye(2, dtype=x.dtype)
+        left -= (along @ inputs) * (one.mean @ cotangents)
+        weights = jnp.linalg.solve(left, one.mean @ x @ along)
+        found.append(x + jnp.outer(cotangents @ weights, inputs))
+    last = gradients[-1]
+    if others.ndim == 2:
+        found.append(solve(factors[-1], last))
     else:
-        positive = jnp.maximum(others, jnp.zeros_like(others))
-        direction = of_others / (positive + jnp.asarray(damping, others.dtype))
-    return (directions, direction), tries - 1
+        found.append(last / (jnp.maximum(others, 0) + damping))
+    return found, retries
+
+
+def _factorized(
+    matrices: list[Float[Array, "_ _"]], shifts: list[Float[Array, ""]]
+) -> tuple[list[Float[Array, "_ _"]], Int[Array, ""]]:
+    """Cholesky factors of the matrices with multiples of the identity added, and how
+    often these were raised for all of them."""
+    resolved = [
+        shift + jnp.finfo(matrix.dtype).eps * jnp.trace(matrix)
+        for matrix, shift in zip(matrices, shifts, strict=True)
+    ]
+
+    def fails(carry: tuple[list[Array], Bool[Array, ""], Int[Array, ""]]):
+        _, good, tries = carry
+        return ~good & (tries <= _TRIES)
+
+    def again(carry: tuple[list[Array], Bool[Array, ""], Int[Array, ""]]):
+        _, _, tries = carry
+        good, factors = jnp.asarray(True), []
+        for matrix, shift in zip(matrices, resolved, strict=True):
+            shift = jnp.asarray(10.0, shift.dtype) ** tries * shift
+            identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+            factor = jax.scipy.linalg.cholesky(matrix + shift * identity, lower=True)
+            pivots = jnp.diagonal(factor) ** 2
+            # As for SPRING: a smaller one is noise, and a NaN is not large enough.
+            good &= jnp.all(pivots > 0.5 * shift)
+            factors.append(factor)
+        return factors, good, tries + 1
+
+    # Compiled once, because the first try is one of the loop.
+    start = [jnp.zeros_like(x) for x in matrices], jnp.asarray(False), jnp.asarray(0)
+    factors, _, tries = jax.lax.while_loop(fails, again, start)
+    return factors, tries - 1
