@@ -26,6 +26,7 @@ from study_presets import ALL, Preset, PRESETS
 from study_stages import (
     BURN_IN,
     finished,
+    OPTIMIZERS,
     prepare,
     read_history,
     SEED,
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--path", type=Path, help="by default runs/study/PRESET")
     parser.add_argument("--mean-field", type=Path, help="computed before, .npz")
     parser.add_argument("--only", nargs="+", choices=ALL, help="strategies to train")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="spring by default")
     for option in OPTIONS:
         flag = "--" + option.replace("_", "-")
         parser.add_argument(flag, type=int, help="instead of the preset's")
@@ -60,7 +62,14 @@ def main() -> None:
     changes: dict[str, Any] = {o: v for o, v in given.items() if v is not None}
     if options.only:
         changes["strategies"] = tuple(options.only)
+    if options.optimizer:
+        changes["optimizer"] = options.optimizer
     preset = PRESETS[options.preset]._replace(**changes)
+    if preset.optimizer == "kfac" and not {"OG", "DA"}.issuperset(preset.strategies):
+        parser.error(
+            "--optimizer kfac trains the network as it is, which is what OG and DA do: "
+            "add --only OG DA"
+        )
     path = options.path or Path("runs/study") / options.preset
     path.mkdir(parents=True, exist_ok=True)
     check_settings(path, {"preset": options.preset} | preset_settings(preset))

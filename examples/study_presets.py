@@ -33,6 +33,7 @@ class Preset(NamedTuple):
     canonical_walkers: int  # of evaluations of canonicalized functions
     points: int  # of a scan, along each side
     chunk: int  # evaluations of the network at a time
+    optimizer: str = "spring"
 
 
 ALL = ("OG", "DA", "GA, subset", "GA", "SC")
