@@ -8,6 +8,7 @@ Both take turns, and the least time of each counts.
 
 import argparse
 import time
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -30,11 +31,11 @@ def main() -> None:
     crystal = eqs.Crystal.rock_salt(
         "Li", "H", a=4.02, unit="angstrom", supercell=options.supercell
     )
-    gamma = eqs.Occupation(tuple(np.zeros((n, 3)) for n in crystal.electrons))
+    up, down = (np.zeros((n, 3)) for n in crystal.electrons)
     one, two = (int(width) for width in options.widths.split(","))
     network = eqs.SolidNet(
         crystal,
-        gamma,
+        eqs.Occupation((up, down)),
         widths=((one, two),) * options.layers,
         determinants=options.determinants,
         key=jax.random.key(0),
@@ -43,7 +44,10 @@ def main() -> None:
     sizes = (x.size for x in jax.tree.leaves(parameters))
     print(f"{sum(crystal.electrons)} electrons, {sum(sizes)} parameters; seconds")
     print("walkers  SPRING    KFAC")
-    optimizers = eqs.Spring(chunk=options.chunk), eqs.Kfac(chunk=options.chunk)
+    optimizers: tuple[Any, ...] = (
+        eqs.Spring(chunk=options.chunk),
+        eqs.Kfac(chunk=options.chunk),
+    )
     for count in options.walkers:
         walkers = eqs.initial_walkers(crystal, count, key=jax.random.key(1))
         residual = jax.random.normal(jax.random.key(2), (count,)) / count**0.5

@@ -1,8 +1,11 @@
 """KFAC: natural gradients by Kronecker factors of linear layers."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
 
 from .._core import check_chunk, combine, full_precision, Integer, spread
@@ -177,37 +180,32 @@ class Kfac(AbstractOptimizer[KfacState]):
         )
         count = state.count + 1
         total = 1 - jnp.asarray(self.decay, float) ** count.astype(float)
-        gradients = [
-            # Without the column of the 1 if there is no bias.
-            (g if linear.bias is not None else g[:, :-1]).astype(linear.weight.dtype)
-            for g, linear in zip(by_weights, layers, strict=True)
+        averages, dtype = scale(1 / total, moments), residual.real.dtype
+        # Without the column of the 1 if there is no bias.
+        widths = [
+            linear.weight.shape[1] + (linear.bias is not None) for linear in layers
         ]
-        gradients.append(by_others.astype(vector.dtype))
-        averages = scale(1 / total, moments)
+        of_weights = [g[:, :width] for g, width in zip(by_weights, widths, strict=True)]
+        gradients = _stacked(of_weights, dtype), by_others.astype(dtype)
         directions, retries = _directions(
-            averages[0], averages[1], gradients, self.damping
+            averages[0], averages[1], gradients, widths, self.damping
         )
 
-        dtype = residual.real.dtype
-        square = sum(
-            jnp.sum(g * x).astype(dtype)
-            for g, x in zip(gradients, directions, strict=True)
-        )
+        square = sum(map(jnp.vdot, gradients, directions))
         rate, largest = (
             jnp.asarray(scheduled(value, state.count)).astype(dtype)
             for value in (self.learning_rate, self.norm_bound)
         )
         bound = jnp.sqrt(largest / jnp.maximum(square, 1e-30))
-        *changes, change = scale(-jnp.minimum(rate, bound), directions)
-        filled = [
-            with_weights(
-                linear,
-                x[:, : linear.weight.shape[1]],
-                None if linear.bias is None else x[:, -1],
-            )
-            for linear, x in zip(layers, changes, strict=True)
-        ]
-        update = fill_slots(filled, combine(separated(change), rest))
+        changes, change = scale(-jnp.minimum(rate, bound), directions)
+        filled = []
+        for linear, x in zip(layers, changes, strict=True):
+            outputs, inputs = linear.weight.shape
+            x = x[:outputs].astype(linear.weight.dtype)
+            bias = None if linear.bias is None else x[:, inputs]
+            filled.append(with_weights(linear, x[:, :inputs], bias))
+        change = separated(change.astype(vector.dtype))
+        update = fill_slots(filled, combine(change, rest))
         following = KfacState(
             layers=moments[0], others=moments[1], count=count, solver_retries=retries
         )
@@ -296,60 +294,80 @@ def _products(
     return x.T @ y if exact else jnp.sum(x * y, axis=0)
 
 
+def _stacked(arrays: list[Array], dtype: Any) -> Array:
+    """Of all layers, filled up with zeros to the size of the largest: so they are
+    compiled as one, and accelerators work on all of them at a time."""
+    shape = np.max([x.shape for x in arrays], axis=0)
+
+    def filled(x):
+        empty = [(0, n - k) for n, k in zip(shape, x.shape, strict=True)]
+        return jnp.pad(x.astype(dtype), empty)
+
+    return jnp.stack([filled(x) for x in arrays])
+
+
 def _directions(
     layers: tuple[LayerMoments, ...],
     others: Float[Array, "others others"] | Float[Array, " others"],
-    gradients: list[Array],
+    gradients: tuple[Float[Array, "layers out in"], Float[Array, " others"]],
+    widths: list[int],
     damping: float,
-) -> tuple[list[Array], Int[Array, ""]]:
-    """The gradients preconditioned, of each layer and last of the other parameters;
-    and how often the damping was raised."""
-    matrices, shifts = [], []
-    for one, gradient in zip(layers, gradients[:-1], strict=True):
-        width = gradient.shape[1]
-        a, g = one.inputs[:width, :width], one.cotangents
-        sizes = jnp.trace(a) / len(a), jnp.trace(g) / len(g)
-        # A layer that nothing depends on.
-        alive = (sizes[0] > 0) & (sizes[1] > 0)
-        pi = jnp.sqrt(jnp.where(alive, sizes[0], 1) / jnp.where(alive, sizes[1], 1))
-        root = jnp.sqrt(jnp.asarray(damping, a.dtype))
-        matrices += [a, g]
-        shifts += [pi * root, root / pi]
-    if others.ndim == 2:
-        matrices.append(others)
-        shifts.append(jnp.asarray(damping, others.dtype))
+) -> tuple[
+    tuple[Float[Array, "layers out in"], Float[Array, " others"]], Int[Array, ""]
+]:
+    """The gradients preconditioned, of layers and of the other parameters; and how
+    often the damping was raised."""
+    x, last = gradients
+    dtype = x.dtype
+    pairs = list(zip(layers, widths, strict=True))
+    a = _stacked([one.inputs[:width, :width] for one, width in pairs], dtype)
+    g = _stacked([one.cotangents for one in layers], dtype)
+    heights = [len(one.cotangents) for one in layers]
+    size_a, size_g = (
+        jnp.trace(m, axis1=1, axis2=2) / jnp.asarray(sizes, dtype)
+        for m, sizes in ((a, widths), (g, heights))
+    )
+    # Some layers may have no effect.
+    alive = (size_a > 0) & (size_g > 0)
+    pi = jnp.sqrt(jnp.where(alive, size_a, 1) / jnp.where(alive, size_g, 1))
+    root = jnp.sqrt(jnp.asarray(damping, dtype))
+    matrices, shifts = [a, g], [pi * root, root / pi]
+    exact = others.ndim == 2
+    if exact:
+        matrices.append(others.astype(dtype)[None])
+        shifts.append(jnp.asarray(damping, dtype)[None])
     factors, retries = _factorized(matrices, shifts)
 
+    @jax.vmap
     def solve(factor, x):
         return jax.scipy.linalg.cho_solve((factor, True), x)
 
-    found = []
-    for i, (one, gradient) in enumerate(zip(layers, gradients[:-1], strict=True)):
-        a, g = factors[2 * i : 2 * i + 2]
-        x = solve(g, solve(a, gradient.T).T)
-        # The second term of F, by the formula of Sherman, Morrison and Woodbury.
-        along = one.inputs[: gradient.shape[1], -1]
-        inputs, cotangents = solve(a, along), solve(g, one.mean.T)
-        # Without rounding all eigenvalues are positive.
-        left = (1 + 100 * jnp.finfo(x.dtype).eps) * jnp.eye(2, dtype=x.dtype)
-        left -= (along @ inputs) * (one.mean @ cotangents)
-        weights = jnp.linalg.solve(left, one.mean @ x @ along)
-        found.append(x + jnp.outer(cotangents @ weights, inputs))
-    last = gradients[-1]
-    if others.ndim == 2:
-        found.append(solve(factors[-1], last))
+    x = solve(factors[1], jnp.swapaxes(solve(factors[0], jnp.swapaxes(x, 1, 2)), 1, 2))
+    # The second term of F, by the formula of Sherman, Morrison and Woodbury.
+    v = _stacked([one.inputs[:width, -1:] for one, width in pairs], dtype)
+    u = jnp.swapaxes(_stacked([one.mean for one in layers], dtype), 1, 2)
+    inputs, cotangents = solve(factors[0], v), solve(factors[1], u)
+    # Without rounding all its eigenvalues are positive.
+    left = (1 + 100 * jnp.finfo(dtype).eps) * jnp.eye(2, dtype=dtype)[None]
+    left -= jnp.einsum("lik,lik->l", v, inputs)[:, None, None] * jnp.einsum(
+        "loc,lod->lcd", u, cotangents
+    )
+    weights = jnp.linalg.solve(left, jnp.einsum("loc,loi,lik->lck", u, x, v))
+    x += jnp.einsum("loc,lck,lik->loi", cotangents, weights, inputs)
+    if exact:
+        last = solve(factors[2], last[None])[0]
     else:
-        found.append(last / (jnp.maximum(others, 0) + damping))
-    return found, retries
+        last = last / (jnp.maximum(others.astype(dtype), 0) + damping)
+    return (x, last), retries
 
 
 def _factorized(
-    matrices: list[Float[Array, "_ _"]], shifts: list[Float[Array, ""]]
-) -> tuple[list[Float[Array, "_ _"]], Int[Array, ""]]:
-    """Cholesky factors of the matrices with multiples of the identity added, and how
-    often these were raised for all of them."""
+    matrices: list[Float[Array, "_ _ _"]], shifts: list[Float[Array, " _"]]
+) -> tuple[list[Float[Array, "_ _ _"]], Int[Array, ""]]:
+    """Cholesky factors of stacks of matrices with multiples of the identity added, and
+    how often these were raised for all of them."""
     resolved = [
-        shift + jnp.finfo(matrix.dtype).eps * jnp.trace(matrix)
+        shift + jnp.finfo(matrix.dtype).eps * jnp.trace(matrix, axis1=1, axis2=2)
         for matrix, shift in zip(matrices, shifts, strict=True)
     ]
 
@@ -362,11 +380,11 @@ def _factorized(
         good, factors = jnp.asarray(True), []
         for matrix, shift in zip(matrices, resolved, strict=True):
             shift = jnp.asarray(10.0, shift.dtype) ** tries * shift
-            identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-            factor = jax.scipy.linalg.cholesky(matrix + shift * identity, lower=True)
-            pivots = jnp.diagonal(factor) ** 2
+            identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)[None]
+            factor = jnp.linalg.cholesky(matrix + shift[:, None, None] * identity)
+            pivots = jnp.diagonal(factor, axis1=1, axis2=2) ** 2
             # As for SPRING: a smaller one is noise, and a NaN is not large enough.
-            good &= jnp.all(pivots > 0.5 * shift)
+            good &= jnp.all(pivots > 0.5 * shift[:, None])
             factors.append(factor)
         return factors, good, tries + 1
 

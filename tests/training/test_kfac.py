@@ -264,8 +264,9 @@ def test_singular_factors_in_single_precision():
     noise = rng.normal(size=(300, 300))
     matrix = 1e8 * (vectors @ vectors.T / 300 - 1e-5 * (noise + noise.T))
     single = jnp.asarray(matrix, jnp.float32)
-    factorized = jax.jit(lambda x: kfac._factorized([x], [jnp.float32(1e-3)]))
-    (factor,), retries = factorized(single)
+    shift = jnp.full(1, 1e-3, jnp.float32)
+    factorized = jax.jit(lambda x: kfac._factorized([x[None]], [shift]))
+    ((factor,),), retries = factorized(single)
     assert 1 <= retries <= 8
     shift = 10.0 ** int(retries) * np.finfo(np.float32).eps * np.trace(matrix)
     np.testing.assert_allclose(
@@ -286,7 +287,8 @@ def test_resumed_bit_for_bit(tmp_path):
         progress=False,
     )
     run(steps=2, path=tmp_path)
-    found, expected = run(steps=4, path=tmp_path).state, run(steps=4).state
+    states: Any = run(steps=4, path=tmp_path).state, run(steps=4).state
+    found, expected = states
     assert (expected.step, expected.optimizer.count) == (4, 4)
     for x, y in zip(
         *(jax.tree.leaves((s.wavefunction, s.optimizer)) for s in (found, expected)),
