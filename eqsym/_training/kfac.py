@@ -99,7 +99,7 @@ class Kfac(AbstractOptimizer[KfacState]):
 
     def __init__(
         self,
-        learning_rate: Schedule = InverseDecay(0.05),  # noqa: B008
+        learning_rate: Schedule = InverseDecay(0.1),  # noqa: B008
         *,
         decay: float = 0.95,
         damping: float = 1e-3,
