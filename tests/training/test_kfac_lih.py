@@ -44,6 +44,5 @@ def test_reaches_the_energy_that_spring_reaches(lih):
         last.append(np.mean(energies[-_LAST:]))
         errors.append(np.std(energies[-_LAST:]) / _LAST**0.5)
     spring, kfac = last
-    print(first, last, errors)
     assert kfac < spring + 3 * np.hypot(*errors)
     assert kfac < first[1] - 20 * errors[1]
