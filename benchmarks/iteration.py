@@ -176,57 +176,6 @@ def main() -> None:
         f"{len(jax.devices())} x {jax.devices()[0].platform}"
     )
     for name, (function, arguments) in parts(vmc, state).items():
-        yield name, seconds(eqx.filter_jit(function), *arguments, repeats=repeats)
-
-
-def parameters(state: eqs.VMCState) -> int:
-    leaves = jax.tree.leaves(eqs.partition(state.wavefunction)[0])
-    return sum(leaf.size for leaf in leaves)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--system", choices=CRYSTALS, default="lih")
-    parser.add_argument("--supercell", help="such as 3,1,1; of a closed shell")
-    parser.add_argument("--widths", default="64,16", help="per electron and per pair")
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--determinants", type=int, default=4)
-    parser.add_argument("--walkers", type=int, default=256)
-    parser.add_argument("--moves", type=int, default=20)
-    parser.add_argument("--chunk", type=int, default=None)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--devices", type=int, default=1, help="CPU devices")
-    parser.add_argument(
-        "--complex", action="store_true", help="a complex wave function"
-    )
-    options = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", options.devices)
-
-    supercell = {}
-    if options.supercell is not None:
-        supercell["supercell"] = tuple(map(int, options.supercell.split(",")))
-    crystal = CRYSTALS[options.system](**supercell)
-    one, two = (int(width) for width in options.widths.split(","))
-    vmc, state = started(
-        crystal,
-        Network(
-            ((one, two),) * options.layers,
-            options.determinants,
-            False if options.complex else None,
-        ),
-        options.walkers,
-        options.moves,
-        eqs.Spring(chunk=options.chunk),
-        options.chunk,
-        options.devices,
-    )
-    print(
-        f"{options.system}, {'real' if state.wavefunction.real else 'complex'}: "
-        f"{sum(crystal.electrons)} electrons, {options.walkers} walkers, {options.moves} moves, {options.layers} layers of ({one}, {two}), "
-        f"{options.determinants} determinants, {parameters(state)} parameters, "
-        f"{len(jax.devices())} x {jax.devices()[0].platform}"
-    )
-    for name, (function, arguments) in parts(vmc, state).items():
         start = time.process_time()
         jitted: Any = eqx.filter_jit(function)
         compiled = jitted.lower(*arguments).compile()

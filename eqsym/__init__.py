@@ -87,6 +87,7 @@ from ._training import (
     Batch as Batch,
     Cost as Cost,
     InverseDecay as InverseDecay,
+    Kfac as Kfac,
     Metropolis as Metropolis,
     Optax as Optax,
     PlainTraining as PlainTraining,

@@ -25,6 +25,7 @@ from PIL import Image
 from study_presets import ALL, Preset, PRESETS
 from study_stages import (
     finished,
+    OPTIMIZERS,
     prepare,
     read_history,
     SEED,
@@ -58,6 +59,7 @@ def main() -> None:
         metavar="WIDTH",
         help="per electron and per pair, layer by layer, instead of the preset's",
     )
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="spring by default")
     for option in OPTIONS:
         flag = "--" + option.replace("_", "-")
         parser.add_argument(flag, type=int, help="instead of the preset's")
@@ -71,7 +73,14 @@ def main() -> None:
         changes["widths"] = np.reshape(options.widths, (-1, 2)).tolist()
     if options.only:
         changes["strategies"] = tuple(options.only)
+    if options.optimizer:
+        changes["optimizer"] = options.optimizer
     preset = PRESETS[options.preset]._replace(**changes)
+    if preset.optimizer == "kfac" and not {"OG", "DA"}.issuperset(preset.strategies):
+        parser.error(
+            "--optimizer kfac trains the network as it is, which is what OG and DA do: "
+            "add --only OG DA"
+        )
     path = options.path or Path("runs/study") / options.preset
     path.mkdir(parents=True, exist_ok=True)
     check_settings(path, {"preset": options.preset} | preset_settings(preset))

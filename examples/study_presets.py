@@ -35,6 +35,7 @@ class Preset(NamedTuple):
     chunk: int  # evaluations of the network at a time
     basis: str = "cc-pvdz"  # of the mean field
     burn_in: int = 20  # steps of the sampler before noise and energies are measured
+    optimizer: str = "spring"
 
 
 ALL = ("OG", "DA", "GA, subset", "GA", "SC")

@@ -21,6 +21,7 @@ import eqsym as eqs
 
 SEPARATION = 1.0  # Bohr, between the spins in scans
 SEED = 0
+OPTIMIZERS = {"spring": eqs.Spring, "kfac": eqs.Kfac}
 
 
 class Study(NamedTuple):
@@ -129,7 +130,7 @@ def train_and_measure(
     vmc = eqs.VMC(
         study.hamiltonian,
         eqs.Metropolis(preset.moves),
-        eqs.Spring(chunk=chunk),
+        OPTIMIZERS[preset.optimizer](chunk=chunk),
         strategy=strategy,
         chunk=chunk,
     )

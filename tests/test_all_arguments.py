@@ -131,6 +131,7 @@ def _calls(o):
         "HessianLaplacian": {},
         "InverseDecay": dict(start=0.1, delay=10.0),
         "IrrepProjection": group | dict(irrep=eqs.irreps(o.group)[0], row=0),
+        "Kfac": optimizer | dict(decay=0.9),
         "Lattice": dict(vectors=np.eye(3)),
         "Lattice.points_within": dict(radius=1.0),
         "MeanField.load": dict(path="x"),

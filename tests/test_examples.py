@@ -228,6 +228,19 @@ def test_study_of_the_crystals_of_the_paper(tmp_path, name, strategies):
     assert pictures == FIGURES
 
 
+@pytest.mark.slow
+def test_study_with_kfac(tmp_path):
+    command = [*STUDY, "--optimizer", "kfac"]
+    with pytest.raises(AssertionError, match="trains the network as it is"):
+        _python(tmp_path, "study.py", *command)
+    printed = _python(tmp_path, "study.py", *command, "--only", "OG")
+    assert "| PA of OG" in printed
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["optimizer"] == "kfac"
+    run = json.loads((tmp_path / "run" / "og" / "run" / "run.json").read_text())
+    assert "Kfac" in json.dumps(run)
+
+
 def _cif(name, a, c, gamma, group, *atoms):
     """A structure file with two equal edges and two right angles."""
     lines = [f"data_{name}"]

@@ -10,7 +10,7 @@ import jax
 from .._core import check_kind, Integer, Key, Walkers, whole_number
 from .._group import SpaceGroup
 from .._symmetrizer import AbstractRandomSymmetrizer, IrrepProjection
-from .._training import AbstractStrategy, check_strategy, VMC, VMCState
+from .._training import AbstractStrategy, check_strategy, first_draw, VMC, VMCState
 from .._wavefunction import AbstractWavefunction
 
 
@@ -89,11 +89,11 @@ class Stages(eqx.Module):
         self, wavefunction: AbstractWavefunction, walkers: Walkers, *, key: Key
     ) -> None:
         """**Raises:** `ValueError` if the run cannot start or one of the strategies
-        does not fit."""
+        does not fit, wave function or optimizer."""
         first, *later = self.trainers
         first.check(wavefunction, walkers, key=key)
         for vmc in later:
-            vmc.strategy.init(wavefunction, key=key)
+            first_draw(vmc, wavefunction, key=key)
 
     def like(self, state: VMCState, step: int) -> VMCState:
         """A state of the structure that the state after a step has.

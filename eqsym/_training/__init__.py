@@ -1,5 +1,6 @@
 """Samplers, optimizers and strategies, and the training step that they make up."""
 
+from .kfac import Kfac as Kfac
 from .optimizer import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractOptimizerState as AbstractOptimizerState,
@@ -31,4 +32,4 @@ from .strategy import (
     PlainTraining as PlainTraining,
     SymmetrizedTraining as SymmetrizedTraining,
 )
-from .vmc import VMC as VMC, VMCState as VMCState
+from .vmc import first_draw as first_draw, VMC as VMC, VMCState as VMCState

@@ -31,23 +31,23 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _check_number(name: str, value: Any, wanted: str) -> None:
+def check_number(name: str, value: Any, wanted: str) -> None:
     if not _is_scalar(value):
         check_kind(name, value, (), wanted)
 
 
-def _check_positive(name: str, value: Any) -> None:
-    _check_number(name, value, "a positive number")
+def check_positive(name: str, value: Any) -> None:
+    check_number(name, value, "a positive number")
     if not isinstance(value, Tracer) and not value > 0:
         raise ValueError(f"`{name}` must be positive, got {value}.")
 
 
-def _check_rate(name: str, value: Any) -> None:
+def check_rate(name: str, value: Any) -> None:
     """**Raises:** `ValueError` unless it is a number or a function of the step."""
     if callable(value) and not isinstance(value, type):
         _check_schedule(name, value)
     else:
-        _check_number(
+        check_number(
             name,
             value,
             "a number, or a function of the step such as `eqs.InverseDecay(0.1)`",
@@ -62,7 +62,7 @@ def _check_schedule(name: str, schedule: Callable) -> None:
     given = []
 
     def tried(step: Int[Array, ""]) -> Array:
-        given.append(_scheduled(schedule, step))
+        given.append(scheduled(schedule, step))
         return jnp.asarray(given[0])
 
     wanted = f"`{name}` must be a number or a function of the step that returns one"
@@ -164,7 +164,7 @@ class InverseDecay(eqx.Module):
 
     def __check_init__(self):
         for name in ("start", "delay"):
-            _check_positive(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
 
     def __call__(self, step: Any) -> Any:
         """The rate of a step, the first of which is 0."""
@@ -232,15 +232,15 @@ class Spring(AbstractOptimizer[SpringState]):
         self.chunk = check_chunk(chunk)
 
     def __check_init__(self):
-        _check_rate("learning_rate", self.learning_rate)
-        _check_number("momentum", self.momentum, "a number, at least 0 and below 1")
+        check_rate("learning_rate", self.learning_rate)
+        check_number("momentum", self.momentum, "a number, at least 0 and below 1")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"`momentum` must be in [0, 1), got {self.momentum}.")
-        _check_positive("damping", self.damping)
+        check_positive("damping", self.damping)
         if self.norm_bound is not None:
-            _check_rate("norm_bound", self.norm_bound)
+            check_rate("norm_bound", self.norm_bound)
             if not callable(self.norm_bound):
-                _check_positive("norm_bound", self.norm_bound)
+                check_positive("norm_bound", self.norm_bound)
 
     @classmethod
     def min_sr(
@@ -270,20 +270,20 @@ class Spring(AbstractOptimizer[SpringState]):
         self, scores: Scores, residual: Inexact[Array, " walkers"], state: SpringState
     ) -> tuple[PyTree[Float[Array, "..."]], SpringState]:
         factored = scores.factored(self.chunk)
-        zeta = residual - _scale(self.momentum, factored.apply(state.direction))
+        zeta = residual - scale(self.momentum, factored.apply(state.direction))
         solution, retries = _solve(factored.gram(), self.damping, zeta)
         last, _ = flattened(state.direction)
         found, separated = flattened(factored.transpose(solution))
-        direction = _scale(self.momentum, last) + found
+        direction = scale(self.momentum, last) + found
 
-        rate = _scheduled(self.learning_rate, state.count)
+        rate = scheduled(self.learning_rate, state.count)
         square = self.norm_bound
         largest = jnp.sqrt(
-            rate**2 if square is None else _scheduled(square, state.count)
+            rate**2 if square is None else scheduled(square, state.count)
         )
         norm = jnp.sqrt(jnp.sum(direction**2))
         bound = largest.astype(norm.dtype) / jnp.maximum(norm, 1e-30)
-        update = separated(_scale(-jnp.minimum(rate, bound), direction))
+        update = separated(scale(-jnp.minimum(rate, bound), direction))
         following = SpringState(
             direction=separated(direction),
             count=state.count + 1,
@@ -351,7 +351,7 @@ class Optax(AbstractOptimizer[OptaxState]):
         residual: Inexact[Array, " walkers"],
         state: OptaxState,
     ) -> tuple[PyTree[Float[Array, "..."]], OptaxState]:
-        gradient = _scale(2.0, scores.transpose(residual, self.chunk))
+        gradient = scale(2.0, scores.transpose(residual, self.chunk))
         # optax relies on promotions that users may have forbidden.
         with jax.numpy_dtype_promotion("standard"):
             update, transformation = self.transformation.update(
@@ -394,14 +394,14 @@ def _solve(
     return solution, retries
 
 
-def _scheduled(schedule: Schedule, count: Int[Array, ""]) -> Any:
+def scheduled(schedule: Schedule, count: Int[Array, ""]) -> Any:
     if not callable(schedule):
         return schedule
     with jax.numpy_dtype_promotion("standard"):
         return schedule(count)
 
 
-def _scale(factor: Any, tree: PyTree) -> PyTree:
+def scale(factor: Any, tree: PyTree) -> PyTree:
     return jax.tree.map(
         lambda leaf: jnp.asarray(factor).astype(leaf.dtype) * leaf, tree
     )

@@ -1,6 +1,6 @@
 """Scores: derivatives of log psi by the parameters, as a linear operator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -18,7 +18,6 @@ from .._core import (
     Electrons,
     full_precision,
     Integer,
-    on_host,
     OPERATIONS,
     partition,
     spread,
@@ -26,75 +25,7 @@ from .._core import (
     Walkers,
 )
 from .._wavefunction import AbstractWavefunction, Linear
-
-
-_USE_ANOTHER = (
-    "Use `equinox.nn.Linear` for layers that are applied more often, or under "
-    "`jax.vmap`."
-)
-
-
-class _Tap(eqx.Module):
-    """Of one linear layer at one configuration: its input rows, and the derivative of
-    the amplitude by its output rows."""
-
-    rows: Float[Array, "*walkers rows in"]
-    cotangents: Float[Array, "*components rows out"]
-
-
-@jax.custom_vjp
-def _tapped(x, weight, tap):
-    del tap
-    return x @ weight.T
-
-
-def _tapped_forward(x, weight, tap):
-    del tap
-    return x @ weight.T, (x, weight)
-
-
-def _tapped_backward(residual, cotangent):
-    x, weight = residual
-    return cotangent @ weight, cotangent.T @ x, _Tap(x, cotangent)
-
-
-_tapped.defvjp(_tapped_forward, _tapped_backward)
-
-
-class _TappedLinear(eqx.Module):
-    """Stands in for a `Linear`: the gradient with respect to `tap` is the tap."""
-
-    linear: Linear
-    tap: _Tap
-
-    @property
-    def weight(self) -> Float[Array, "out in"]:
-        """To look at: derivatives by another use of it, or of `bias`, are missed, which
-        `check_factors` tells."""
-        return self.linear.weight
-
-    @property
-    def bias(self) -> Float[Array, " out"] | None:
-        return self.linear.bias
-
-    @property
-    def rows(self) -> int:
-        return self.linear.rows
-
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "rows out"]:
-        expected = self.tap.rows.shape
-        if x.shape != expected:
-            raise ValueError(
-                "A linear layer must be applied to the matrix of one configuration, "
-                f"of shape {expected}, got {x.shape}. {_USE_ANOTHER}"
-            )
-        y = _tapped(x, self.linear.weight.astype(x.dtype), self.tap)
-        bias = self.linear.bias
-        return y if bias is None else y + bias[None].astype(x.dtype)
-
-
-def _is_linear(node) -> bool:
-    return isinstance(node, Linear)
+from .taps import fill_slots, split_linears, Tap, tapped, with_weights
 
 
 class Scores(AbstractModule):
@@ -189,23 +120,12 @@ class Scores(AbstractModule):
         components = 1 if self.is_real else 2
         size = self.walkers.shape[0]
         if self.view is None:
-            wide, narrow, rest = _split_linears(self.wavefunction, size, components)
+            wide, narrow, rest = split_linears(self.wavefunction, size, components)
         else:
             wide, (narrow, rest) = [], partition(self.wavefunction)
 
-        def derivatives(electrons: Electrons) -> tuple[list[_Tap], PyTree]:
-            taps = [_empty_tap(linear, electrons.dtype) for linear in wide]
-
-            def amplitude(args):
-                taps, narrow = args
-                wavefunction = _merge(wide, taps, narrow, rest)
-                return self._components(wavefunction, electrons)
-
-            return jax.jacrev(amplitude)((taps, narrow))
-
+        derivatives = tapped(wide, narrow, rest, self._components)
         taps, gradients = chunked_vmap(derivatives, self.walkers, chunk)
-        # `jacrev` repeats the rows for every component of the amplitude.
-        taps = [_Tap(tap.rows[:, 0], tap.cotangents) for tap in taps]
         shares = self._shares()
         # One matrix for all parameters: what has a loop for each of dozens of arrays
         # is compiled for as long as the network itself.
@@ -234,7 +154,7 @@ class FactoredScores(eqx.Module):
     """The score matrix of [`eqsym.Scores`][] in factors: cheap to multiply with."""
 
     parameters: PyTree[Float[Array, "..."]]
-    taps: list[_Tap]
+    taps: list[Tap]
     matrix: Float[Array, "walkers components narrow"]
     shares: Float[Array, " walkers"]
 
@@ -278,15 +198,8 @@ class FactoredScores(eqx.Module):
             out = jnp.einsum("wc,wcro->wro", rows, tap.cotangents)
             weight = jnp.einsum("wro,wri->oi", out, tap.rows)
             bias = None if linear.bias is None else jnp.sum(out, axis=(0, 1))
-            filled.append(
-                eqx.tree_at(
-                    lambda linear: (linear.weight, linear.bias),
-                    linear,
-                    (weight, bias),
-                    is_leaf=lambda node: node is None,
-                )
-            )
-        found = _fill(filled, combine(narrow, rest))
+            filled.append(with_weights(linear, weight, bias))
+        found = fill_slots(filled, combine(narrow, rest))
         return jax.tree.map(lambda x, p: x.astype(p.dtype), found, self.parameters)
 
     @full_precision()
@@ -330,10 +243,42 @@ class FactoredScores(eqx.Module):
         return self.matrix.shape[1]
 
     def _split(self, tree: PyTree) -> tuple[list[Linear], PyTree, PyTree]:
-        """As `_split_linears` did, also for a tree like `parameters`."""
+        """As `split_linears` did, also for a tree like `parameters`."""
         if not self.taps:
             return [], *partition(tree)
-        return _split_linears(tree, len(self.shares), self._components)
+        return split_linears(tree, len(self.shares), self._components)
+
+
+def summed(
+    scores: Scores,
+    contribution: Callable[..., PyTree],
+    residual: Inexact[Array, " walkers"],
+    chunk: Integer | None,
+) -> PyTree:
+    """Sums over walkers of what is made of their derivatives, which are not kept: the
+    memory is for `chunk` walkers.
+
+    **Arguments:**
+
+    - `scores`: without a view. All linear layers are taken apart, cheaper or not.
+    - `contribution`: sums over the walkers that it is given: their taps, derivatives by
+        the other parameters, (walkers, components, parameters), multiples of these in
+        $O^T \\epsilon$, (walkers, components), and shares.
+    - `residual`, `chunk`: as for [`eqsym.Scores.transpose`][].
+    """
+    wide, narrow, rest = split_linears(scores.wavefunction, None, 1)
+    derivatives = tapped(wide, narrow, rest, scores._components)
+    components = 1 if scores.is_real else 2
+    shares = scores._shares()
+    rows = _uncentered(_to_rows(residual, components), shares)
+
+    def part(batch):
+        walkers, rows, shares = batch
+        taps, gradients = jax.vmap(derivatives)(walkers)
+        matrix = _concatenated(gradients, (len(walkers), components), shares.dtype)
+        return contribution(taps, matrix, rows.astype(shares.dtype), shares)
+
+    return chunked_sum(part, (scores.walkers, rows, shares), chunk)
 
 
 def flattened(
@@ -385,131 +330,9 @@ def _from_rows(rows: Float[Array, "walkers components"]) -> Inexact[Array, " wal
     return jax.lax.complex(rows[:, 0], rows[:, 1])
 
 
-def check_factors(wavefunction: AbstractWavefunction, walkers: Walkers) -> None:
-    """Tries whether derivatives by weights can be put together from taps. They cannot
-    if a layer is applied twice to a configuration, or under `jax.vmap`. Costs one
-    compilation of the derivative, and nothing for a wave function without such layers.
-
-    **Arguments:**
-
-    - `wavefunction`: to differentiate.
-    - `walkers`: configurations to try, in Bohr; one is enough.
-
-    **Raises:** `ValueError` with the largest difference.
-    """
-    if not _split_linears(wavefunction, None, 1)[0]:
-        return
-    found = _factor_errors(wavefunction, on_host(walkers))
-    difference, size, eps = (float(on_host(value)) for value in found)
-    # Sums of the same products, in another order.
-    if difference > 1e3 * eps * size:
-        raise ValueError(
-            f"`wavefunction` ({type(wavefunction).__name__}) must apply its linear "
-            "layers once to each configuration, and use their weights and biases for "
-            "nothing else: derivatives by these that are "
-            f"put together from factors differ by {difference:.3g} from plain ones, of "
-            f"size {size:.3g}. {_USE_ANOTHER}"
-        )
-
-
-@eqx.filter_jit
-@full_precision()
-def _factor_errors(
-    wavefunction: AbstractWavefunction,
-    walkers: Float[Array | np.ndarray, "walkers electrons 3"],
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """The largest difference and derivative, and the coarsest of the resolutions."""
-    layers, narrow, rest = _split_linears(wavefunction, None, 1)
-
-    def one(electrons: Electrons):
-        taps = [_empty_tap(linear, electrons.dtype) for linear in layers]
-
-        def value(args):
-            layers, taps = args
-            return _merge(layers, taps, narrow, rest)(electrons).log
-
-        return jax.grad(value)((layers, taps))
-
-    plain, taps = jax.vmap(one)(jnp.asarray(walkers))
-    pairs: list[tuple[Array, Array]] = []
-    for linear, tap in zip(plain, taps, strict=True):
-        weight = jnp.einsum("wro,wri->woi", tap.cotangents, tap.rows)
-        pairs.append((weight, linear.weight))
-        if linear.bias is not None:
-            pairs.append((jnp.sum(tap.cotangents, axis=1), linear.bias))
-    errors = [jnp.max(jnp.abs(x - y.astype(x.dtype))) for x, y in pairs]
-    sizes = [jnp.max(jnp.abs(x)) for x, _ in pairs]
-    eps = max(float(jnp.finfo(x.dtype).eps) for pair in pairs for x in pair)
-    return jnp.max(jnp.stack(errors)), jnp.max(jnp.stack(sizes)), jnp.asarray(eps)
-
-
-def _split_linears(
-    wavefunction: PyTree, walkers: int | None, components: int
-) -> tuple[list[Linear], PyTree, PyTree]:
-    """The linear layers whose inner products are cheaper from taps than from gradients
-    (all of them for `None` walkers), the other parameters, and the rest, a tree with
-    `_Slot` in place of the layers. Of a wave function or a tree like its parameters."""
-    wide: list[Linear] = []
-
-    def cheaper(node: Linear) -> bool:
-        if walkers is None:
-            return True
-        outputs, inputs = node.weight.shape
-        rows, weights = walkers * components, outputs * inputs
-        by_gradients = rows * weights * (node.rows + rows)
-        by_taps = (walkers * node.rows) ** 2 * inputs + (
-            rows * node.rows
-        ) ** 2 * outputs
-        return by_taps < by_gradients
-
-    def take(node):
-        if not _is_linear(node) or not cheaper(node):
-            return node
-        wide.append(node)
-        return _Slot(len(wide) - 1)
-
-    def is_leaf(node):
-        # A wave function inside another one may be evaluated at many images of a
-        # configuration: then its layers are not applied once, and are left as they are.
-        inner = isinstance(node, AbstractWavefunction) and node is not wavefunction
-        return inner or _is_linear(node)
-
-    slotted = jax.tree.map(take, wavefunction, is_leaf=is_leaf)
-    narrow, rest = partition(slotted)
-    return wide, narrow, rest
-
-
-class _Slot(eqx.Module):
-    index: int = eqx.field(static=True)
-
-
-def _merge(
-    wide: list[Linear], taps: list[_Tap], narrow: PyTree, rest: PyTree
-) -> AbstractWavefunction:
-    tapped = [_TappedLinear(*pair) for pair in zip(wide, taps, strict=True)]
-    return _fill(tapped, combine(narrow, rest))
-
-
-def _fill(layers: Sequence[eqx.Module], slotted: PyTree) -> PyTree:
-    """The tree with layers in place of its slots."""
-
-    def fill(node):
-        return layers[node.index] if isinstance(node, _Slot) else node
-
-    return jax.tree.map(fill, slotted, is_leaf=lambda node: isinstance(node, _Slot))
-
-
-def _empty_tap(linear: Linear, dtype) -> _Tap:
-    outputs, inputs = linear.weight.shape
-    return _Tap(
-        jnp.zeros((linear.rows, inputs), dtype),
-        jnp.zeros((linear.rows, outputs), dtype),
-    )
-
-
 def _with_tap_gram(
     total: Float[Array, "components components walkers walkers"],
-    tap: _Tap,
+    tap: Tap,
     with_bias: bool,
 ) -> Float[Array, "components components walkers walkers"]:
     """With the inner products of one layer added."""

@@ -38,10 +38,11 @@ from .._hamiltonian import (
 )
 from .._storage import is_known
 from .._wavefunction import AbstractWavefunction, check_derived
+from .kfac import check_layers
 from .methods import pure
 from .optimizer import AbstractOptimizer, AbstractOptimizerState
 from .sampler import AbstractSampler, AbstractSamplerState
-from .scores import check_factors, Scores
+from .scores import Scores
 from .statistics import (
     normalized,
     residual_of,
@@ -51,6 +52,7 @@ from .statistics import (
     valid_walkers,
 )
 from .strategy import AbstractStrategy, check_strategy, PlainTraining
+from .taps import check_factors
 
 
 class VMCState(AbstractModule):
@@ -181,7 +183,7 @@ class VMC(AbstractModule):
         **Raises:** `ValueError` for walkers of the wrong shape, and for a wave function
         without parameters, of another crystal than the Hamiltonian's, that does not
         keep what wave functions promise, see [`eqsym.check_wavefunction`][], or that
-        the strategy does not fit.
+        strategy or optimizer do not fit.
         """
         check_crystals(wavefunction, self.hamiltonian)
         if not jax.tree.leaves(partition(wavefunction)[0]):
@@ -189,7 +191,7 @@ class VMC(AbstractModule):
                 "`wavefunction` must have trainable parameters (floating-point arrays "
                 f"outside of fixed data), got none in a {type(wavefunction).__name__}."
             )
-        self.strategy.init(wavefunction, key=key)
+        first_draw(self, wavefunction, key=key)
         # Derivatives of this library's functions are tried by its tests.
         own, h = not is_known(wavefunction), self.hamiltonian
         kinetic = h.kinetic if isinstance(h, Hamiltonian) else HessianLaplacian()
@@ -254,13 +256,14 @@ class VMC(AbstractModule):
 
         The state before the next step.
 
-        **Raises:** `ValueError` if the strategy does not fit the wave function.
+        **Raises:** `ValueError` if the strategy does not fit the wave function, or the
+        optimizer what the strategy makes of it.
         """
         return VMCState(
             state.wavefunction,
             state.sampler,
             state.optimizer,
-            self.strategy.init(state.wavefunction, key=random_key(key)),
+            first_draw(self, state.wavefunction, key=random_key(key)),
             state.step,
             state.scale,
         )
@@ -350,6 +353,18 @@ class VMC(AbstractModule):
             updated, sampler, optimizer, drawn, state.step + 1, state.scale
         )
         return _spread(following), statistics
+
+
+def first_draw(vmc: VMC, wavefunction: AbstractWavefunction, *, key: Key) -> Any:
+    """The state of the strategy before its first step.
+
+    **Raises:** `ValueError` if the strategy does not fit the wave function, or the
+    optimizer what the strategy makes of it.
+    """
+    drawn = vmc.strategy.init(wavefunction, key=key)
+    view = vmc.strategy.view(wavefunction, drawn)
+    check_layers(vmc.optimizer, wavefunction, is_bare=view is wavefunction)
+    return drawn
 
 
 def _spread(state: VMCState) -> VMCState:

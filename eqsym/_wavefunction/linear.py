@@ -13,7 +13,7 @@ class Linear(AbstractModule):
 
     That it is applied once, and to how many rows, is what [`eqsym.Scores`][] relies on
     to find inner products of weight gradients without forming them. So it is for the
-    networks of this library only; `check_factors` in `_scores` tells if it was
+    networks of this library only; `check_factors` in `_training` tells if it was
     applied twice, or under `jax.vmap`.
     """
 

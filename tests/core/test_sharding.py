@@ -121,7 +121,8 @@ print(*operations)
 """
 
 _RESUMED = """
-vmc = eqs.VMC(eqs.Hamiltonian(crystal), eqs.Metropolis(2), eqs.Spring(), chunk=4)
+optimizer = getattr(eqs, sys.argv[2])(chunk=4)
+vmc = eqs.VMC(eqs.Hamiltonian(crystal), eqs.Metropolis(2), optimizer, chunk=4)
 
 
 def trained(steps, mesh=None, path=None):
@@ -222,9 +223,10 @@ def test_estimates_and_strategies_do_not_depend_on_the_mesh():
 
 
 @pytest.mark.slow
-def test_a_network_goes_on_on_other_meshes(tmp_path):
+@pytest.mark.parametrize("optimizer", ["Spring", "Kfac"])
+def test_a_network_goes_on_on_other_meshes(tmp_path, optimizer):
     """From one device to eight along both axes, and to two."""
-    assert _run(_NETWORK + _RESUMED, str(tmp_path / "run")) == "done"
+    assert _run(_NETWORK + _RESUMED, str(tmp_path / "run"), optimizer) == "done"
 
 
 def test_no_device_computes_all_images():

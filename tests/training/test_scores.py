@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import eqsym as eqs
-from eqsym._training.scores import _split_linears, check_factors
+from eqsym._training.taps import check_factors, split_linears
 from eqsym._wavefunction.linear import Linear
 
 
@@ -182,7 +182,7 @@ def test_gram(name, chunk):
 @pytest.mark.parametrize("name", ["real", "complex"])
 def test_both_kinds_of_layers_are_tested(name):
     scores = _case(name)
-    wide, narrow, _ = _split_linears(scores.wavefunction, _WALKERS, 2 - scores.is_real)
+    wide, narrow, _ = split_linears(scores.wavefunction, _WALKERS, 2 - scores.is_real)
     kept = [
         node
         for node in jax.tree.leaves(
