@@ -127,10 +127,19 @@ class Scores(AbstractModule):
         derivatives = tapped(wide, narrow, rest, self._components)
         taps, gradients = chunked_vmap(derivatives, self.walkers, chunk)
         shares = self._shares()
+        axes = [_mean_axis(tap.rows) for tap in taps]
+        along = [
+            tap.along(axis, linear.bias is not None)
+            for tap, axis, linear in zip(taps, axes, wide, strict=True)
+        ]
         # One matrix for all parameters: what has a loop for each of dozens of arrays
         # is compiled for as long as the network itself.
-        matrix = _concatenated(gradients, (size, components), shares.dtype)
-        return FactoredScores(self.parameters, taps, matrix, shares)
+        batch = size, components
+        matrix = _concatenated((gradients, along), batch, shares.dtype)
+        # Means are subtracted before anything is multiplied: products of scores whose
+        # means are large round by more than what is left of them.
+        mean = jnp.einsum("w,wcp->cp", shares.astype(matrix.dtype), matrix)
+        return FactoredScores(self.parameters, taps, axes, matrix - mean[None], shares)
 
     def _viewed(self, wavefunction: AbstractWavefunction) -> AbstractWavefunction:
         return wavefunction if self.view is None else self.view(wavefunction)
@@ -151,10 +160,22 @@ class Scores(AbstractModule):
 
 
 class FactoredScores(eqx.Module):
-    """The score matrix of [`eqsym.Scores`][] in factors: cheap to multiply with."""
+    """The score matrix of [`eqsym.Scores`][] in factors: cheap to multiply with.
+
+    Scores can have means that are hundreds of times as large as what is left without
+    them, such as derivatives by the weights of inputs that hardly change. Products of
+    the scores would round by the size of the means. Of one wide layer nearly all of the
+    mean is in the weights along one axis of its inputs, their mean. So derivatives by
+    these weights are written down, together with those by the bias, and the factors
+    have the rest.
+    """
 
     parameters: PyTree[Float[Array, "..."]]
     taps: list[Tap]
+    # Unit vectors, one for each tap.
+    axes: list[Float[Array, "..."]]
+    # First the parameters outside of wide layers, then for each wide layer the weights
+    # along the axis and the bias. Without the means over the walkers.
     matrix: Float[Array, "walkers components narrow"]
     shares: Float[Array, " walkers"]
 
@@ -171,9 +192,15 @@ class FactoredScores(eqx.Module):
         One number per walker, complex for a complex wave function.
         """
         wide, narrow, _ = self._split(direction)
-        rows = self.matrix @ flattened(narrow)[0].astype(self.matrix.dtype)
-        for tap, linear in zip(self.taps, wide, strict=True):
-            rows += jnp.einsum("wcro,wro->wc", tap.cotangents, linear(tap.rows))
+        along = [
+            _with_bias(linear.weight.astype(axis.dtype) @ axis, linear.bias)
+            for linear, axis in zip(wide, self.axes, strict=True)
+        ]
+        vector, _ = flattened((narrow, along))
+        rows = self.matrix @ vector.astype(self.matrix.dtype)
+        for tap, axis, linear in zip(self.taps, self.axes, wide, strict=True):
+            out = tap.across(axis) @ linear.weight.T.astype(axis.dtype)
+            rows += jnp.einsum("wcro,wro->wc", tap.cotangents, out)
         return _from_rows(_centered(rows, self.shares))
 
     @full_precision()
@@ -191,18 +218,21 @@ class FactoredScores(eqx.Module):
         rows = _uncentered(_to_rows(residual, self._components), self.shares)
         total = jnp.tensordot(rows.astype(self.matrix.dtype), self.matrix, 2)
         wide, narrow, rest = self._split(self.parameters)
-        vector, separated = flattened(narrow)
-        narrow = separated(total.astype(vector.dtype))
+        along = [_with_bias(linear.weight[:, 0], linear.bias) for linear in wide]
+        _, separated = flattened((narrow, along))
+        narrow, along = separated(total)
         filled = []
-        for tap, linear in zip(self.taps, wide, strict=True):
+        for tap, axis, linear, (weights, *bias) in zip(
+            self.taps, self.axes, wide, along, strict=True
+        ):
             out = jnp.einsum("wc,wcro->wro", rows, tap.cotangents)
-            weight = jnp.einsum("wro,wri->oi", out, tap.rows)
-            bias = None if linear.bias is None else jnp.sum(out, axis=(0, 1))
+            weight = jnp.einsum("wro,wri->oi", out, tap.across(axis))
+            weight += jnp.outer(weights.astype(weight.dtype), axis)
             filled.append(
                 eqx.tree_at(
                     lambda linear: (linear.weight, linear.bias),
                     linear,
-                    (weight, bias),
+                    (weight, *bias) if bias else (weight, None),
                     is_leaf=lambda node: node is None,
                 )
             )
@@ -235,9 +265,8 @@ class FactoredScores(eqx.Module):
             matrix = jnp.swapaxes(matrix, 0, 1).reshape(components * size, -1)
             found = (matrix @ matrix.T).reshape(components, size, components, size)
             total += jnp.swapaxes(found, 1, 2)
-        wide, _, _ = self._split(self.parameters)
-        for tap, linear in zip(self.taps, wide, strict=True):
-            total = _with_tap_gram(total, tap, linear.bias is not None)
+        for tap, axis in zip(self.taps, self.axes, strict=True):
+            total = _with_tap_gram(total, Tap(tap.across(axis), tap.cotangents))
         total, shares = spread(jnp.swapaxes(total, 1, 2)), self.shares
         total -= jnp.einsum("axby,x->aby", total, shares)[:, None]
         total -= jnp.einsum("axby,y->axb", total, shares)[..., None]
@@ -263,6 +292,17 @@ def flattened(
     each array are compiled one by one, and there are dozens of arrays."""
     with jax.numpy_dtype_promotion("standard"):
         return ravel_pytree(tree)
+
+
+def _mean_axis(rows: Float[Array, "walkers rows in"]) -> Float[Array, " in"]:
+    """A unit vector along the mean of all rows, or 0."""
+    mean = jnp.mean(rows, axis=(0, 1))
+    norm = jnp.sqrt(jnp.sum(mean**2))
+    return mean / jnp.where(norm > 0, norm, jnp.ones_like(norm))
+
+
+def _with_bias(weights: Array, bias: Array | None) -> list[Array]:
+    return [weights] if bias is None else [weights, bias]
 
 
 def _concatenated(
@@ -308,14 +348,12 @@ def _from_rows(rows: Float[Array, "walkers components"]) -> Inexact[Array, " wal
 def _with_tap_gram(
     total: Float[Array, "components components walkers walkers"],
     tap: Tap,
-    with_bias: bool,
 ) -> Float[Array, "components components walkers walkers"]:
     """With the inner products of one layer added."""
     activations = spread(jnp.moveaxis(tap.rows, 1, 0), None, WALKERS)
     cotangents = jnp.transpose(tap.cotangents, (2, 1, 0, 3))
     cotangents = spread(cotangents, None, None, WALKERS)
     components = cotangents.shape[1]
-    bias = jnp.asarray(with_bias, activations.dtype)
 
     def inner(x, y):
         """Rows of one index against all rows, (walkers, rows, walkers)."""
@@ -324,7 +362,7 @@ def _with_tap_gram(
     def add(total, row):
         # One row of all walkers on every device, all rows of its own walkers.
         a, d = (spread(one) for one in row)
-        weight = inner(a, activations) + bias
+        weight = inner(a, activations)
         blocks = [
             [
                 jnp.sum(weight * inner(d[i], cotangents[:, j]), axis=1)
