@@ -370,9 +370,9 @@ def _solve(
     stacked = (
         jnp.concatenate([zeta.real, zeta.imag]) if jnp.iscomplexobj(zeta) else zeta
     )
-    # Eigenvalues of independent roundings of n rows of length 1 are within 2 sqrt(n) of
-    # their size. Entries round by the sizes of their rows, so each row gets its own: one
-    # walker near a node is not a reason to damp all others.
+    # Eigenvalues of independent roundings of n rows of length 1 are within 2 sqrt(n)
+    # times their size. Entries round by the sizes of their rows, so each row gets its
+    # own: one walker near a node is not a reason to damp all others.
     size = jnp.maximum(jnp.diagonal(gram), 0)
     unit = 2 * len(gram) ** 0.5 * jnp.finfo(gram.dtype).eps
     mean = jnp.mean(size)
