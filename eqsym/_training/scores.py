@@ -21,11 +21,18 @@ from .._core import (
     OPERATIONS,
     partition,
     spread,
+    walker_devices,
     WALKERS,
     Walkers,
 )
 from .._wavefunction import AbstractWavefunction, Linear
 from .taps import fill_slots, split_linears, Tap, tapped
+
+
+# Rows of linear layers in a block of the Gram matrix. Two blocks of numbers for each
+# pair should stay in the cache of a core; accelerators need large products.
+_BLOCK_ROWS = 256
+_BLOCK_ROWS_ACCELERATOR = 4096
 
 
 class Scores(AbstractModule):
@@ -265,8 +272,10 @@ class FactoredScores(eqx.Module):
             matrix = jnp.swapaxes(matrix, 0, 1).reshape(components * size, -1)
             found = (matrix @ matrix.T).reshape(components, size, components, size)
             total += jnp.swapaxes(found, 1, 2)
-        for tap, axis in zip(self.taps, self.axes, strict=True):
-            total = _with_tap_gram(total, Tap(tap.across(axis), tap.cotangents))
+        if self.taps:
+            across = (t.across(a) for t, a in zip(self.taps, self.axes, strict=True))
+            factors = zip(across, (tap.cotangents for tap in self.taps), strict=True)
+            total += _tap_gram([Tap(*pair) for pair in factors])
         total, shares = spread(jnp.swapaxes(total, 1, 2)), self.shares
         total -= jnp.einsum("axby,x->aby", total, shares)[:, None]
         total -= jnp.einsum("axby,y->axb", total, shares)[..., None]
@@ -345,32 +354,58 @@ def _from_rows(rows: Float[Array, "walkers components"]) -> Inexact[Array, " wal
     return jax.lax.complex(rows[:, 0], rows[:, 1])
 
 
-def _with_tap_gram(
-    total: Float[Array, "components components walkers walkers"],
-    tap: Tap,
+def _tap_gram(
+    taps: list[Tap],
 ) -> Float[Array, "components components walkers walkers"]:
-    """With the inner products of one layer added."""
-    activations = spread(jnp.moveaxis(tap.rows, 1, 0), None, WALKERS)
-    cotangents = jnp.transpose(tap.cotangents, (2, 1, 0, 3))
-    cotangents = spread(cotangents, None, None, WALKERS)
-    components = cotangents.shape[1]
+    """The inner products of wide layers, in blocks of walkers against walkers that fit
+    the cache. On one device those above the diagonal are the others transposed."""
+    size, components = taps[0].cotangents.shape[:2]
+    devices = walker_devices()
+    local = -(-size // devices)
+    rows = _BLOCK_ROWS if jax.default_backend() == "cpu" else _BLOCK_ROWS_ACCELERATOR
+    most = max(tap.rows.shape[1] for tap in taps)
+    count = -(-local * most // rows)
+    width = -(-local // count)
 
-    def inner(x, y):
-        """Rows of one index against all rows, (walkers, rows, walkers)."""
-        return jnp.einsum("xi,ryi->xry", x, y)
+    def blocked(array: Float[Array, "walkers ..."]) -> Array:
+        """(blocks, devices, walkers of a block, ...)."""
+        rest = [(0, 0)] * (array.ndim - 1)
+        array = jnp.pad(array, [(0, devices * local - size), *rest])
+        array = array.reshape(devices, local, *array.shape[1:])
+        array = jnp.pad(array, [(0, 0), (0, count * width - local), *rest])
+        array = array.reshape(devices, count, width, *array.shape[2:])
+        return spread(jnp.swapaxes(array, 0, 1), None, WALKERS)
 
-    def add(total, row):
-        # One row of all walkers on every device, all rows of its own walkers.
-        a, d = (spread(one) for one in row)
-        weight = inner(a, activations)
-        blocks = [
-            [
-                jnp.sum(weight * inner(d[i], cotangents[:, j]), axis=1)
-                for j in range(components)
-            ]
-            for i in range(components)
-        ]
-        return total + jnp.array(blocks), None
+    def add(total, pair):
+        i, j = pair
+        found = []
+        for inputs, cotangents in blocks:
+            # A block of walkers of each device, on all of them, against one of its own.
+            a, d = (
+                spread(x[i]).reshape(devices * width, *x.shape[3:])
+                for x in (inputs, cotangents)
+            )
+            weight = jnp.einsum("xpi,dyqi->xpdyq", a, inputs[j])
+            product = jnp.einsum("xapo,dybqo->xapdybq", d, cotangents[j])
+            product *= weight[:, None, :, :, :, None]
+            found.append(jnp.sum(product, axis=(2, 6)))
+        block = sum(found[1:], found[0])
+        total = total.at[i, j].set(block)
+        if devices == 1:
+            mirrored = jnp.transpose(block, (3, 4, 2, 0, 1))
+            total = total.at[j, i].set(mirrored)
+        return total, None
 
-    # One row index at a time: the memory is walkers x rows x walkers.
-    return jax.lax.scan(add, total, (activations, cotangents))[0]
+    blocks = [(blocked(tap.rows), blocked(tap.cotangents)) for tap in taps]
+    pairs = np.argwhere(np.tri(count) if devices == 1 else np.ones((count, count)))
+    shape = count, count, devices * width, components, devices, width, components
+    total = jnp.zeros(shape, taps[0].rows.dtype)
+    total = spread(total, None, None, None, None, WALKERS)
+    total = jax.lax.scan(add, total, jnp.asarray(pairs))[0]
+    total = total.reshape(count, count, devices, width, *shape[3:])
+    # Components, and walkers as they were.
+    total = jnp.transpose(total, (4, 7, 2, 0, 3, 5, 1, 6))
+    total = total.reshape(components, components, devices, count * width, devices, -1)
+    total = total[:, :, :, :local, :, :local]
+    total = total.reshape(components, components, devices * local, devices * local)
+    return total[:, :, :size, :size]
