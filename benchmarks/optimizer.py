@@ -64,7 +64,8 @@ def measured(function: Callable, *arguments: Any, repeats: int) -> tuple[float, 
 def compare(name: str, counts: list[int], repeats: int) -> None:
     setting = SETTINGS[name]
     crystal = setting.crystal()
-    occupation = eqs.Occupation(tuple(np.zeros((n, 3)) for n in crystal.electrons))
+    up, down = crystal.electrons
+    occupation = eqs.Occupation((np.zeros((up, 3)), np.zeros((down, 3))))
     key = jax.random.key(0)
     wavefunction = eqs.SolidNet(
         crystal,

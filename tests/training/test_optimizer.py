@@ -247,6 +247,9 @@ def test_solve_of_a_matrix_that_rounding_made_negative():
     expected = np.linalg.solve(gram + np.diag(raised), zeta)
     error = np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected)
     assert error < 1e-2
+    # If it never does, nothing is hidden: such an update is rejected.
+    found, retries = solve(-jnp.eye(300, dtype=jnp.float32))
+    assert retries == 8 and np.all(np.isnan(found))
 
 
 def test_walkers_near_nodes_do_not_damp_the_others():
