@@ -120,28 +120,23 @@ def updated(
     wavefunction: eqs.AbstractWavefunction,
     walkers: jax.Array,
     residuals: np.ndarray,
-    damping: float,
     chunk: int,
-) -> tuple[list[np.ndarray], float]:
-    """The directions of two steps of SPRING, each with half of the walkers, and the
-    trace of the first Gram matrix."""
-    spring = eqs.Spring(1.0, norm_bound=1e30, damping=damping, chunk=chunk)
+) -> list[np.ndarray]:
+    """The directions of two steps of SPRING, each with half of the walkers."""
+    spring = eqs.Spring(1.0, norm_bound=1e30, damping=DAMPING, chunk=chunk)
 
     @eqx.filter_jit
     def step(walkers, residual, state):
-        scores = eqs.Scores(wavefunction, walkers)
-        trace = jnp.trace(scores.factored(chunk).gram())
-        return *spring.step(scores, residual, state), trace
+        return spring.step(eqs.Scores(wavefunction, walkers), residual, state)
 
     state = spring.init(eqs.partition(wavefunction)[0])
-    found, traces = [], []
+    found = []
     halves = zip(jnp.split(walkers, 2), np.split(residuals, 2), strict=True)
     for half, residual in halves:
-        update, state, trace = step(half, jnp.asarray(residual, half.dtype), state)
+        update, state = step(half, jnp.asarray(residual, half.dtype), state)
         flat = [np.ravel(leaf) for leaf in jax.tree.leaves(update)]
         found.append(np.concatenate(flat).astype(np.float64))
-        traces.append(float(trace))
-    return found, traces[0]
+    return found
 
 
 def in_double(tree: Any) -> Any:
@@ -210,20 +205,16 @@ def compare(name: str, options: argparse.Namespace) -> None:
 
     single, double, walkers = energies["f"]
     update = functools.partial(updated, chunk=setting.chunk)
-    found, _ = update(f, walkers, residuals(double), DAMPING)
-    whole, _ = update(f, walkers, residuals(single), DAMPING)
+    found = update(f, walkers, residuals(double))
+    whole = update(f, walkers, residuals(single))
     with jax.enable_x64(True):
         psi, walkers = in_double(f), in_double(walkers)
-        exact, trace = update(psi, walkers, residuals(double), DAMPING)
-        # What float32 adds to the damping, so that its Gram matrix stays positive.
-        added = float(np.finfo(np.float32).eps) * trace
-        damped, _ = update(psi, walkers, residuals(double), DAMPING + added)
-        others, _ = update(psi, walkers[::-1], residuals(double)[::-1], DAMPING)
+        exact = update(psi, walkers, residuals(double))
+        others = update(psi, walkers[::-1], residuals(double)[::-1])
     print("| update of SPRING | first step | with momentum |\n|---|---|---|")
     for label, other in (
         ("float32, energies of float64", found),
         ("float32 throughout", whole),
-        (f"float64, damping {DAMPING:g} + {added:.1g} as in float32", damped),
         ("float64, other walkers", others),
     ):
         errors = (off(*pair) for pair in zip(other, exact, strict=True))

@@ -44,6 +44,7 @@ from .sharding import (
     replicate as replicate,
     shard_walkers as shard_walkers,
     spread as spread,
+    walker_devices as walker_devices,
     WALKERS as WALKERS,
 )
 from .shown import (

@@ -20,7 +20,7 @@ from .scores import flattened, Scores
 
 Schedule: TypeAlias = float | Callable[[Int[Array, ""]], Any]
 
-# Each raises the damping of a Gram matrix that is not positive tenfold.
+# Each raises tenfold what is added to the damping for rounding.
 _TRIES = 8
 
 
@@ -215,10 +215,11 @@ class Spring(AbstractOptimizer[SpringState]):
         - `learning_rate`: the rate eta, or a function of the step:
             [`eqsym.InverseDecay`][], an optax schedule, or one of your own.
         - `momentum`: mu, at least 0 and below 1.
-        - `damping`: lambda. Its trace times the resolution of the floating-point type
-            is added, the size of what rounding adds to a singular Gram matrix. As often
-            as a pivot of the matrix is still below half of the sum, the sum is raised
-            tenfold, which is counted in `solver_retries`.
+        - `damping`: lambda. To each row of the Gram matrix is added what rounding can
+            take from it: its squared length, times 2 sqrt(rows) and the resolution of
+            the floating-point type. As often as a pivot of the matrix is still below
+            half of the sum, the rounding is raised tenfold, also by that of the mean
+            row, which is counted in `solver_retries`.
         - `norm_bound`: C, the largest squared norm of a step, or a function of the
             step; by default the square of the rate at that step.
         - `chunk`: walkers differentiated at a time, see [`eqsym.Scores.factored`][].
@@ -369,25 +370,30 @@ def _solve(
     stacked = (
         jnp.concatenate([zeta.real, zeta.imag]) if jnp.iscomplexobj(zeta) else zeta
     )
-    identity = jnp.eye(len(gram), dtype=gram.dtype)
+    # Eigenvalues of independent roundings of n rows of length 1 are within 2 sqrt(n)
+    # times their size. Entries round by the sizes of their rows, so each row gets its
+    # own: one walker near a node is not a reason to damp all others.
+    size = jnp.maximum(jnp.diagonal(gram), 0)
+    unit = 2 * len(gram) ** 0.5 * jnp.finfo(gram.dtype).eps
+    mean = jnp.mean(size)
 
-    def factorize(shift):
-        return jax.scipy.linalg.cholesky(gram + shift * identity, lower=True)
+    def factorize(tries):
+        # Rows that rounded by more than their own size did so by that of others.
+        rounded = size + jnp.where(tries > 0, mean, 0.0)
+        shift = damping + unit * 10.0 ** tries.astype(gram.dtype) * rounded
+        factor = jax.scipy.linalg.cholesky(gram + jnp.diag(shift), lower=True)
+        # Without rounding no pivot is below its shift. A smaller one is noise, which
+        # would be most of the solution. A NaN is not large enough either.
+        return factor, jnp.all(jnp.diagonal(factor) ** 2 > 0.5 * shift), tries
 
     def fails(carry):
-        factor, shift, tries = carry
-        # Without rounding no pivot is below the shift. A smaller one is noise, which
-        # would be most of the solution. A NaN is not large enough either.
-        good = jnp.min(jnp.diagonal(factor)) ** 2 > 0.5 * shift
-        return ~good & jnp.isfinite(shift) & (tries < _TRIES)
+        _, good, tries = carry
+        return ~good & jnp.isfinite(mean) & (tries < _TRIES)
 
-    def again(carry):
-        _, shift, tries = carry
-        return factorize(10 * shift), 10 * shift, tries + 1
-
-    shift = damping + jnp.finfo(gram.dtype).eps * jnp.trace(gram)
-    start = (factorize(shift), shift, jnp.zeros((), int))
-    factor, _, retries = jax.lax.while_loop(fails, again, start)
+    start = factorize(jnp.zeros((), int))
+    factor, _, retries = jax.lax.while_loop(
+        fails, lambda carry: factorize(carry[2] + 1), start
+    )
     solution = jax.scipy.linalg.cho_solve((factor, True), stacked)
     if jnp.iscomplexobj(zeta):
         solution = jax.lax.complex(*jnp.split(solution, 2))

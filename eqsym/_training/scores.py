@@ -21,11 +21,18 @@ from .._core import (
     OPERATIONS,
     partition,
     spread,
+    walker_devices,
     WALKERS,
     Walkers,
 )
 from .._wavefunction import AbstractWavefunction, Linear
 from .taps import fill_slots, split_linears, Tap, tapped, with_weights
+
+
+# Rows of linear layers in a block of the Gram matrix. Two blocks of numbers for each
+# pair should stay in the cache of a core; accelerators need large products.
+_BLOCK_ROWS = 256
+_BLOCK_ROWS_ACCELERATOR = 4096
 
 
 class Scores(AbstractModule):
@@ -127,10 +134,19 @@ class Scores(AbstractModule):
         derivatives = tapped(wide, narrow, rest, self._components)
         taps, gradients = chunked_vmap(derivatives, self.walkers, chunk)
         shares = self._shares()
+        axes = [_mean_axis(tap.rows) for tap in taps]
+        along = [
+            tap.along(axis, linear.bias is not None)
+            for tap, axis, linear in zip(taps, axes, wide, strict=True)
+        ]
         # One matrix for all parameters: what has a loop for each of dozens of arrays
         # is compiled for as long as the network itself.
-        matrix = _concatenated(gradients, (size, components), shares.dtype)
-        return FactoredScores(self.parameters, taps, matrix, shares)
+        batch = size, components
+        matrix = _concatenated((gradients, along), batch, shares.dtype)
+        # Means are subtracted before anything is multiplied: products of scores whose
+        # means are large round by more than what is left of them.
+        mean = jnp.einsum("w,wcp->cp", shares.astype(matrix.dtype), matrix)
+        return FactoredScores(self.parameters, taps, axes, matrix - mean[None], shares)
 
     def _viewed(self, wavefunction: AbstractWavefunction) -> AbstractWavefunction:
         return wavefunction if self.view is None else self.view(wavefunction)
@@ -151,10 +167,22 @@ class Scores(AbstractModule):
 
 
 class FactoredScores(eqx.Module):
-    """The score matrix of [`eqsym.Scores`][] in factors: cheap to multiply with."""
+    """The score matrix of [`eqsym.Scores`][] in factors: cheap to multiply with.
+
+    Scores can have means that are hundreds of times as large as what is left without
+    them, such as derivatives by the weights of inputs that hardly change. Products of
+    the scores would round by the size of the means. Of one wide layer nearly all of the
+    mean is in the weights along one axis of its inputs, their mean. So derivatives by
+    these weights are written down, together with those by the bias, and the factors
+    have the rest.
+    """
 
     parameters: PyTree[Float[Array, "..."]]
     taps: list[Tap]
+    # Unit vectors, one for each tap.
+    axes: list[Float[Array, "..."]]
+    # First the parameters outside of wide layers, then for each wide layer the weights
+    # along the axis and the bias. Without the means over the walkers.
     matrix: Float[Array, "walkers components narrow"]
     shares: Float[Array, " walkers"]
 
@@ -171,9 +199,15 @@ class FactoredScores(eqx.Module):
         One number per walker, complex for a complex wave function.
         """
         wide, narrow, _ = self._split(direction)
-        rows = self.matrix @ flattened(narrow)[0].astype(self.matrix.dtype)
-        for tap, linear in zip(self.taps, wide, strict=True):
-            rows += jnp.einsum("wcro,wro->wc", tap.cotangents, linear(tap.rows))
+        along = [
+            _with_bias(linear.weight.astype(axis.dtype) @ axis, linear.bias)
+            for linear, axis in zip(wide, self.axes, strict=True)
+        ]
+        vector, _ = flattened((narrow, along))
+        rows = self.matrix @ vector.astype(self.matrix.dtype)
+        for tap, axis, linear in zip(self.taps, self.axes, wide, strict=True):
+            out = tap.across(axis) @ linear.weight.T.astype(axis.dtype)
+            rows += jnp.einsum("wcro,wro->wc", tap.cotangents, out)
         return _from_rows(_centered(rows, self.shares))
 
     @full_precision()
@@ -191,14 +225,17 @@ class FactoredScores(eqx.Module):
         rows = _uncentered(_to_rows(residual, self._components), self.shares)
         total = jnp.tensordot(rows.astype(self.matrix.dtype), self.matrix, 2)
         wide, narrow, rest = self._split(self.parameters)
-        vector, separated = flattened(narrow)
-        narrow = separated(total.astype(vector.dtype))
+        along = [_with_bias(linear.weight[:, 0], linear.bias) for linear in wide]
+        _, separated = flattened((narrow, along))
+        narrow, along = separated(total)
         filled = []
-        for tap, linear in zip(self.taps, wide, strict=True):
+        for tap, axis, linear, (weights, *bias) in zip(
+            self.taps, self.axes, wide, along, strict=True
+        ):
             out = jnp.einsum("wc,wcro->wro", rows, tap.cotangents)
-            weight = jnp.einsum("wro,wri->oi", out, tap.rows)
-            bias = None if linear.bias is None else jnp.sum(out, axis=(0, 1))
-            filled.append(with_weights(linear, weight, bias))
+            weight = jnp.einsum("wro,wri->oi", out, tap.across(axis))
+            weight += jnp.outer(weights.astype(weight.dtype), axis)
+            filled.append(with_weights(linear, weight, bias[0] if bias else None))
         found = fill_slots(filled, combine(narrow, rest))
         return jax.tree.map(lambda x, p: x.astype(p.dtype), found, self.parameters)
 
@@ -228,9 +265,10 @@ class FactoredScores(eqx.Module):
             matrix = jnp.swapaxes(matrix, 0, 1).reshape(components * size, -1)
             found = (matrix @ matrix.T).reshape(components, size, components, size)
             total += jnp.swapaxes(found, 1, 2)
-        wide, _, _ = self._split(self.parameters)
-        for tap, linear in zip(self.taps, wide, strict=True):
-            total = _with_tap_gram(total, tap, linear.bias is not None)
+        if self.taps:
+            across = (t.across(a) for t, a in zip(self.taps, self.axes, strict=True))
+            factors = zip(across, (tap.cotangents for tap in self.taps), strict=True)
+            total += _tap_gram([Tap(*pair) for pair in factors])
         total, shares = spread(jnp.swapaxes(total, 1, 2)), self.shares
         total -= jnp.einsum("axby,x->aby", total, shares)[:, None]
         total -= jnp.einsum("axby,y->axb", total, shares)[..., None]
@@ -290,6 +328,17 @@ def flattened(
         return ravel_pytree(tree)
 
 
+def _mean_axis(rows: Float[Array, "walkers rows in"]) -> Float[Array, " in"]:
+    """A unit vector along the mean of all rows, or 0."""
+    mean = jnp.mean(rows, axis=(0, 1))
+    norm = jnp.sqrt(jnp.sum(mean**2))
+    return mean / jnp.where(norm > 0, norm, jnp.ones_like(norm))
+
+
+def _with_bias(weights: Array, bias: Array | None) -> list[Array]:
+    return [weights] if bias is None else [weights, bias]
+
+
 def _concatenated(
     tree: PyTree[Float[Array, "walkers components ..."]], batch: tuple[int, int], dtype
 ) -> Float[Array, "walkers components parameters"]:
@@ -330,34 +379,58 @@ def _from_rows(rows: Float[Array, "walkers components"]) -> Inexact[Array, " wal
     return jax.lax.complex(rows[:, 0], rows[:, 1])
 
 
-def _with_tap_gram(
-    total: Float[Array, "components components walkers walkers"],
-    tap: Tap,
-    with_bias: bool,
+def _tap_gram(
+    taps: list[Tap],
 ) -> Float[Array, "components components walkers walkers"]:
-    """With the inner products of one layer added."""
-    activations = spread(jnp.moveaxis(tap.rows, 1, 0), None, WALKERS)
-    cotangents = jnp.transpose(tap.cotangents, (2, 1, 0, 3))
-    cotangents = spread(cotangents, None, None, WALKERS)
-    components = cotangents.shape[1]
-    bias = jnp.asarray(with_bias, activations.dtype)
+    """The inner products of wide layers, in blocks of walkers against walkers that fit
+    the cache. On one device those above the diagonal are the others transposed."""
+    size, components = taps[0].cotangents.shape[:2]
+    devices = walker_devices()
+    local = -(-size // devices)
+    rows = _BLOCK_ROWS if jax.default_backend() == "cpu" else _BLOCK_ROWS_ACCELERATOR
+    most = max(tap.rows.shape[1] for tap in taps)
+    count = -(-local * most // rows)
+    width = -(-local // count)
 
-    def inner(x, y):
-        """Rows of one index against all rows, (walkers, rows, walkers)."""
-        return jnp.einsum("xi,ryi->xry", x, y)
+    def blocked(array: Float[Array, "walkers ..."]) -> Array:
+        """(blocks, devices, walkers of a block, ...)."""
+        rest = [(0, 0)] * (array.ndim - 1)
+        array = jnp.pad(array, [(0, devices * local - size), *rest])
+        array = array.reshape(devices, local, *array.shape[1:])
+        array = jnp.pad(array, [(0, 0), (0, count * width - local), *rest])
+        array = array.reshape(devices, count, width, *array.shape[2:])
+        return spread(jnp.swapaxes(array, 0, 1), None, WALKERS)
 
-    def add(total, row):
-        # One row of all walkers on every device, all rows of its own walkers.
-        a, d = (spread(one) for one in row)
-        weight = inner(a, activations) + bias
-        blocks = [
-            [
-                jnp.sum(weight * inner(d[i], cotangents[:, j]), axis=1)
-                for j in range(components)
-            ]
-            for i in range(components)
-        ]
-        return total + jnp.array(blocks), None
+    def add(total, pair):
+        i, j = pair
+        found = []
+        for inputs, cotangents in blocks:
+            # A block of walkers of each device, on all of them, against one of its own.
+            a, d = (
+                spread(x[i]).reshape(devices * width, *x.shape[3:])
+                for x in (inputs, cotangents)
+            )
+            weight = jnp.einsum("xpi,dyqi->xpdyq", a, inputs[j])
+            product = jnp.einsum("xapo,dybqo->xapdybq", d, cotangents[j])
+            product *= weight[:, None, :, :, :, None]
+            found.append(jnp.sum(product, axis=(2, 6)))
+        block = sum(found[1:], found[0])
+        total = total.at[i, j].set(block)
+        if devices == 1:
+            mirrored = jnp.transpose(block, (3, 4, 2, 0, 1))
+            total = total.at[j, i].set(mirrored)
+        return total, None
 
-    # One row index at a time: the memory is walkers x rows x walkers.
-    return jax.lax.scan(add, total, (activations, cotangents))[0]
+    blocks = [(blocked(tap.rows), blocked(tap.cotangents)) for tap in taps]
+    pairs = np.argwhere(np.tri(count) if devices == 1 else np.ones((count, count)))
+    shape = count, count, devices * width, components, devices, width, components
+    total = jnp.zeros(shape, taps[0].rows.dtype)
+    total = spread(total, None, None, None, None, WALKERS)
+    total = jax.lax.scan(add, total, jnp.asarray(pairs))[0]
+    total = total.reshape(count, count, devices, width, *shape[3:])
+    # Components, and walkers as they were.
+    total = jnp.transpose(total, (4, 7, 2, 0, 3, 5, 1, 6))
+    total = total.reshape(components, components, devices, count * width, devices, -1)
+    total = total[:, :, :, :local, :, :local]
+    total = total.reshape(components, components, devices * local, devices * local)
+    return total[:, :, :size, :size]

@@ -25,6 +25,19 @@ class Tap(eqx.Module):
     rows: Float[Array, "*walkers rows in"]
     cotangents: Float[Array, "*components rows out"]
 
+    def along(
+        self, axis: Float[Array, " in"], with_bias: bool
+    ) -> list[Float[Array, "walkers components out"]]:
+        """Of all walkers, derivatives by the weights along an axis of the inputs, and
+        by the bias."""
+        inputs = self.rows @ axis
+        found = [jnp.einsum("wcro,wr->wco", self.cotangents, inputs)]
+        return [*found, jnp.sum(self.cotangents, axis=2)] if with_bias else found
+
+    def across(self, axis: Float[Array, " in"]) -> Float[Array, "walkers rows in"]:
+        """Input rows of all walkers without their part along an axis."""
+        return self.rows - (self.rows @ axis)[..., None] * axis[None, None]
+
 
 @jax.custom_vjp
 def _tapped(x, weight, tap):

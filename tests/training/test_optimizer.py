@@ -230,7 +230,7 @@ def test_arguments_of_the_wrong_kind(make, message, unchecked):
 
 def test_solve_of_a_matrix_that_rounding_made_negative():
     """In single precision, a rank-one matrix of huge entries is not positive any more:
-    the shift that rounding asks for grows until the factorization succeeds."""
+    what is added for rounding grows until the factorization succeeds."""
     rng = np.random.default_rng(0)
     vector = rng.normal(size=300)
     noise = rng.normal(size=(300, 300))
@@ -239,10 +239,30 @@ def test_solve_of_a_matrix_that_rounding_made_negative():
     solve = jax.jit(lambda gram: _solve(gram, 1e-3, zeta))
     found, retries = solve(jnp.asarray(gram, jnp.float32))
     assert np.all(np.isfinite(found))
-    shift = np.finfo(np.float32).eps * np.trace(gram)
-    assert np.min(np.linalg.eigvalsh(gram)) < -shift
+    size = np.maximum(np.diagonal(gram), 0)
+    shift = 2 * np.sqrt(300) * np.finfo(np.float32).eps * (size + np.mean(size))
+    assert np.min(np.linalg.eigvalsh(gram + np.diag(shift))) < 0
     assert 1 <= retries <= 8
-    raised = 10 ** int(retries) * shift
-    expected = np.linalg.solve(gram + raised * np.eye(300), zeta)
+    raised = 1e-3 + 10 ** int(retries) * shift
+    expected = np.linalg.solve(gram + np.diag(raised), zeta)
     error = np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected)
     assert error < 1e-2
+    # If it never does, nothing is hidden: such an update is rejected.
+    found, retries = solve(-jnp.eye(300, dtype=jnp.float32))
+    assert retries == 8 and np.all(np.isnan(found))
+
+
+def test_walkers_near_nodes_do_not_damp_the_others():
+    """Their rows are thousands of times as long. What single precision adds to the
+    damping for rounding leaves the update of the others as it is."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(60, 200)) / np.sqrt(60)
+    scores[:3] *= 1e4
+    zeta = rng.normal(size=60) / np.sqrt(60)
+    gram = scores @ scores.T
+    solve = jax.jit(lambda gram, zeta: _solve(gram, 1e-3, zeta))
+    found, retries = solve(*(jnp.asarray(x, jnp.float32) for x in (gram, zeta)))
+    expected = scores.T @ np.linalg.solve(gram + 1e-3 * np.eye(60), zeta)
+    difference = scores.T @ np.asarray(found, float) - expected
+    assert np.linalg.norm(difference) < 1e-3 * np.linalg.norm(expected)
+    assert retries == 0

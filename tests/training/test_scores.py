@@ -206,6 +206,31 @@ def test_single_precision():
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.max(expected))
 
 
+def test_large_means_in_single_precision():
+    """Along 100 Bohr of vacuum features are large and hardly differ, and so do
+    derivatives by their weights, of walkers that are close to each other. The Gram
+    matrix is of the differences, and does not round by the size of what is alike."""
+    crystal = eqs.Crystal.hydrogen_chain(spacing=1.8, vacuum=100.0, unit="bohr")
+    single = _in_single_precision(_network(crystal, real=True))
+    parameters, rest = eqs.partition(single)
+    double = eqs.combine(jax.tree.map(lambda x: x.astype(float), parameters), rest)
+    rng = np.random.default_rng(0)
+    places = crystal.cart_positions + 0.1 * rng.normal(size=(_WALKERS, 2, 3))
+    walkers = jnp.asarray(places, jnp.float32)
+    gram = eqx.filter_jit(lambda scores: scores.factored().gram())
+    found, expected = (
+        np.asarray(gram(eqs.Scores(f, walkers.astype(dtype))), float)
+        for f, dtype in ((single, jnp.float32), (double, jnp.float64))
+    )
+    # In units in which all rows have the length 1.
+    scale = 1 / np.sqrt(np.diagonal(expected))
+    found, expected = (
+        np.linalg.eigvalsh(scale[:, None] * matrix * scale)
+        for matrix in (found, expected)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def _in_single_precision(wavefunction):
     parameters, rest = eqs.partition(wavefunction)
     parameters = jax.tree.map(lambda x: x.astype(jnp.float32), parameters)
