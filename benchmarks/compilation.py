@@ -30,32 +30,33 @@ class Rows(logging.Handler):
     def __init__(self):
         super().__init__()
         self.since, self.programs = 0.0, 0
-        self.seconds: collections.Counter[str] = collections.Counter()
-        self.total: collections.Counter[str] = collections.Counter()
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+        self.total: dict[str, float] = collections.defaultdict(float)
         self.longest: list[tuple[float, str]] = []
 
-    def listen(self, event: str, seconds: float, **about) -> None:
+    def listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         part = PARTS.get(event.split("/")[-1])
         if part is None:
             return
-        self.seconds[part] += seconds
+        self.seconds[part] += duration_secs
         if part == "compile":
             self.programs += 1
-            self.longest.append((seconds, str(about.get("fun_name", "?"))))
+            self.longest.append((duration_secs, str(kwargs.get("fun_name", "?"))))
 
     def row(self, message: str) -> None:
         now = time.process_time()
         found = {"processor": now - self.since, "programs": self.programs}
         found |= {part: self.seconds[part] for part in PARTS.values()}
-        self.total.update(found)
+        for name, value in found.items():
+            self.total[name] += value
         self.since, self.programs = now, 0
         self.seconds.clear()
         self.show(found, message)
 
-    def show(self, found, message: str) -> None:
+    def show(self, found: dict[str, float], message: str) -> None:
         parts = "".join(f"{found[part]:9.2f}" for part in PARTS.values())
         print(
-            f"{found['processor']:9.2f}{found['programs']:9d}{parts}  {message[:60]}",
+            f"{found['processor']:9.2f}{found['programs']:9.0f}{parts}  {message[:60]}",
             flush=True,
         )
 
