@@ -114,6 +114,7 @@ TOY = Size(
 )
 OPTIMIZERS: dict[str, Callable[[int], eqs.AbstractOptimizer]] = {
     "SPRING": lambda chunk: eqs.Spring(chunk=chunk),
+    "KFAC": lambda chunk: eqs.Kfac(chunk=chunk),
 }
 # Of matrix products, for `jax_default_matmul_precision`. All the same on a CPU.
 PRECISIONS = {

@@ -8,7 +8,6 @@ from ._core import (
     combine as combine,
     describe_arguments as _describe_arguments,
     device_mesh as device_mesh,
-    enlarge_pool as _enlarge_pool,
     LogPsi as LogPsi,
     partition as partition,
     replicate as replicate,
@@ -127,4 +126,3 @@ def __dir__() -> list[str]:
 
 
 _describe_arguments(globals()[name] for name in __all__)
-_enlarge_pool()

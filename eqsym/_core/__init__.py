@@ -60,7 +60,7 @@ from .text import (
     in_blocks as in_blocks,
     in_columns as in_columns,
 )
-from .threads import enlarge_pool as enlarge_pool
+from .threads import set_up_threads as set_up_threads
 from .types import (
     AbstractFixed as AbstractFixed,
     check_kind as check_kind,

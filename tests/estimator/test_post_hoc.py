@@ -18,6 +18,7 @@ import eqsym as eqs
 from eqsym._core import progress as progress_module
 from eqsym._estimator.estimate import jackknife
 from eqsym._estimator.orbit import OrbitSampler
+from eqsym._hamiltonian import LocalEnergy
 from eqsym._training.sampler import MetropolisState
 from toys import hydrogen, Lattice, walkers, waves
 
@@ -692,3 +693,51 @@ def test_refuses_what_is_no_projection():
             eqs.SpaceGroup.of(crystal),
             eqs.Chains(walkers(crystal, 4), key=jax.random.key(0)),
         )
+
+
+@pytest.mark.parametrize(
+    "orbit_points", [8, pytest.param(None, marks=pytest.mark.slow)]
+)
+def test_programs_do_not_grow_with_the_group(orbit_points):
+    crystal = eqs.Crystal(
+        3.0 * np.eye(3),
+        ["H"],
+        unit="bohr",
+        cart_positions=np.zeros((1, 3)),
+        supercell=2,
+    )
+    zeros = np.zeros((4, 3))
+    f = eqs.SolidNet(
+        crystal,
+        eqs.Occupation((zeros, zeros)),
+        widths=((8, 4),),
+        determinants=1,
+        key=jax.random.key(0),
+    )
+    every = eqs.SpaceGroup.of(crystal).with_translations()
+    # The point group, and with the translation along the diagonal of the supercell.
+    translations = every.frac_translations
+    small, large = (
+        every.subgroup(
+            np.flatnonzero(np.all(translations == translations[:, :1] * shift, axis=1))
+        )
+        for shift in (0, 1)
+    )
+    assert (small.order, large.order) == (48, 96)
+    hamiltonian, walkers = eqs.Hamiltonian(crystal), jnp.zeros((2, 8, 3))
+
+    def lines(group: eqs.SpaceGroup) -> int:
+        sampler = OrbitSampler(
+            f,
+            hamiltonian,
+            group,
+            np.ones((1, group.order)),
+            orbit_points=orbit_points,
+            local_energies=2,
+        )
+        reference = LocalEnergy(jnp.zeros(()), jnp.zeros(()))
+        program = jax.jit(jax.vmap(lambda x, key: sampler(x, key, reference)))
+        lowered = program.lower(walkers, jax.random.split(jax.random.key(1)))
+        return lowered.as_text().count("\n")
+
+    assert lines(large) == lines(small)

@@ -1,6 +1,6 @@
 """How do the parts of a SPRING step grow with the number of walkers?
 
-    taskset -c 0 python benchmarks/optimizer.py
+    taskset -c 0 python benchmarks/spring.py
 
 Differentiation of every walker, the Gram matrix of the scores, its factorization and
 solution, and the products with the scores, each compiled by itself. Seconds of the
