@@ -132,10 +132,12 @@ def main() -> None:
     options = parser.parse_args()
 
     key = jax.random.key(0)
+    psi: eqs.AbstractWavefunction | None
     if options.run is None:
         psi = eqs.HartreeFock(eqs.MeanField.solve(CRYSTALS[options.system]()))
     else:
         psi = eqs.load_run(options.run).trained
+        assert psi is not None
     hamiltonian = eqs.Hamiltonian(psi.crystal)
 
     @eqx.filter_jit
