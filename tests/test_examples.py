@@ -197,8 +197,8 @@ PAPER = (
     [
         ("graphene", ["OG", "DA", "GA, subset", "GA", "SC"]),
         ("lih-2x2x2", ["OG", "DA", "GA, subset", "SC"]),
-        # Few of them, because each is compiled for a minute.
-        ("lithium-2x2x2", ["OG", "SC"]),
+        # One of them, because each is compiled for a minute.
+        ("lithium-2x2x2", ["OG"]),
     ],
 )
 def test_study_of_the_crystals_of_the_paper(tmp_path, name, strategies):
@@ -222,7 +222,7 @@ def test_study_of_the_crystals_of_the_paper(tmp_path, name, strategies):
     for label, row in rows.items():
         assert f"| {label} " in printed
         assert np.isfinite(row["energy"]["mean"]), label
-    for label in ("PC of OG", "SC"):
+    for label in {"PC of OG", "SC"} & set(rows):
         assert abs(rows[label]["symmetry"]["mean"]) < 1e-5
     pictures = {file.stem for file in (tmp_path / "run").glob("*.png")}
     assert pictures == FIGURES

@@ -100,7 +100,8 @@ def test_fits(real, full):
     assert overlap(fitted) > max(0.9, overlap(network))
 
 
-@pytest.mark.parametrize("is_real", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_real", [True, False])
 def test_fits_at_k_and_minus_k(is_real):
     """Columns of the network mean what those of the mean field do: cos and sin, or
     plane waves. With k and -k exchanged, the network could not follow."""
