@@ -31,7 +31,7 @@ from .taps import fill_slots, split_linears, Tap, tapped, with_weights
 
 # Rows of linear layers in a block of the Gram matrix. Two blocks of numbers for each
 # pair should stay in the cache of a core; accelerators need large products.
-_BLOCK_ROWS = 256
+_BLOCK_ROWS = 512
 _BLOCK_ROWS_ACCELERATOR = 4096
 
 

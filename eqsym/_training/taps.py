@@ -194,7 +194,8 @@ def split_linears(
         by_taps = (walkers * node.rows) ** 2 * inputs + (
             rows * node.rows
         ) ** 2 * outputs
-        return by_taps < by_gradients
+        # Half of the blocks are others transposed.
+        return by_taps / 2 < by_gradients
 
     def take(node):
         if not _is_linear(node) or not cheaper(node):
