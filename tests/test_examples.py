@@ -193,22 +193,24 @@ PAPER = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, strategies",
+    "name, strategies, optimizer",
     [
-        ("graphene", ["OG", "DA", "GA, subset", "GA", "SC"]),
-        ("lih-2x2x2", ["OG", "DA", "GA, subset", "SC"]),
+        ("graphene", ["OG", "DA", "GA, subset", "GA", "SC"], "spring"),
+        ("lih-2x2x2", ["OG", "DA", "GA, subset", "SC"], "spring"),
         # One of them, because each is compiled for a minute.
-        ("lithium-2x2x2", ["OG"]),
+        ("lithium-2x2x2", ["OG"], "kfac"),
     ],
 )
-def test_study_of_the_crystals_of_the_paper(tmp_path, name, strategies):
+def test_study_of_the_crystals_of_the_paper(tmp_path, name, strategies, optimizer):
     presets = runpy.run_path(str(EXAMPLES / "study_presets.py"))["PRESETS"]
     crystal = presets[name].crystal
     file = tmp_path / "solved_before.npz"
     solved = eqs.MeanField.solve(crystal, basis="sto-3g", path=file)
     command = ["--preset", name, "--mean-field", str(file), *PAPER]
-    command += ["--only", *strategies]
+    command += ["--optimizer", optimizer, "--only", *strategies]
     printed = _python(tmp_path, "study.py", *command)
+    run = json.loads((tmp_path / "run" / "og" / "run" / "run.json").read_text())
+    assert optimizer.capitalize() in json.dumps(run)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["operations"] == eqs.SpaceGroup.of(crystal).order
     assert eqs.MeanField.load(tmp_path / "run/mean_field.npz").energy == solved.energy
@@ -229,16 +231,9 @@ def test_study_of_the_crystals_of_the_paper(tmp_path, name, strategies):
 
 
 @pytest.mark.slow
-def test_study_with_kfac(tmp_path):
-    command = [*STUDY, "--optimizer", "kfac"]
+def test_kfac_trains_no_averages(tmp_path):
     with pytest.raises(AssertionError, match="trains the network as it is"):
-        _python(tmp_path, "study.py", *command)
-    printed = _python(tmp_path, "study.py", *command, "--only", "OG")
-    assert "| PA of OG" in printed
-    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
-    assert settings["optimizer"] == "kfac"
-    run = json.loads((tmp_path / "run" / "og" / "run" / "run.json").read_text())
-    assert "Kfac" in json.dumps(run)
+        _python(tmp_path, "study.py", *STUDY, "--optimizer", "kfac")
 
 
 def _cif(name, a, c, gamma, group, *atoms):
