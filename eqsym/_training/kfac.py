@@ -59,8 +59,8 @@ class KfacState(AbstractOptimizerState):
 
 class Kfac(AbstractOptimizer[KfacState]):
     r"""Natural gradient by Kronecker factors: KFAC, whose cost grows with the number of
-    walkers and not with its square. For thousands of walkers; with fewer,
-    [`eqsym.Spring`][] needs less time and no factors.
+    walkers and not with its square. For thousands of walkers; a step of
+    [`eqsym.Spring`][] costs more and gained more where both were tried.
 
     The gradient of one walker by the weights of a linear layer is
     $\sum_i d_i a_i^T$ with its input rows a, a 1 at their ends for the bias, and
