@@ -26,14 +26,14 @@ import numpy as np
 from iteration import (
     CRYSTALS,
     kinetic_energies,
-    Network,
     parameters,
     parts,
-    seconds,
     started,
     timed,
 )
 from precision import in_double, sampled
+from scaling import Network
+from timing import seconds
 
 import eqsym as eqs
 
@@ -210,7 +210,7 @@ class Task(NamedTuple):
 
 
 def device(row: Row) -> None:
-    """Where this runs."""
+    """The kind of device, and versions."""
     found = jax.devices()[0]
     row |= {
         "platform": found.platform,
@@ -319,7 +319,7 @@ def training(task: Task, row: Row) -> None:
 
 
 def post_hoc(task: Task, steps: int, row: Row) -> None:
-    """Goes on from where the one with fewer steps has ended."""
+    """Goes on with the samples of the call with fewer steps."""
     result = eqs.load_run(task.path / "run")
     system = task.size.systems[0]
     crystal = CRYSTALS[system.crystal]()

@@ -10,15 +10,13 @@ on a quiet machine; for one core start it with `taskset -c 0`.
 
 import argparse
 import functools
-import resource
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
-from scaling import insulator
+from scaling import Network
+from timing import add_settings, report, seconds
 
 import eqsym as eqs
 from eqsym._core.math import chunked_vmap
@@ -36,33 +34,6 @@ CRYSTALS = {
         eqs.Crystal.hydrogen_chain, spacing=1.8, vacuum=20.0, atoms=4, unit="bohr"
     ),
 }
-
-
-class Network(NamedTuple):
-    widths: tuple[tuple[int, int], ...]
-    determinants: int
-    real: bool | None = None
-
-    def __call__(self, crystal: eqs.Crystal) -> eqs.SolidNet:
-        return eqs.SolidNet(
-            crystal,
-            insulator(crystal),
-            widths=self.widths,
-            determinants=self.determinants,
-            real=self.real,
-            key=jax.random.key(0),
-        )
-
-
-def seconds(function: Callable, *arguments, repeats: int) -> float:
-    """Median wall time of a call, compilation and one warm-up call excluded."""
-    jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
 
 
 def started(
@@ -135,13 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--system", choices=CRYSTALS, default="lih")
     parser.add_argument("--supercell", help="such as 3,1,1; of a closed shell")
-    parser.add_argument("--widths", default="64,16", help="per electron and per pair")
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--determinants", type=int, default=4)
-    parser.add_argument("--walkers", type=int, default=256)
-    parser.add_argument("--moves", type=int, default=20)
-    parser.add_argument("--chunk", type=int, default=None)
-    parser.add_argument("--repeats", type=int, default=5)
+    add_settings(parser, widths="64,16", layers=3, determinants=4, moves=20)
     parser.add_argument("--devices", type=int, default=1, help="CPU devices")
     parser.add_argument(
         "--complex", action="store_true", help="a complex wave function"
@@ -175,20 +140,13 @@ def main() -> None:
         f"{options.determinants} determinants, {parameters(state)} parameters, "
         f"{len(jax.devices())} x {jax.devices()[0].platform}"
     )
-    for name, (function, arguments) in parts(vmc, state).items():
-        start = time.process_time()
-        jitted: Any = eqx.filter_jit(function)
-        compiled = jitted.lower(*arguments).compile()
-        compilation = time.process_time() - start
-        temporary = compiled.compiled.memory_analysis().temp_size_in_bytes
-        taken = seconds(compiled, *arguments, repeats=options.repeats)
-        print(
-            f"{name:>22}  {taken:8.4f} s, {temporary / 1e6:7.1f} MB, traced and "
-            f"compiled in {compilation:5.1f} s",
-            flush=True,
-        )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{'peak memory':>22}  {peak:8.0f} MiB")
+    report(
+        (
+            (name, eqx.filter_jit(function), arguments)
+            for name, (function, arguments) in parts(vmc, state).items()
+        ),
+        options.repeats,
+    )
 
 
 if __name__ == "__main__":

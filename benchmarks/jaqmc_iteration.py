@@ -11,19 +11,16 @@ times its own training step. The mean field, which only chooses k-points, is lef
 # pyright: reportMissingImports=false
 
 import argparse
-import resource
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaqmc.app.solid.workflow import SolidTrainWorkflow
 from jaqmc.utils import parallel_jax
 from jaqmc.utils.config import ConfigManager
 from jaqmc.utils.supercell import get_reciprocal_vectors, get_supercell_kpts
 from jaqmc.workflow.base import init_batched_data
+from timing import add_settings, report
 
 
 A_GRAPHENE, VACUUM = 2.4612, 26.4589  # Angstrom
@@ -76,28 +73,11 @@ def workflow(options: argparse.Namespace) -> SolidTrainWorkflow:
     return made
 
 
-def seconds(function: Callable, repeats: int) -> float:
-    """Median wall time of a call, one warm-up call excluded."""
-    jax.block_until_ready(function())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--system", choices=SYSTEMS, default="lih")
-    parser.add_argument("--widths", default="256,32", help="per electron and per pair")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--determinants", type=int, default=16)
-    parser.add_argument("--walkers", type=int, default=256)
-    parser.add_argument("--moves", type=int, default=10)
-    parser.add_argument("--chunk", type=int, default=None)
+    add_settings(parser, widths="256,32", layers=4, determinants=16, moves=10)
     parser.add_argument("--optimizer", choices=("kfac", "sr"), default="kfac")
-    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
 
     made = workflow(options)
@@ -148,19 +128,13 @@ def main() -> None:
         f"({options.widths}), {options.determinants} determinants, {size} parameters, "
         f"{options.optimizer}, jax {jax.__version__}"
     )
-    for name, (function, out) in parts.items():
-        start = time.process_time()
-        compiled = sharded(function, out).lower(state, keys).compile()
-        compilation = time.process_time() - start
-        temporary = compiled.memory_analysis().temp_size_in_bytes
-        taken = seconds(lambda call=compiled: call(state, keys), options.repeats)
-        print(
-            f"{name:>22}  {taken:8.4f} s, {temporary / 1e6:7.1f} MB, traced and "
-            f"compiled in {compilation:5.1f} s",
-            flush=True,
-        )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{'peak memory':>22}  {peak:8.0f} MiB")
+    report(
+        (
+            (name, sharded(function, out), (state, keys))
+            for name, (function, out) in parts.items()
+        ),
+        options.repeats,
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from scaling import Network
 
 import eqsym as eqs
 
@@ -31,15 +32,9 @@ def main() -> None:
     crystal = eqs.Crystal.rock_salt(
         "Li", "H", a=4.02, unit="angstrom", supercell=options.supercell
     )
-    up, down = (np.zeros((n, 3)) for n in crystal.electrons)
     one, two = (int(width) for width in options.widths.split(","))
-    network = eqs.SolidNet(
-        crystal,
-        eqs.Occupation((up, down)),
-        widths=((one, two),) * options.layers,
-        determinants=options.determinants,
-        key=jax.random.key(0),
-    )
+    widths = ((one, two),) * options.layers
+    network = Network(widths, options.determinants)(crystal)
     parameters = eqs.partition(network)[0]
     sizes = (x.size for x in jax.tree.leaves(parameters))
     print(f"{sum(crystal.electrons)} electrons, {sum(sizes)} parameters; seconds")

@@ -73,7 +73,7 @@ def chain(kind: Normal, psi: eqs.AbstractWavefunction, moves: int) -> Callable:
         step = before[..., None] * jax.random.normal(normal, walkers.shape)
         proposal = walkers + step
         after = width * kind.widths(psi.crystal, proposal)
-        # The density of the way back over that of the way there.
+        # The density of the way back over the density of the way there.
         squares = jnp.sum(step**2, axis=-1)
         back = 3 * jnp.log(before / after) - squares * (after**-2 - before**-2) / 2
         new = amplitudes(proposal)

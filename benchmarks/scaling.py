@@ -33,6 +33,17 @@ GIB = 2**30
 class Network(NamedTuple):
     widths: tuple[tuple[int, int], ...]
     determinants: int
+    real: bool | None = None
+
+    def __call__(self, crystal: eqs.Crystal) -> eqs.SolidNet:
+        return eqs.SolidNet(
+            crystal,
+            insulator(crystal),
+            widths=self.widths,
+            determinants=self.determinants,
+            real=self.real,
+            key=jax.random.key(0),
+        )
 
 
 SMALL = Network(((64, 16),) * 3, 4)
@@ -94,15 +105,8 @@ def trainer(crystal: eqs.Crystal, **settings: Any) -> eqs.VMC:
 
 def start(vmc: eqs.VMC, network: Network, walkers: int) -> eqs.VMCState:
     crystal, key = vmc.hamiltonian.crystal, jax.random.key(0)
-    wavefunction = eqs.SolidNet(
-        crystal,
-        insulator(crystal),
-        widths=network.widths,
-        determinants=network.determinants,
-        key=key,
-    )
     placed = eqs.initial_walkers(crystal, walkers, key=key)
-    return vmc.init(wavefunction, placed, key=key)
+    return vmc.init(network(crystal), placed, key=key)
 
 
 def compiled(vmc: eqs.VMC, state: Any) -> tuple[Any, float, float]:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
+from iteration import CRYSTALS
+from scaling import LARGE, Network, SMALL
 
 import eqsym as eqs
 from eqsym._training.optimizer import _solve
@@ -25,25 +26,16 @@ from eqsym._training.optimizer import _solve
 class Setting(NamedTuple):
     """A crystal with a network, and walkers differentiated at a time."""
 
-    crystal: Callable[[], eqs.Crystal]
-    widths: tuple[tuple[int, int], ...]
-    determinants: int
+    crystal: str
+    network: Network
     chunk: int
 
 
-def lih() -> eqs.Crystal:
-    return eqs.Crystal.rock_salt("Li", "H", a=4.02, unit="angstrom")
-
-
-def graphene() -> eqs.Crystal:
-    return eqs.Crystal.graphene(a=2.4612, vacuum=26.4589, unit="angstrom")
-
-
 SETTINGS = {
-    "lih-small": Setting(lih, ((64, 16),) * 3, 4, 64),
-    "lih": Setting(lih, ((256, 32),) * 4, 16, 32),
-    "graphene-small": Setting(graphene, ((64, 16),) * 3, 4, 32),
-    "graphene": Setting(graphene, ((256, 32),) * 3, 8, 16),
+    "lih-small": Setting("lih", SMALL, 64),
+    "lih": Setting("lih", Network(((256, 32),) * 4, 16), 32),
+    "graphene-small": Setting("graphene", SMALL, 32),
+    "graphene": Setting("graphene", LARGE, 16),
 }
 DAMPING = 1e-3
 
@@ -63,22 +55,13 @@ def measured(function: Callable, *arguments: Any, repeats: int) -> tuple[float, 
 
 def compare(name: str, counts: list[int], repeats: int) -> None:
     setting = SETTINGS[name]
-    crystal = setting.crystal()
-    up, down = crystal.electrons
-    occupation = eqs.Occupation((np.zeros((up, 3)), np.zeros((down, 3))))
-    key = jax.random.key(0)
-    wavefunction = eqs.SolidNet(
-        crystal,
-        occupation,
-        widths=setting.widths,
-        determinants=setting.determinants,
-        key=key,
-    )
+    network, crystal = setting.network, CRYSTALS[setting.crystal]()
+    wavefunction, key = network(crystal), jax.random.key(0)
     parameters, rest = eqs.partition(wavefunction)
     size = sum(leaf.size for leaf in jax.tree.leaves(parameters))
     print(
-        f"\n{name}: {sum(crystal.electrons)} electrons, {len(setting.widths)} layers "
-        f"of {setting.widths[0]}, {setting.determinants} determinants, {size} "
+        f"\n{name}: {sum(crystal.electrons)} electrons, {len(network.widths)} layers "
+        f"of {network.widths[0]}, {network.determinants} determinants, {size} "
         "parameters, "
         f"{jax.devices()[0].platform}. Seconds (temporary MB)"
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -165,3 +166,32 @@ def grid(crystal, points=16) -> Float[Array, "points 1 3"]:
     axes = np.meshgrid(*[np.arange(points) / points] * 3, indexing="ij")
     frac = np.stack(axes, axis=-1).reshape(-1, 1, 3)
     return jnp.asarray(crystal.supercell.to_cartesian(frac))
+
+
+def flat(tree) -> np.ndarray:
+    """All arrays of a tree in one vector."""
+    return np.asarray(jax.flatten_util.ravel_pytree(tree)[0])
+
+
+def stacked(values) -> np.ndarray:
+    """Of complex numbers the real parts and then the imaginary parts."""
+    return np.concatenate([values.real, values.imag][: 1 + np.iscomplexobj(values)])
+
+
+@eqx.filter_jit
+def _jacobian(wavefunction, places):
+    parameters, rest = eqs.partition(wavefunction)
+    vector, unravel = jax.flatten_util.ravel_pytree(parameters)
+
+    def rows(vector):
+        psi = jax.vmap(eqs.combine(unravel(vector), rest))(places)
+        return jnp.stack([psi.log] if psi.is_real else [psi.log, psi.phase])
+
+    return jax.jacrev(rows)(vector)
+
+
+def dense_scores(wavefunction, places) -> np.ndarray:
+    """The centered score matrix, real parts first."""
+    jacobian = np.asarray(_jacobian(wavefunction, places))
+    centered = jacobian - np.mean(jacobian, axis=1, keepdims=True)
+    return centered.reshape(-1, jacobian.shape[-1]) / np.sqrt(len(places))

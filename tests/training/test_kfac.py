@@ -16,7 +16,7 @@ import pytest
 import eqsym as eqs
 from eqsym._training import kfac
 from eqsym._wavefunction.linear import Linear
-from toys import hydrogen, Lattice, walkers, waves
+from toys import dense_scores, flat, hydrogen, Lattice, stacked, walkers, waves
 
 
 _OTHERS = np.array([0.1, -0.2, 0.3])
@@ -81,33 +81,6 @@ def _residual(is_complex, size, seed=0):
     return (energies - energies.mean()) / np.sqrt(size)
 
 
-def _flat(tree):
-    return np.asarray(jax.flatten_util.ravel_pytree(tree)[0])
-
-
-@eqx.filter_jit
-def _jacobian(wavefunction, places):
-    parameters, rest = eqs.partition(wavefunction)
-    flat, unravel = jax.flatten_util.ravel_pytree(parameters)
-
-    def rows(flat):
-        psi = jax.vmap(eqs.combine(unravel(flat), rest))(places)
-        return jnp.stack([psi.log] if psi.is_real else [psi.log, psi.phase])
-
-    return jax.jacrev(rows)(flat)
-
-
-def _dense(wavefunction, places):
-    """The centered score matrix, real parts first."""
-    jacobian = np.asarray(_jacobian(wavefunction, places))
-    centered = jacobian - np.mean(jacobian, axis=1, keepdims=True)
-    return centered.reshape(-1, jacobian.shape[-1]) / np.sqrt(len(places))
-
-
-def _stacked(values):
-    return np.concatenate([values.real, values.imag][: 1 + np.iscomplexobj(values)])
-
-
 @pytest.mark.parametrize(("is_complex", "use_bias"), [(False, True), (True, False)])
 def test_natural_gradient_where_the_factors_are_exact(is_complex, use_bias):
     """One row whose inputs and cotangents are independent: the inverse of the Fisher
@@ -115,8 +88,8 @@ def test_natural_gradient_where_the_factors_are_exact(is_complex, use_bias):
     wavefunction = _one_layer(1, is_complex, use_bias)
     places = _independent(wavefunction.crystal)
     residual = _residual(is_complex, len(places))
-    dense = _dense(wavefunction, places)
-    gradient = dense.T @ _stacked(residual)
+    dense = dense_scores(wavefunction, places)
+    gradient = dense.T @ stacked(residual)
     fisher = dense.T @ dense
     size = _OTHERS.size
     fisher[:-size, -size:] = fisher[-size:, :-size] = 0
@@ -130,7 +103,7 @@ def test_natural_gradient_where_the_factors_are_exact(is_complex, use_bias):
         squared = expected @ fisher @ expected
         assert 1e-3 < squared < 1e6
         wanted = expected * min(1, np.sqrt(bound / squared))
-        np.testing.assert_allclose(_flat(update), wanted, rtol=1e-4)
+        np.testing.assert_allclose(flat(update), wanted, rtol=1e-4)
 
 
 @eqx.filter_jit
@@ -171,8 +144,8 @@ def test_moving_averages_and_damping(is_complex):
     for n in range(3):
         places = walkers(wavefunction.crystal, 12, seed=n)
         residual = _residual(is_complex, 12, n)
-        dense = _dense(wavefunction, places)
-        gradient = dense.T @ _stacked(residual)
+        dense = dense_scores(wavefunction, places)
+        gradient = dense.T @ stacked(residual)
         seen.append(_moments(wavefunction, places))
         others.append((dense.T @ dense)[-size:, -size:])
         weights = decay ** np.arange(n, -1, -1)
@@ -203,7 +176,7 @@ def test_moving_averages_and_damping(is_complex):
         update, state = step(
             eqs.Scores(wavefunction, places), jnp.asarray(residual), state
         )
-        np.testing.assert_allclose(_flat(update), expected, rtol=1e-7)
+        np.testing.assert_allclose(flat(update), expected, rtol=1e-7)
         parameters, rest = eqs.partition(wavefunction)
         wavefunction = eqs.combine(eqx.apply_updates(parameters, update), rest)
 
@@ -216,14 +189,14 @@ def _updates(wavefunction, optimizer, steps=2):
     for seed in range(steps):
         residual = jnp.asarray(_residual(not scores.is_real, 12, seed))
         update, state = step(scores, residual, state)
-        found.append(_flat(update))
+        found.append(flat(update))
     return np.array(found), state
 
 
 def test_diagonal_of_many_parameters(monkeypatch):
     wavefunction = _one_layer(1, False, True)
     places, residual = walkers(wavefunction.crystal, 12), _residual(False, 12)
-    dense = _dense(wavefunction, places)[:, -3:]
+    dense = dense_scores(wavefunction, places)[:, -3:]
     monkeypatch.setattr(kfac, "_LARGEST_BLOCK", 2)
     found, state = _updates(wavefunction, eqs.Kfac(0.1, norm_bound=1e6), steps=1)
     assert state.others.shape == (3,)
@@ -253,7 +226,7 @@ def test_no_residual_no_step():
     update, _ = eqx.filter_jit(optimizer.step)(
         scores, jnp.zeros(12), optimizer.init(scores.parameters)
     )
-    np.testing.assert_array_equal(_flat(update), 0)
+    np.testing.assert_array_equal(flat(update), 0)
 
 
 def test_singular_factors_in_single_precision():
@@ -306,12 +279,12 @@ def test_what_is_not_finite_is_not_kept():
     step = eqx.filter_jit(vmc.step)
     after, statistics = step(state)
     assert (statistics.rejected_update, statistics.solver_retries) == (0, 0)
-    assert np.any(_flat(after.wavefunction) != _flat(wavefunction))
+    assert np.any(flat(after.wavefunction) != flat(wavefunction))
     infinite = jnp.full_like(after.optimizer.others, np.inf)
     bad = eqx.tree_at(lambda s: s.optimizer.others, after, infinite)
     last, statistics = step(bad)
     assert (statistics.rejected_update, statistics.solver_retries) == (1, 8)
-    np.testing.assert_array_equal(_flat(last.wavefunction), _flat(after.wavefunction))
+    np.testing.assert_array_equal(flat(last.wavefunction), flat(after.wavefunction))
     np.testing.assert_array_equal(
         last.optimizer.layers[0].inputs, after.optimizer.layers[0].inputs
     )

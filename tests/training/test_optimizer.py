@@ -11,7 +11,7 @@ import pytest
 import eqsym as eqs
 from eqsym._storage import compare, encode, uncompared
 from eqsym._training.optimizer import _solve
-from toys import hydrogen, walkers, waves
+from toys import dense_scores, flat, hydrogen, stacked, walkers, waves
 
 
 _WALKERS = 12
@@ -27,32 +27,6 @@ def _residual(is_complex, seed):
     energies = rng.normal(size=_WALKERS) + 1j * rng.normal(size=_WALKERS)
     energies = energies if is_complex else energies.real
     return (energies - energies.mean()) / np.sqrt(_WALKERS)
-
-
-def _stacked(values):
-    return np.concatenate([values.real, values.imag][: 1 + np.iscomplexobj(values)])
-
-
-@eqx.filter_jit
-def _jacobian(wavefunction, places):
-    parameters, rest = eqs.partition(wavefunction)
-    flat, unravel = jax.flatten_util.ravel_pytree(parameters)
-
-    def rows(flat):
-        psi = jax.vmap(eqs.combine(unravel(flat), rest))(places)
-        return jnp.stack([psi.log] if psi.is_real else [psi.log, psi.phase])
-
-    return jax.jacrev(rows)(flat)
-
-
-def _dense(wavefunction, places):
-    jacobian = np.asarray(_jacobian(wavefunction, places))
-    centered = jacobian - np.mean(jacobian, axis=1, keepdims=True)
-    return centered.reshape(-1, jacobian.shape[-1]) / np.sqrt(_WALKERS)
-
-
-def _flat(tree):
-    return np.asarray(jax.flatten_util.ravel_pytree(tree)[0])
 
 
 # The first bound is never reached, the second one always.
@@ -72,13 +46,13 @@ def test_spring(is_complex, chunk, bound):
     )
     wavefunction = _wavefunction(is_complex)
     state = optimizer.init(eqs.partition(wavefunction)[0])
-    direction = np.zeros_like(_flat(state.direction))
+    direction = np.zeros_like(flat(state.direction))
     step = eqx.filter_jit(optimizer.step)
     for i in range(4):
         places = walkers(wavefunction.crystal, _WALKERS, seed=i)
         residual = _residual(is_complex, i)
-        dense = _dense(wavefunction, places)
-        zeta = _stacked(residual) - dense @ (mu * direction)
+        dense = dense_scores(wavefunction, places)
+        zeta = stacked(residual) - dense @ (mu * direction)
         gram = dense @ dense.T + damping * np.eye(len(zeta))
         direction = mu * direction + dense.T @ np.linalg.solve(gram, zeta)
         rate, size = 0.1 * 0.5**i, np.linalg.norm(direction)
@@ -88,11 +62,11 @@ def test_spring(is_complex, chunk, bound):
         update, state = step(
             eqs.Scores(wavefunction, places), jnp.asarray(residual), state
         )
-        np.testing.assert_allclose(_flat(update), expected, rtol=1e-7, atol=1e-12)
-        np.testing.assert_allclose(_flat(state.direction), direction, rtol=1e-7)
+        np.testing.assert_allclose(flat(update), expected, rtol=1e-7, atol=1e-12)
+        np.testing.assert_allclose(flat(state.direction), direction, rtol=1e-7)
         assert (state.count, state.solver_retries) == (i + 1, 0)
         if bound < 1:
-            np.testing.assert_allclose(np.linalg.norm(_flat(update)), largest)
+            np.testing.assert_allclose(np.linalg.norm(flat(update)), largest)
         parameters, rest = eqs.partition(wavefunction)
         wavefunction = eqs.combine(eqx.apply_updates(parameters, update), rest)
 
@@ -104,16 +78,16 @@ def test_minsr_is_natural_gradient(is_complex):
     wavefunction = _wavefunction(is_complex)
     places = walkers(wavefunction.crystal, _WALKERS)
     residual = _residual(is_complex, 0)
-    dense = _dense(wavefunction, places)
+    dense = dense_scores(wavefunction, places)
     metric = dense.T @ dense + 1e-2 * np.eye(dense.shape[1])
-    expected = -0.1 * np.linalg.solve(metric, dense.T @ _stacked(residual))
+    expected = -0.1 * np.linalg.solve(metric, dense.T @ stacked(residual))
     state = optimizer.init(eqs.partition(wavefunction)[0])
     step = eqx.filter_jit(optimizer.step)
     for _ in range(2):
         update, state = step(
             eqs.Scores(wavefunction, places), jnp.asarray(residual), state
         )
-        np.testing.assert_allclose(_flat(update), expected, rtol=1e-7)
+        np.testing.assert_allclose(flat(update), expected, rtol=1e-7)
 
 
 def test_no_residual_no_step():
@@ -123,7 +97,7 @@ def test_no_residual_no_step():
     scores = eqs.Scores(wavefunction, walkers(wavefunction.crystal, _WALKERS))
     state = optimizer.init(scores.parameters)
     update, _ = eqx.filter_jit(optimizer.step)(scores, jnp.zeros(_WALKERS), state)
-    np.testing.assert_array_equal(_flat(update), 0)
+    np.testing.assert_array_equal(flat(update), 0)
 
 
 def _reweighted(flat, unravel, rest, places, energies):
@@ -141,21 +115,21 @@ def test_optax():
     transformation = optax.adam(1e-2)
     optimizer = eqs.Optax(transformation)
     parameters, rest = eqs.partition(wavefunction)
-    flat, unravel = jax.flatten_util.ravel_pytree(parameters)
-    gradient = jax.grad(_reweighted)(flat, unravel, rest, places, energies)
+    vector, unravel = jax.flatten_util.ravel_pytree(parameters)
+    gradient = jax.grad(_reweighted)(vector, unravel, rest, places, energies)
 
     plain = eqs.Optax(optax.sgd(1.0))
     scores = eqs.Scores(wavefunction, places)
     update, _ = plain.step(scores, jnp.asarray(residual), plain.init(parameters))
-    np.testing.assert_allclose(_flat(update), -gradient, rtol=1e-10)
+    np.testing.assert_allclose(flat(update), -gradient, rtol=1e-10)
 
-    state, expected = optimizer.init(parameters), transformation.init(flat)
+    state, expected = optimizer.init(parameters), transformation.init(vector)
     for _ in range(3):
         update, state = optimizer.step(scores, jnp.asarray(residual), state)
         # optax itself needs it.
         with jax.numpy_dtype_promotion("standard"):
-            other, expected = transformation.update(gradient, expected, flat)
-        np.testing.assert_allclose(_flat(update), other, rtol=1e-9)
+            other, expected = transformation.update(gradient, expected, vector)
+        np.testing.assert_allclose(flat(update), other, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +172,7 @@ def test_recommended_setting():
         state = eqx.tree_at(lambda s: s.count, state, jnp.asarray(700))
         step = eqx.filter_jit(optimizer.step)
         updates += [
-            _flat(step(scores, size * residual, state)[0]) for size in (1e-3, 1e3)
+            flat(step(scores, size * residual, state)[0]) for size in (1e-3, 1e3)
         ]
     np.testing.assert_array_equal(updates[:2], updates[2:])
     # The rate is the length of the longest step, here also if it is constant.
