@@ -64,8 +64,8 @@ def test_graphene():
     )
     mean_field = eqs.MeanField.solve(crystal)
     assert abs(mean_field.energy - -75.59371) < 2e-5
-    found = _sampled(mean_field, walkers=500, steps=450, burn_in=60)
-    _check(mean_field, found, error=6e-2)
+    found = _sampled(mean_field, walkers=500, steps=120, burn_in=60)
+    _check(mean_field, found, error=0.12)
 
 
 # Neither orthogonal nor symmetric, and left-handed.
