@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
+from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from .._core import check_chunk, combine, full_precision, Integer, spread
 from .._wavefunction import AbstractWavefunction, Linear
@@ -16,6 +16,7 @@ from .optimizer import (
     check_number,
     check_positive,
     check_rate,
+    factorized,
     InverseDecay,
     scale,
     Schedule,
@@ -28,9 +29,6 @@ from .taps import fill_slots, split_linears, Tap, with_weights
 # So many parameters outside of linear layers get one exact block: for 2048 of them the
 # block takes 16 MB and its factorization 3e9 operations, less than a layer of 256.
 _LARGEST_BLOCK = 2048
-
-# Each raises what is added to all matrices tenfold.
-_TRIES = 8
 
 
 class LayerMoments(eqx.Module):
@@ -336,7 +334,14 @@ def _directions(
     if exact:
         matrices.append(others.astype(dtype)[None])
         shifts.append(jnp.asarray(damping, dtype)[None])
-    factors, retries = _factorized(matrices, shifts)
+    resolved = [
+        shift + jnp.finfo(dtype).eps * jnp.trace(matrix, axis1=1, axis2=2)
+        for matrix, shift in zip(matrices, shifts, strict=True)
+    ]
+    factors, retries = factorized(
+        matrices,
+        lambda tries: [10.0 ** tries.astype(dtype) * x[:, None] for x in resolved],
+    )
 
     @jax.vmap
     def solve(factor, x):
@@ -359,36 +364,3 @@ def _directions(
     else:
         last = last / (jnp.maximum(others.astype(dtype), 0) + damping)
     return (x, last), retries
-
-
-def _factorized(
-    matrices: list[Float[Array, "_ _ _"]], shifts: list[Float[Array, " _"]]
-) -> tuple[list[Float[Array, "_ _ _"]], Int[Array, ""]]:
-    """Cholesky factors of stacks of matrices with multiples of the identity added, and
-    how often these were raised for all of them."""
-    resolved = [
-        shift + jnp.finfo(matrix.dtype).eps * jnp.trace(matrix, axis1=1, axis2=2)
-        for matrix, shift in zip(matrices, shifts, strict=True)
-    ]
-
-    def fails(carry: tuple[list[Array], Bool[Array, ""], Int[Array, ""]]):
-        _, good, tries = carry
-        return ~good & (tries <= _TRIES)
-
-    def again(carry: tuple[list[Array], Bool[Array, ""], Int[Array, ""]]):
-        _, _, tries = carry
-        good, factors = jnp.asarray(True), []
-        for matrix, shift in zip(matrices, resolved, strict=True):
-            shift = jnp.asarray(10.0, shift.dtype) ** tries * shift
-            identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)[None]
-            factor = jnp.linalg.cholesky(matrix + shift[:, None, None] * identity)
-            pivots = jnp.diagonal(factor, axis1=1, axis2=2) ** 2
-            # As for SPRING: a smaller one is noise, and a NaN is not large enough.
-            good &= jnp.all(pivots > 0.5 * shift[:, None])
-            factors.append(factor)
-        return factors, good, tries + 1
-
-    # Compiled once, because the first try is one of the loop.
-    start = [jnp.zeros_like(x) for x in matrices], jnp.asarray(False), jnp.asarray(0)
-    factors, _, tries = jax.lax.while_loop(fails, again, start)
-    return factors, tries - 1

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jaxtyping import Array, Float, Inexact, Int, PyTree
+from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
 
 from .._core import AbstractModule, check_chunk, check_kind, Integer
 from .scores import flattened, Scores
@@ -377,27 +377,56 @@ def _solve(
     unit = 2 * len(gram) ** 0.5 * jnp.finfo(gram.dtype).eps
     mean = jnp.mean(size)
 
-    def factorize(tries):
+    def shifts(tries):
         # Rows that rounded by more than their own size did so by that of others.
         rounded = size + jnp.where(tries > 0, mean, 0.0)
-        shift = damping + unit * 10.0 ** tries.astype(gram.dtype) * rounded
-        factor = jax.scipy.linalg.cholesky(gram + jnp.diag(shift), lower=True)
-        # Without rounding no pivot is below its shift. A smaller one is noise, which
-        # would be most of the solution. A NaN is not large enough either.
-        return factor, jnp.all(jnp.diagonal(factor) ** 2 > 0.5 * shift), tries
+        return [(damping + unit * 10.0 ** tries.astype(gram.dtype) * rounded)[None]]
 
-    def fails(carry):
-        _, good, tries = carry
-        return ~good & jnp.isfinite(mean) & (tries < _TRIES)
-
-    start = factorize(jnp.zeros((), int))
-    factor, _, retries = jax.lax.while_loop(
-        fails, lambda carry: factorize(carry[2] + 1), start
-    )
+    (factor,), retries = factorized([gram[None]], shifts)
+    factor = factor[0]
     solution = jax.scipy.linalg.cho_solve((factor, True), stacked)
     if jnp.iscomplexobj(zeta):
         solution = jax.lax.complex(*jnp.split(solution, 2))
     return solution, retries
+
+
+def factorized(
+    matrices: list[Float[Array, "_ _ _"]],
+    shifts: Callable[[Int[Array, ""]], list[Float[Array, "_ _"]]],
+) -> tuple[list[Float[Array, "_ _ _"]], Int[Array, ""]]:
+    """Cholesky factors of stacks of matrices, positive but for rounding, and how often
+    what is added to their diagonals was raised.
+
+    **Arguments:**
+
+    - `matrices`: symmetric ones; if one has numbers that are not finite, so have the
+        factors.
+    - `shifts`: what to add to the diagonals, of the number of failures before.
+    """
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(matrix)) for matrix in matrices]))
+
+    def fails(carry: tuple[list[Array], Bool[Array, ""], Int[Array, ""]]):
+        _, good, tries = carry
+        return ~good & (tries <= jnp.where(finite, _TRIES, 0))
+
+    def again(carry: tuple[list[Array], Bool[Array, ""], Int[Array, ""]]):
+        _, _, tries = carry
+        good, factors = jnp.asarray(True), []
+        for matrix, shift in zip(matrices, shifts(tries), strict=True):
+            identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)[None]
+            matrix += shift[:, :, None] * identity
+            factor = jnp.linalg.cholesky(matrix, symmetrize_input=False)
+            pivots = jnp.diagonal(factor, axis1=1, axis2=2) ** 2
+            # Without rounding no pivot is below its shift. A smaller one is noise,
+            # which would be most of a solution. A NaN is not large enough either.
+            good &= jnp.all(pivots > 0.5 * shift)
+            factors.append(factor)
+        return factors, good, tries + 1
+
+    # Compiled once, because the first try is one of the loop.
+    start = [jnp.zeros_like(x) for x in matrices], jnp.asarray(False), jnp.asarray(0)
+    factors, _, tries = jax.lax.while_loop(fails, again, start)
+    return factors, tries - 1
 
 
 def scheduled(schedule: Schedule, count: Int[Array, ""]) -> Any:

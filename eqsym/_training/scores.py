@@ -401,32 +401,34 @@ def _tap_gram(
         array = array.reshape(devices, count, width, *array.shape[2:])
         return spread(jnp.swapaxes(array, 0, 1), None, WALKERS)
 
-    def add(total, pair):
-        i, j = pair
-        found = []
-        for inputs, cotangents in blocks:
-            # A block of walkers of each device, on all of them, against one of its own.
-            a, d = (
-                spread(x[i]).reshape(devices * width, *x.shape[3:])
-                for x in (inputs, cotangents)
-            )
-            weight = jnp.einsum("xpi,dyqi->xpdyq", a, inputs[j])
-            product = jnp.einsum("xapo,dybqo->xapdybq", d, cotangents[j])
-            product *= weight[:, None, :, :, :, None]
-            found.append(jnp.sum(product, axis=(2, 6)))
-        block = sum(found[1:], found[0])
-        total = total.at[i, j].set(block)
-        if devices == 1:
-            mirrored = jnp.transpose(block, (3, 4, 2, 0, 1))
-            total = total.at[j, i].set(mirrored)
-        return total, None
+    def add_row(i, total):
+        # A block of walkers of each device, for all of them, against blocks of its own.
+        everywhere = [
+            [spread(x[i]).reshape(devices * width, *x.shape[3:]) for x in factors]
+            for factors in blocks
+        ]
+
+        def add(j, total):
+            found = []
+            for (a, d), (inputs, cotangents) in zip(everywhere, blocks, strict=True):
+                weight = jnp.einsum("xpi,dyqi->xpdyq", a, inputs[j])
+                product = jnp.einsum("xapo,dybqo->xapdybq", d, cotangents[j])
+                product *= weight[:, None, :, :, :, None]
+                found.append(jnp.sum(product, axis=(2, 6)))
+            block = sum(found[1:], found[0])
+            total = total.at[i, j].set(block)
+            if devices == 1:
+                mirrored = jnp.transpose(block, (3, 4, 2, 0, 1))
+                total = total.at[j, i].set(mirrored)
+            return total
+
+        return jax.lax.fori_loop(0, i + 1 if devices == 1 else count, add, total)
 
     blocks = [(blocked(tap.rows), blocked(tap.cotangents)) for tap in taps]
-    pairs = np.argwhere(np.tri(count) if devices == 1 else np.ones((count, count)))
     shape = count, count, devices * width, components, devices, width, components
     total = jnp.zeros(shape, taps[0].rows.dtype)
     total = spread(total, None, None, None, None, WALKERS)
-    total = jax.lax.scan(add, total, jnp.asarray(pairs))[0]
+    total = jax.lax.fori_loop(0, count, add_row, total)
     total = total.reshape(count, count, devices, width, *shape[3:])
     # Components, and walkers as they were.
     total = jnp.transpose(total, (4, 7, 2, 0, 3, 5, 1, 6))
