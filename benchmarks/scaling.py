@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import eqsym as eqs
@@ -103,10 +104,9 @@ def trainer(crystal: eqs.Crystal, **settings: Any) -> eqs.VMC:
     )
 
 
-def start(vmc: eqs.VMC, network: Network, walkers: int) -> eqs.VMCState:
+def start(vmc: eqs.VMC, network: Network, walkers: jax.Array) -> eqs.VMCState:
     crystal, key = vmc.hamiltonian.crystal, jax.random.key(0)
-    placed = eqs.initial_walkers(crystal, walkers, key=key)
-    return vmc.init(network(crystal), placed, key=key)
+    return vmc.init(network(crystal), walkers, key=key)
 
 
 def compiled(vmc: eqs.VMC, state: Any) -> tuple[Any, float, float]:
@@ -208,7 +208,8 @@ def sweeps(quick: bool, repeats: int, file: Path | None) -> dict[str, list[Point
         print(f"\n{name}; {comment}", flush=True)
         found[name] = []
         for value, vmc, network, walkers in settings:
-            state = start(vmc, network, walkers)
+            placed = eqs.initial_walkers(crystal, walkers, key=jax.random.key(0))
+            state = start(vmc, network, placed)
             found[name].append(measured(value, vmc, state, repeats))
         if file is not None:
             file.write_text(json.dumps(found, indent=1))
@@ -320,9 +321,11 @@ def largest(cells: Any, chunks: Any, gibibytes: float) -> None:
             crystal = lih(*supercell)
             vmc = trainer(crystal, chunk=chunk)
             # The shapes of arrays in place of arrays.
-            state = eqx.filter_eval_shape(start, vmc, LARGE, LARGE_WALKERS)
-            _, used, taken = compiled(vmc, state)
             electrons = sum(crystal.electrons)
+            shape = LARGE_WALKERS, electrons, 3
+            places = jax.ShapeDtypeStruct(shape, jnp.result_type(float))
+            state = eqx.filter_eval_shape(start, vmc, LARGE, places)
+            _, used, taken = compiled(vmc, state)
             points.append(Point(electrons, np.nan, used, taken))
             kind = "real" if state.wavefunction.real else "complex"
             print(

@@ -1,8 +1,9 @@
-"""The benchmark for a GPU: at toy size, and what becomes of what it measured."""
+"""Benchmarks at toy size, and what becomes of what was measured."""
 
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,25 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("gpu")
+    return importlib.import_module
+
+
+@pytest.fixture
+def gpu(benchmark):
+    return benchmark("gpu")
+
+
+@pytest.mark.slow
+def test_memory_of_supercells(benchmark, monkeypatch, capsys):
+    """Compiled from shapes only, up to the first one that does not fit."""
+    scaling = benchmark("scaling")
+    monkeypatch.setattr(scaling, "LARGE", scaling.Network(((4, 2),), 1))
+    monkeypatch.setattr(scaling, "LARGE_WALKERS", 6)
+    scaling.largest(((1, 1, 1), (2, 1, 1), (2, 2, 1)), [2], 1e-4)
+    found = re.findall(r"(\d+) electrons, real, ([\d.]+)", capsys.readouterr().out)
+    assert [electrons for electrons, _ in found] == ["4", "8"]
 
 
 def test_keeps_what_was_measured_before_a_failure(gpu, tmp_path, capsys):

@@ -277,13 +277,14 @@ class Spring(AbstractOptimizer[SpringState]):
         found, separated = flattened(factored.transpose(solution))
         direction = scale(self.momentum, last) + found
 
-        rate = scheduled(self.learning_rate, state.count)
-        square = self.norm_bound
-        largest = jnp.sqrt(
-            rate**2 if square is None else scheduled(square, state.count)
-        )
         norm = jnp.sqrt(jnp.sum(direction**2))
-        bound = largest.astype(norm.dtype) / jnp.maximum(norm, 1e-30)
+        rate = jnp.asarray(scheduled(self.learning_rate, state.count))
+        rate = rate.astype(norm.dtype)
+        largest = rate
+        if self.norm_bound is not None:
+            square = jnp.asarray(scheduled(self.norm_bound, state.count))
+            largest = jnp.sqrt(square).astype(norm.dtype)
+        bound = largest / jnp.maximum(norm, 1e-30)
         update = separated(scale(-jnp.minimum(rate, bound), direction))
         following = SpringState(
             direction=separated(direction),

@@ -71,6 +71,23 @@ def test_spring(is_complex, chunk, bound):
         wavefunction = eqs.combine(eqx.apply_updates(parameters, update), rest)
 
 
+def test_single_precision_with_a_schedule_in_double():
+    wavefunction, places = jax.tree.map(
+        lambda x: x.astype(jnp.float32) if eqx.is_inexact_array(x) else x,
+        (_wavefunction(False), walkers(_wavefunction(False).crystal, _WALKERS)),
+    )
+    residual = jnp.asarray(_residual(False, 0), jnp.float32)
+    scores = eqs.Scores(wavefunction, places)
+    updates = []
+    for rate in (0.1, lambda step: jnp.asarray(0.1, jnp.float64)):
+        optimizer = eqs.Spring(rate, norm_bound=lambda step: jnp.asarray(1e-2))
+        state = optimizer.init(scores.parameters)
+        update, _ = eqx.filter_jit(optimizer.step)(scores, residual, state)
+        updates.append(flat(update))
+    assert updates[0].dtype == jnp.float32
+    np.testing.assert_array_equal(*updates)
+
+
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_minsr_is_natural_gradient(is_complex):
     """(O^T O + lambda)^-1 O^T epsilon: the same direction from the other side."""
