@@ -208,7 +208,8 @@ def sweeps(quick: bool, repeats: int, file: Path | None) -> dict[str, list[Point
         print(f"\n{name}; {comment}", flush=True)
         found[name] = []
         for value, vmc, network, walkers in settings:
-            placed = eqs.initial_walkers(crystal, walkers, key=jax.random.key(0))
+            crystal, key = vmc.hamiltonian.crystal, jax.random.key(0)
+            placed = eqs.initial_walkers(crystal, walkers, key=key)
             state = start(vmc, network, placed)
             found[name].append(measured(value, vmc, state, repeats))
         if file is not None:
