@@ -22,6 +22,9 @@ _ENERGY = 5.0
 # Before there is a range, an energy is high by so many standard deviations of the local
 # energy.
 _KICK = 5.0
+# The fewest steps at the end to say that energies have risen, and by how many
+# interquartile ranges they must have.
+_FEWEST_RISEN, _RISEN = 50, 1.5
 # Steps outside in a row that are not an accident.
 _STAY = 20
 # The fewest steps from a state to go back to to the first step outside, and between two
@@ -149,6 +152,31 @@ class Watch:
 
     def __str__(self) -> str:
         return f"since step {self.first}, {self._why}"
+
+
+def risen(energies: Float[np.ndarray, " steps"]) -> str:
+    """What to say if a run ends above where it has been, nothing otherwise.
+
+    The median of the last hundred steps, or of the second half of fewer than 200 steps,
+    is compared with the lowest one of as many steps before. It must be above by more
+    than 1.5 times the interquartile range there. If one step in five is independent,
+    energies that only fluctuate do so in less than one of 200 runs.
+    """
+    count = min(_RANGE, len(energies) // 2)
+    if count < _FEWEST_RISEN:
+        return ""
+    used = len(energies) // count * count
+    blocks = energies[len(energies) - used :].reshape(-1, count)
+    quarter, medians, three = np.quantile(blocks, (0.25, 0.5, 0.75), axis=1)
+    lowest = int(np.argmin(medians[:-1]))
+    width = three[lowest] - quarter[lowest]
+    if not medians[-1] - medians[lowest] > _RISEN * width:
+        return ""
+    first = len(energies) - used + lowest * count + 1
+    return (
+        f"energies have risen, from a median of {medians[lowest]:.4f} Ha per cell in "
+        f"steps {first} to {first + count - 1} to {medians[-1]:.4f} in the last {count}"
+    )
 
 
 class _SeenSteps:

@@ -13,7 +13,7 @@ from .._core import duration, on_first, progress_bar
 from .._storage import History
 from .._training import VMCState
 from .callbacks import Callback, stops
-from .divergence import Watch
+from .divergence import risen, Watch
 from .faults import Faults
 from .figure import Figure
 from .folder import note_in_run_json
@@ -32,6 +32,12 @@ _KICK = (
     "Step %d: %s. Training recovers from such a kick, or does not, as its history will "
     "show. If it does not, start again, with a smaller learning rate or norm bound, "
     "more damping, or longer pretraining."
+)
+_RISEN = (
+    "Training ends worse than it was: %s. Either updates are mostly noise (take a "
+    "smaller learning rate or more walkers), or the walkers had not reached the "
+    "distribution of the network when training began (take longer pretraining, or a "
+    "longer `burn_in`)."
 )
 
 
@@ -136,7 +142,7 @@ def train(
                     break
         figure.refresh(history, last=True)
         if done == steps:
-            _report_end(history)
+            _report_end(history, stages.starts[stage_at(steps)])
         if watch.outside > 1:
             _logger.warning(
                 "Training ends while it may diverge: %s. The newest checkpoint is of "
@@ -199,7 +205,8 @@ def _gone_back(
     return eqx.tree_at(lambda s: s.scale, good, _HALF * good.scale)
 
 
-def _report_end(history: History) -> None:
+def _report_end(history: History, start: int) -> None:
+    """`start` is the step before which the last strategy began."""
     columns = history.columns()
     last = columns["energy"][-_LAST:]
     _logger.info(
@@ -209,6 +216,8 @@ def _report_end(history: History) -> None:
         len(last),
         duration(_last(columns["seconds"])),
     )
+    if what := risen(columns["energy"][columns["step"] > start]):
+        _logger.warning(_RISEN, what)
 
 
 def _last(values: Float[np.ndarray, " steps"]) -> float:
