@@ -137,6 +137,20 @@ def test_translations_twist_and_exchange(name, seed):
     np.testing.assert_allclose(values(electrons), factors, rtol=0, atol=1e-8)
 
 
+def test_checkpoint_of_a_real_function_at_k_and_minus_k(tmp_path):
+    wavefunction = _case("real, k and -k")
+    eqs.checkpoint.save(tmp_path, 1, wavefunction)
+    scaled = jax.tree.map(
+        lambda x: 2 * x if eqx.is_inexact_array(x) else x, wavefunction
+    )
+    found = eqs.checkpoint.restore(tmp_path, 1, scaled)
+    electrons = jnp.asarray(_electrons(wavefunction.crystal, 0))
+    values = [psi(electrons) for psi in (wavefunction, found, scaled)]
+    assert values[0].is_real
+    assert values[0].log == values[1].log != values[2].log
+    assert values[0].sign == values[1].sign
+
+
 def test_spins_are_distinguishable():
     """Otherwise the exchange of any two electrons would give -1 by accident."""
     wavefunction = _case("real")
