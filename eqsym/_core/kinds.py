@@ -114,6 +114,7 @@ _REMEDIES = {
 _SIMPLER = {
     "FundamentalDomain.__init__": "`eqs.FundamentalDomain.of(group)` finds a point.",
     "IrrepProjection.__init__": "It takes a group and one of `eqs.irreps(group)`.",
+    "MeanField.__init__": "`eqs.MeanField.solve(crystal)` solves one.",
     "SpaceGroup.__init__": "`eqs.SpaceGroup.of(crystal)` finds the operations.",
 }
 

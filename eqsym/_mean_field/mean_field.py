@@ -132,6 +132,7 @@ class _OtherFormat(Exception):
     pass
 
 
+@checked
 class MeanField(AbstractFixed, AbstractSummarized):
     r"""A Hartree-Fock determinant of a crystal, to start from and to compare with: the
     occupied crystal orbitals

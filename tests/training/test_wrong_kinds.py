@@ -71,6 +71,10 @@ _MADE = {
         lambda: eqs.SpaceGroup(_CRYSTAL),
         r"`eqs.SpaceGroup.of\(crystal\)` finds the operations",
     ),
+    "mean field by hand": (
+        lambda: eqs.MeanField(_CRYSTAL),
+        r"`eqs.MeanField.solve\(crystal\)` solves one",
+    ),
     "electrons": (
         lambda: _network()(jnp.ones((3, 3))),
         r"`electrons` must be one configuration, of shape \(1, 3\), such as "
