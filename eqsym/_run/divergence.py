@@ -24,7 +24,7 @@ _ENERGY = 5.0
 _KICK = 5.0
 # The fewest steps at the end to say that energies have risen, and by how many
 # interquartile ranges they must have.
-_FEWEST_RISEN, _RISEN = 50, 1.5
+_FEWEST_RISEN, _RISE = 50, 1.5
 # Steps outside in a row that are not an accident.
 _STAY = 20
 # The fewest steps from a state to go back to to the first step outside, and between two
@@ -170,7 +170,7 @@ def risen(energies: Float[np.ndarray, " steps"]) -> str:
     quarter, medians, three = np.quantile(blocks, (0.25, 0.5, 0.75), axis=1)
     lowest = int(np.argmin(medians[:-1]))
     width = three[lowest] - quarter[lowest]
-    if not medians[-1] - medians[lowest] > _RISEN * width:
+    if not medians[-1] - medians[lowest] > _RISE * width:
         return ""
     first = len(energies) - used + lowest * count + 1
     return (
