@@ -129,7 +129,7 @@ def test_symmetrization(hall, seed):
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(hall=st.sampled_from(_HALL_NUMBERS), seed=st.integers(0, 2**16))
 def test_symmetrization_on_more_groups(hall, seed):
     _check(hall, seed)
