@@ -22,6 +22,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from timing import times
 
 import eqsym as eqs
 from eqsym._core.math import chunked_vmap
@@ -166,14 +167,7 @@ class Worker:
 def peak() -> float:
     """Operations per second of a large matrix product."""
     a = jnp.ones((1024, 1024), jnp.float32)
-    product = jax.jit(jnp.dot)
-    product(a, a).block_until_ready()
-    times = []
-    for _ in range(20):
-        begin = time.perf_counter()
-        product(a, a).block_until_ready()
-        times.append(time.perf_counter() - begin)
-    return 2 * 1024**3 / min(times)
+    return 2 * 1024**3 / min(times(jax.jit(jnp.dot), a, a, repeats=20))
 
 
 def main() -> None:

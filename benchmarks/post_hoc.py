@@ -19,8 +19,6 @@ it contains the autocorrelation of the chains. Three kinds of estimators:
 """
 
 import argparse
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +27,7 @@ import jax
 import numpy as np
 import optax
 from iteration import CRYSTALS
+from timing import clock, seconds
 
 import eqsym as eqs
 from eqsym._core.math import chunked_vmap
@@ -52,19 +51,6 @@ class Row(NamedTuple):
         """To an error of 1 mHa."""
         total = self.moves + self.amplitudes + self.energies
         return self.variance / 1e-6 / BATCH * total / 3600
-
-
-def seconds(function: Callable, *arguments, repeats: int) -> float:
-    """Median time of a call, compilation excluded."""
-    on_cpu = jax.default_backend() == "cpu"
-    clock = time.process_time if on_cpu else time.perf_counter
-    jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(repeats):
-        start = clock()
-        jax.block_until_ready(function(*arguments))
-        times.append(clock() - start)
-    return float(np.median(times))
 
 
 def trained(
@@ -141,7 +127,9 @@ def compare(
     )
 
     def timed(function, *arguments):
-        found = seconds(eqx.filter_jit(function), *arguments, repeats=options.repeats)
+        found = seconds(
+            eqx.filter_jit(function), *arguments, repeats=options.repeats, clock=clock
+        )
         return found * BATCH / len(walkers)
 
     def moves(function):

@@ -13,7 +13,6 @@ import argparse
 import functools
 import itertools
 import json
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from timing import clock, seconds
 
 import eqsym as eqs
 
@@ -135,21 +135,10 @@ def split(state: Any) -> tuple[Any, Any]:
     return eqx.partition(state, lambda leaf: isinstance(leaf, kinds))
 
 
-def clock() -> float:
-    on_cpu = jax.default_backend() == "cpu"
-    return time.process_time() if on_cpu else time.perf_counter()
-
-
 def measured(value: int, vmc: eqs.VMC, state: eqs.VMCState, repeats: int) -> Point:
     step, used, compilation = compiled(vmc, state)
-    arrays = split(state)[0]
-    jax.block_until_ready(step(arrays))
-    times = []
-    for _ in range(repeats):
-        begin = clock()
-        jax.block_until_ready(step(arrays))
-        times.append(clock() - begin)
-    point = Point(value, float(np.median(times)), used, compilation)
+    taken = seconds(step, split(state)[0], repeats=repeats, clock=clock)
+    point = Point(value, taken, used, compilation)
     print(
         f"{value:>6} {point.seconds:9.4f} s {used / 2**20:9.1f} MiB, compiled in "
         f"{compilation:.0f} s",

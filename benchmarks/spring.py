@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from iteration import CRYSTALS
 from scaling import LARGE, Network, SMALL
+from timing import times
 
 import eqsym as eqs
 from eqsym._training.optimizer import _solve
@@ -43,14 +44,9 @@ DAMPING = 1e-3
 def measured(function: Callable, *arguments: Any, repeats: int) -> tuple[float, float]:
     """The least processor time of a call in seconds, and its temporary memory in MB."""
     compiled = jax.jit(function).lower(*arguments).compile()
-    jax.block_until_ready(compiled(*arguments))
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        jax.block_until_ready(compiled(*arguments))
-        times.append(time.process_time() - start)
+    taken = times(compiled, *arguments, repeats=repeats, clock=time.process_time)
     memory = compiled.memory_analysis()
-    return min(times), memory.temp_size_in_bytes / 2**20 if memory else float("nan")
+    return min(taken), memory.temp_size_in_bytes / 2**20 if memory else float("nan")
 
 
 def compare(name: str, counts: list[int], repeats: int) -> None:

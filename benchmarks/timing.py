@@ -23,15 +23,32 @@ def add_settings(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     parser.set_defaults(**defaults)
 
 
-def seconds(function: Callable, *arguments: Any, repeats: int) -> float:
-    """Median wall time of a call, compilation and one warm-up call excluded."""
+def clock() -> float:
+    """Seconds of the processor, which other load disturbs least; by the wall clock if
+    an accelerator does the work."""
+    on_cpu = jax.default_backend() == "cpu"
+    return time.process_time() if on_cpu else time.perf_counter()
+
+
+def times(
+    function: Callable,
+    *arguments: Any,
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """Of single calls, compilation and one warm-up call excluded."""
     jax.block_until_ready(function(*arguments))
-    times = []
+    found = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+        found.append(clock() - start)
+    return found
+
+
+def seconds(function: Callable, *arguments: Any, **settings: Any) -> float:
+    """The median of `times`, with the same settings."""
+    return float(np.median(times(function, *arguments, **settings)))
 
 
 def report(parts: Iterable[tuple[str, Any, tuple]], repeats: int) -> None:
