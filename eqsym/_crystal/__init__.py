@@ -5,7 +5,6 @@ from .arguments import (
     vacuum_directions as vacuum_directions,
 )
 from .crystal import (
-    cell_of as cell_of,
     Crystal as Crystal,
     with_cell as with_cell,
     with_changes as with_changes,
@@ -20,7 +19,13 @@ from .modulo import (
     SYMPREC as SYMPREC,
 )
 from .nearest import from_nearest as from_nearest, inner_radius as inner_radius
+from .potentials import (
+    EffectiveCorePotential as EffectiveCorePotential,
+    from_pyscf_terms as from_pyscf_terms,
+    given_again as given_again,
+)
 from .standard import (
+    cell_of as cell_of,
     find_operations as find_operations,
     in_bohr as in_bohr,
     larger_group as larger_group,

@@ -1,12 +1,45 @@
-"""How two crystals differ, in words."""
+"""Crystals, and how two of them differ, in words."""
 
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from .._core import as_fraction, formula
 from .modulo import SAME
 from .nearest import from_nearest
+
+
+def described(crystal: Any) -> str:
+    """The facts by which a crystal is known, on one line."""
+    up, down = crystal.electrons
+    facts = [formula(crystal.species), f"{up + down} electrons"]
+    if up - down not in (0, 1):
+        facts.append(f"{up} up and {down} down")
+    if crystal.charge:
+        facts.append(f"charge {crystal.charge}")
+    if crystal.pseudopotential:
+        facts.append(_potentials(crystal))
+    sizes = np.diagonal(crystal.matrix)
+    if np.any(crystal.matrix != np.diag(sizes)):
+        facts.append(f"supercell {crystal.matrix.tolist()}")
+    elif crystal.cells > 1:
+        facts.append(f"supercell {'x'.join(map(str, sizes))}")
+    if np.any(crystal.twist):
+        facts.append(f"twist ({', '.join(map(as_fraction, crystal.twist.tolist()))})")
+    if crystal.vacuum:
+        facts.append(f"vacuum {crystal.vacuum}")
+    return ", ".join(facts)
+
+
+def _potentials(crystal: Any) -> str:
+    """One name, or one for each element."""
+    found = crystal.pseudopotential
+    names = {symbol: found[symbol].name or "own" for symbol in found}
+    if len(names) == len(set(crystal.species)) and len(set(names.values())) == 1:
+        return f"pseudopotential {next(iter(names.values()))}"
+    listed = ", ".join(f"{symbol}: {name}" for symbol, name in names.items())
+    return f"pseudopotential {listed}"
 
 
 def difference(one: Any, other: Any, *, electrons: bool) -> str | None:
@@ -17,6 +50,8 @@ def difference(one: Any, other: Any, *, electrons: bool) -> str | None:
         found += _species(one, other)
     elif not found:
         found += _positions(one, other)
+    if one.species == other.species:
+        found += _cores(one, other)
     found += _supercells(one, other)
     if electrons and one.electrons != other.electrons:
         found.append(
@@ -47,6 +82,18 @@ def _species(one: Any, other: Any) -> list[str]:
     pairs = enumerate(zip(one.species, other.species, strict=True))
     i, (first, second) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
     return [f"`species` of nucleus {i} are {first} and {second}"]
+
+
+def _cores(one: Any, other: Any) -> list[str]:
+    """Terms that differ, and not only the names that they were given by."""
+    for symbol in dict.fromkeys(one.species):
+        pair = [crystal.pseudopotential.get(symbol) for crystal in (one, other)]
+        terms = [None if p is None else (p.core, sorted(p.terms)) for p in pair]
+        if terms[0] != terms[1]:
+            names = ["None" if p is None else p.name or "its own" for p in pair]
+            also = " of other terms" if names[0] == names[1] else ""
+            return [f"`pseudopotential` of {symbol} is {names[0]} and {names[1]}{also}"]
+    return []
 
 
 def _positions(one: Any, other: Any) -> list[str]:

@@ -11,9 +11,7 @@ from jaxtyping import Float, Int
 from .._core import (
     AbstractFixed,
     AbstractSummarized,
-    as_fraction,
     checked,
-    formula,
     Integer,
     Numbers,
     whole_number,
@@ -28,10 +26,16 @@ from .arguments import (
     Unit,
     vacuum_directions,
 )
-from .comparison import difference
+from .comparison import described, difference
 from .lattice import frozen, Lattice
 from .modulo import cosets, ROUNDING
-from .standard import Cell, in_bohr, primitive_cell, symmetrized_cell
+from .potentials import (
+    cores_of,
+    EffectiveCorePotential,
+    given_again,
+    given_potentials,
+)
+from .standard import Cell, cell_of, in_bohr, primitive_cell, symmetrized_cell
 from .structures import as_read, finite_directions, read_ase, read_pyscf
 
 
@@ -55,6 +59,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
     _positions: tuple[tuple[float, ...], ...] = eqx.field(static=True)
     _matrix: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     _twist: tuple[float, ...] = eqx.field(static=True)
+    _potentials: tuple[EffectiveCorePotential, ...] = eqx.field(static=True)
 
     @checked
     def __init__(
@@ -70,6 +75,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         spin: Integer | float | None = None,
         twist: Numbers = (0, 0, 0),
         vacuum: Sequence[Integer] | Integer = (),
+        pseudopotential: Any = None,
     ):
         """**Arguments:**
 
@@ -80,7 +86,8 @@ class Crystal(AbstractFixed, AbstractSummarized):
         - `frac_positions`: (atoms, 3) positions in fractions of the lattice vectors.
         - `supercell`: the integer matrix S: 3x3, or three numbers for a diagonal one,
             or one number.
-        - `charge`: nuclear charge minus number of electrons, of the whole supercell.
+        - `charge`: charge of the nuclei, less the core electrons of pseudopotentials,
+            minus number of electrons; of the whole supercell.
         - `spin`: spin-up minus spin-down electrons of the supercell. By default 0 or 1,
             whichever the number of electrons admits.
         - `twist`: k_s in fractions of the supercell's reciprocal vectors.
@@ -88,10 +95,14 @@ class Crystal(AbstractFixed, AbstractSummarized):
             `(2,)` for a slab, `(1, 2)` for a chain along the first lattice vector. The
             simulation is periodic there too, and its energies do not depend on this;
             [`eqsym.SpaceGroup.of`][] takes the group of the slab or chain.
+        - `pseudopotential`: an effective core potential for every element, or one for
+            each element symbol, `{"Li": "ccecp", "H": None}`: a name that PySCF knows,
+            text in NWChem's format, or `None` for all electrons. The electrons are the
+            valence electrons then. See [Pseudopotentials](../pseudopotentials.md).
 
-        **Raises:** `ValueError` that names the argument, for an unknown element,
-        overlapping nuclei, a singular or non-integer supercell matrix, and a charge or
-        spin that the electrons do not fit.
+        **Raises:** `ValueError` that names the argument, for an unknown element, one
+        without such a pseudopotential, overlapping nuclei, a singular or non-integer
+        supercell matrix, and a charge or spin that the electrons do not fit.
         """
         scale = to_bohr(unit)
         self.lattice = Lattice(np.asarray(lattice, dtype=np.float64) * scale)
@@ -103,7 +114,8 @@ class Crystal(AbstractFixed, AbstractSummarized):
         self._twist = frozen(twist)
         if not self.species:
             raise ValueError("`species` must have at least one element, got none.")
-        nuclear = self.cells * int(np.sum(self.atomic_numbers))
+        self._potentials = given_potentials(pseudopotential, self.species)
+        nuclear = int(np.sum(self.supercell_charges))
         self.electrons = spin_channels(nuclear, charge, spin)
         self.vacuum = vacuum_directions(vacuum)
 
@@ -124,22 +136,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         check_distances(self.lattice, self.species, self.cart_positions)
 
     def _summary(self) -> str:
-        up, down = self.electrons
-        facts = [formula(self.species), f"{up + down} electrons"]
-        if up - down not in (0, 1):
-            facts.append(f"{up} up and {down} down")
-        if self.charge:
-            facts.append(f"charge {self.charge}")
-        sizes = np.diagonal(self.matrix)
-        if np.any(self.matrix != np.diag(sizes)):
-            facts.append(f"supercell {self.matrix.tolist()}")
-        elif self.cells > 1:
-            facts.append(f"supercell {'x'.join(map(str, sizes))}")
-        if np.any(self.twist):
-            facts.append(f"twist ({', '.join(map(as_fraction, self.twist.tolist()))})")
-        if self.vacuum:
-            facts.append(f"vacuum {self.vacuum}")
-        return ", ".join(facts)
+        return described(self)
 
     @property
     def cart_positions(self) -> Float[np.ndarray, "..."]:
@@ -158,8 +155,19 @@ class Crystal(AbstractFixed, AbstractSummarized):
 
     @property
     def atomic_numbers(self) -> Int[np.ndarray, " atoms"]:
-        """Nuclear charges of the primitive cell."""
+        """Of the nuclei of the primitive cell."""
         return np.array([atomic_number(symbol) for symbol in self.species])
+
+    @property
+    def pseudopotential(self) -> dict[str, EffectiveCorePotential]:
+        """Of each element that has one. Give it to a crystal to have the same."""
+        return {one.element: one for one in self._potentials}
+
+    @property
+    def charges(self) -> Int[np.ndarray, " atoms"]:
+        """Charges of the nuclei of the primitive cell, less the core electrons of
+        pseudopotentials."""
+        return self.atomic_numbers - np.array(cores_of(self._potentials, self.species))
 
     @property
     def cells(self) -> int:
@@ -173,8 +181,8 @@ class Crystal(AbstractFixed, AbstractSummarized):
 
     @property
     def charge(self) -> int:
-        """Nuclear charge minus number of electrons, of the supercell."""
-        return self.cells * int(np.sum(self.atomic_numbers)) - sum(self.electrons)
+        """Charge of nuclei and cores minus number of electrons, of the supercell."""
+        return int(np.sum(self.supercell_charges)) - sum(self.electrons)
 
     @property
     def translations(self) -> Float[np.ndarray, "cells 3"]:
@@ -200,8 +208,8 @@ class Crystal(AbstractFixed, AbstractSummarized):
 
     @property
     def supercell_charges(self) -> Int[np.ndarray, " nuclei"]:
-        """Nuclear charges in the order of `supercell_positions`."""
-        return np.tile(self.atomic_numbers, self.cells)
+        """As `charges`, in the order of `supercell_positions`."""
+        return np.tile(self.charges, self.cells)
 
     @checked
     def symmetrized(self, symprec: float) -> "Crystal":
@@ -303,7 +311,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
             [self.species[i] for i in found.chosen],
             frac_positions=found.cell.frac,
             unit="bohr",
-            **{"vacuum": self.vacuum, **kwargs},
+            **{"vacuum": self.vacuum, "pseudopotential": given_again(self), **kwargs},
         )
 
     @classmethod
@@ -460,16 +468,16 @@ class Crystal(AbstractFixed, AbstractSummarized):
 
         **Arguments:**
 
-        - `cell`: the built cell, all-electron (without pseudopotential). With
-            `dimension` below 3 there must be vacuum along the other lattice vectors,
-            which are the `vacuum` of the crystal; a warning says that it is periodic
-            there too. Ghost atoms are left out.
+        - `cell`: the built cell, with all electrons or the effective core potentials of
+            `cell.ecp`. With `dimension` below 3 there must be vacuum along the other
+            lattice vectors, which are the `vacuum` of the crystal; a warning says that
+            it is periodic there too. Ghost atoms are left out.
         - `kwargs`: as for [`eqsym.Crystal`][].
 
         **Raises:** `ValueError` for a molecule, a cell that is not built or has a
-        pseudopotential, less than 10 Bohr of vacuum in a direction without periodicity,
-        and a spin that the electrons of the supercell do not admit, unless `spin` is
-        given.
+        separable pseudopotential (`cell.pseudo`), less than 10 Bohr of vacuum in a
+        direction without periodicity, and a spin that the electrons of the supercell do
+        not admit, unless `spin` is given.
         """
         return cls(**as_read(read_pyscf, cell, kwargs))
 
@@ -503,12 +511,6 @@ class Crystal(AbstractFixed, AbstractSummarized):
         return difference(self, other, electrons=electrons)
 
 
-def cell_of(crystal: Crystal) -> Cell:
-    """The primitive cell, for spglib."""
-    frac = crystal.lattice.to_fractional(crystal.cart_positions)
-    return Cell(crystal.lattice.vectors, frac, crystal.atomic_numbers)
-
-
 def with_changes(crystal: Crystal, **changes: Any) -> Crystal:
     """The crystal with other arguments, lengths in Bohr."""
     up, down = crystal.electrons
@@ -520,6 +522,7 @@ def with_changes(crystal: Crystal, **changes: Any) -> Crystal:
         "spin": up - down,
         "twist": crystal.twist,
         "vacuum": crystal.vacuum,
+        "pseudopotential": given_again(crystal),
     }
     if "frac_positions" not in changes:
         arguments["cart_positions"] = crystal.cart_positions

@@ -34,6 +34,12 @@ class Cell(NamedTuple):
     numbers: Int[np.ndarray, " atoms"]
 
 
+def cell_of(crystal: Any) -> Cell:
+    """The primitive cell of a crystal."""
+    frac = crystal.lattice.to_fractional(crystal.cart_positions)
+    return Cell(crystal.lattice.vectors, frac, crystal.atomic_numbers)
+
+
 class SymmetricCell(NamedTuple):
     """- `cell`: a cell that has the operations to rounding.
     - `rotations`, `translations`: the operations, on fractions.

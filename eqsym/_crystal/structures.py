@@ -11,6 +11,14 @@ from jaxtyping import Float, Int
 from .._core import whole_number
 from .arguments import BOHR_PER_ANGSTROM, cell_count, to_bohr, Unit
 from .modulo import ROUNDING
+from .potentials import (
+    cores_of,
+    EffectiveCorePotential,
+    from_pyscf_terms,
+    given_potentials,
+    known_name,
+    separable,
+)
 from .standard import Cell, repetitions
 
 
@@ -32,12 +40,14 @@ def as_read(
     check_given(given)
     charge, spin = given.pop("charge", None), given.pop("spin", None)
     cells = cell_count(given.get("supercell", 1))
-    read = reader(structure, cells, charge, spin)
+    read = reader(structure, cells, charge, spin, given.get("pseudopotential"))
     read["vacuum"] = given.pop("vacuum", read["vacuum"])
     return {**read, **given}
 
 
-def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
+def read_ase(
+    atoms: Any, cells: int, charge: Any, spin: Any, pseudopotential: Any
+) -> dict[str, Any]:
     """The arguments of a `Crystal` in `atoms`, or in the file at this path; with
     `charge` and `spin` of a supercell of so many cells, unless they are given.
 
@@ -77,7 +87,9 @@ def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
     if charge is None:
         charge = _sum_of_charges(atoms, cells)
     charge = whole_number("charge", charge, floats=True)
-    electrons = cells * int(np.sum(atoms.numbers)) - charge
+    symbols = atoms.get_chemical_symbols()
+    cores = cores_of(given_potentials(pseudopotential, symbols), symbols)
+    electrons = cells * int(np.sum(atoms.numbers) - np.sum(cores)) - charge
     found = _sum_of_moments(atoms, cells, electrons, spin)
     # Atoms of opposite moments are not repetitions of each other.
     moments = np.atleast_2d(atoms.get_initial_magnetic_moments().T)
@@ -86,7 +98,7 @@ def read_ase(atoms: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
     _announce_conventional("`atoms`", vectors, positions, labels.reshape(-1) + 1)
     return {
         "lattice": vectors,
-        "species": atoms.get_chemical_symbols(),
+        "species": symbols,
         "cart_positions": positions,
         "unit": "bohr",
         "charge": charge,
@@ -261,11 +273,14 @@ def _sum_of_moments(atoms: Any, cells: int, electrons: int, spin: Any) -> int | 
     return whole
 
 
-def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
+def read_pyscf(
+    cell: Any, cells: int, charge: Any, spin: Any, pseudopotential: Any
+) -> dict[str, Any]:
     """The arguments of a `Crystal` in `cell`; with `charge` and `spin` of a supercell
     of so many cells, unless they are given.
 
-    **Raises:** `ValueError` if `cell` is not a crystal with all its electrons.
+    **Raises:** `ValueError` if `cell` is not a crystal, or has a pseudopotential of
+    another kind than effective core potentials.
     """
     from pyscf.pbc import gto
 
@@ -280,13 +295,19 @@ def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
             "`cell` must be built: call `cell.build()`, which reads its atoms and "
             "lattice, and then give it here."
         )
-    if cell.has_ecp() or cell.pseudo:
-        raise ValueError(
-            "`cell` must be all-electron, got one with a pseudopotential. Build it "
-            "without `pseudo` and `ecp`."
-        )
+    if cell.pseudo or getattr(cell, "_pseudo", None):
+        raise ValueError(separable("`cell.pseudo`"))
     charges = np.asarray(cell.atom_charges())
     nuclei = np.flatnonzero(charges)
+    symbols = [cell.atom_pure_symbol(int(i)) for i in nuclei]
+    own = _potentials_of(cell, nuclei, symbols)
+    if own and pseudopotential is not None:
+        raise ValueError(
+            f"Leave out `pseudopotential`: `cell` has its own, of {list(own)}."
+        )
+    known = own or pseudopotential
+    cores = cores_of(given_potentials(known, symbols), symbols)
+    missing = 0 if own else cells * int(np.sum(cores))
     if len(nuclei) < cell.natm:
         _logger.info(
             "%d ghost atoms of `cell` are left out: they are basis functions only.",
@@ -308,7 +329,7 @@ def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
     if charge is None:
         charge = cells * int(np.sum(charges)) - total
     charge = whole_number("charge", charge, floats=True)
-    electrons = cells * int(np.sum(charges)) - charge
+    electrons = cells * int(np.sum(charges)) - missing - charge
     if spin is None:
         spin = whole_number("cell.spin", cell.spin)
         if (electrons + spin) % 2 or abs(spin) > electrons:
@@ -325,13 +346,35 @@ def read_pyscf(cell: Any, cells: int, charge: Any, spin: Any) -> dict[str, Any]:
         )
     return {
         "lattice": vectors,
-        "species": [cell.atom_pure_symbol(int(i)) for i in nuclei],
+        "species": symbols,
         "cart_positions": positions,
         "unit": "bohr",
         "charge": charge,
         "spin": spin,
         "vacuum": vacuum,
+        "pseudopotential": known,
     }
+
+
+def _potentials_of(
+    cell: Any, nuclei: Int[np.ndarray, " nuclei"], symbols: Sequence[str]
+) -> dict[str, EffectiveCorePotential | None]:
+    """By element; empty for an all-electron cell."""
+    found: dict[str, EffectiveCorePotential | None] = {}
+    for i, symbol in zip(nuclei, symbols, strict=True):
+        label = cell.atom_symbol(int(i))
+        terms = cell._ecp.get(label, cell._ecp.get(symbol))
+        name = cell.ecp if isinstance(cell.ecp, str) else None
+        if isinstance(cell.ecp, dict):
+            name = cell.ecp.get(label, cell.ecp.get(symbol, cell.ecp.get("default")))
+        plain = known_name(name, symbol, terms)
+        one = None if not terms else from_pyscf_terms(symbol, terms, plain)
+        if found.setdefault(symbol, one) != one:
+            raise ValueError(
+                f"`cell.ecp` has several pseudopotentials of {symbol}, expected one "
+                "for each element."
+            )
+    return found if any(found.values()) else {}
 
 
 def widest_gap(
@@ -376,7 +419,8 @@ def check_given(given: Mapping[str, Any]) -> None:
     if found:
         raise ValueError(
             f"Leave out {' and '.join(found)}: the structure says so itself, in units "
-            "that are known. Give `supercell`, `charge`, `spin`, `twist` or `vacuum`."
+            "that are known. Give `supercell`, `charge`, `spin`, `twist`, `vacuum` or "
+            "`pseudopotential`."
         )
 
 

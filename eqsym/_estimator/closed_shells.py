@@ -36,7 +36,7 @@ def closed_shell_twists(
     mesh: Any,
     *,
     shift: Numbers = (0, 0, 0),
-    basis: str | dict[str, str] = "cc-pvdz",
+    basis: str | dict[str, str] | None = None,
     exp_to_discard: float | None = 0.1,
     symprec: float = SYMPREC,
     vacuum: Sequence[int] | int | None = None,

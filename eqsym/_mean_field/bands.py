@@ -25,15 +25,15 @@ _FEW = 64
 def shell_gaps(
     crystal: Crystal,
     twists: Float[np.ndarray, "twists 3"],
-    basis: str | dict[str, str],
+    basis: str | dict[str, str] | None,
     exp_to_discard: float | None,
 ) -> Float[np.ndarray, " twists"]:
     r"""The gap in Hartree between the highest occupied and the lowest empty level at
     each twist, with as many electrons of each spin as the crystal has; infinite if no
     level is occupied or none is empty.
 
-    The levels are those of superposed neutral atoms, each with its nuclear and Hartree
-    potential, with local exchange $-(3 \rho / \pi)^{1/3}$. This potential has the
+    The levels are those of superposed neutral atoms, each with its pseudopotential,
+    nuclear and Hartree potential, with local exchange $-(3 \rho / \pi)^{1/3}$. This potential has the
     symmetry of the crystal and does not depend on the twist, so that levels at
     different twists are of the same bands. Nothing is iterated, so that levels may
     cross. Hartree-Fock has wider bands in mostly the same order; but each twist would
@@ -42,6 +42,7 @@ def shell_gaps(
     **Raises:** `ValueError` for a basis that is too small or linearly dependent.
     """
     from pyscf.pbc import dft
+    from pyscf.pbc.gto import ecp
 
     settings = Settings(crystal, basis, exp_to_discard, False, None, None)
     cell = crystal_cell(crystal, settings)
@@ -54,12 +55,13 @@ def shell_gaps(
     overlap = np.asarray(cell.pbc_intor("int1e_ovlp", hermi=1, kpts=kpoints))
     check_basis(crystal, settings, overlap)
     kinetic = np.asarray(cell.pbc_intor("int1e_kin", hermi=1, kpts=kpoints))
+    fixed = kinetic + ecp.ecp_int(cell, kpoints) if cell.has_ecp() else kinetic
     grids = dft.BeckeGrids(cell)
     grids.level, grids.verbose = 1, 0
     grids.build()
     potential = grids.weights * _potential(crystal, settings, np.array(grids.coords))
     levels = []
-    for k, s, t in zip(kpoints, overlap, kinetic, strict=True):
+    for k, s, t in zip(kpoints, overlap, fixed, strict=True):
         values = cell.pbc_eval_gto("GTOval_sph", grids.coords, kpt=k)
         fock = t + values.conj().T @ (potential[:, None] * values)
         levels.append(scipy.linalg.eigh(fock, s, eigvals_only=True))
@@ -81,7 +83,7 @@ def _potential(
     reach = _RADII[-1] + np.sum(np.linalg.norm(lattice.vectors, axis=1))
     shifts = lattice.points_within(float(reach))
     for species, position in zip(crystal.species, inside, strict=True):
-        radial = _atom(species, settings)
+        radial = _atom(crystal, species, settings)
         for shift in shifts:
             distance = np.linalg.norm(points - position - shift, axis=1)
             for total, values in zip((density, potential), radial, strict=True):
@@ -89,8 +91,10 @@ def _potential(
     return potential - np.cbrt(3 * density / np.pi)
 
 
-def _atom(species: str, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """Density and potential of a neutral spherical atom."""
+def _atom(
+    crystal: Crystal, species: str, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Density and Coulomb potential of a neutral spherical atom."""
     from pyscf import gto
     from pyscf.scf.hf import init_guess_by_minao
 
@@ -98,6 +102,8 @@ def _atom(species: str, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     basis = basis if isinstance(basis, str) else basis[species]
     atom = gto.Mole()
     atom.atom, atom.basis = [(species, (0.0, 0.0, 0.0))], basis
+    if species in crystal.pseudopotential:
+        atom.ecp = {species: crystal.pseudopotential[species].as_pyscf()}
     atom.unit, atom.spin, atom.verbose = "B", None, 0
     atom.build(False, False)
     places = _RADII[:, None] * np.array([1.0, 0.0, 0.0])

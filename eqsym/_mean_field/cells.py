@@ -20,7 +20,13 @@ def _right_handed(lattice: Lattice) -> Float[np.ndarray, "3 3"]:
     return vectors if np.linalg.det(vectors) > 0 else -vectors
 
 
-def bare_cell(lattice: Lattice, atoms: list, basis: Any, exp_to_discard: float | None):
+def bare_cell(
+    lattice: Lattice,
+    atoms: list,
+    basis: Any,
+    exp_to_discard: float | None,
+    ecp: dict[str, list] | None = None,
+):
     from pyscf.pbc import gto
 
     cell = gto.Cell()
@@ -28,6 +34,7 @@ def bare_cell(lattice: Lattice, atoms: list, basis: Any, exp_to_discard: float |
     cell.unit = "B"
     cell.atom = atoms
     cell.basis = basis
+    cell.ecp = ecp or {}
     cell.exp_to_discard = exp_to_discard
     # Electrons are counted over all k-points, by the solver; not by the cell.
     cell.spin = None
@@ -43,8 +50,9 @@ def crystal_cell(crystal: Crystal, settings: Settings):
     # Around atoms outside of its cell, PySCF sums too few images.
     positions = Lattice(_right_handed(crystal.lattice)).wrap(crystal.cart_positions)
     atoms = list(zip(crystal.species, positions.tolist(), strict=True))
+    ecp = {name: one.as_pyscf() for name, one in crystal.pseudopotential.items()}
     try:
-        return bare_cell(crystal.lattice, atoms, basis, settings.exp_to_discard)
+        return bare_cell(crystal.lattice, atoms, basis, settings.exp_to_discard, ecp)
     except (BasisNotFoundError, KeyError) as error:
         raise ValueError(
             f"`basis` must be a Gaussian basis that PySCF knows for {elements}, got "

@@ -41,6 +41,8 @@ def superposed_atoms(
         atom._bas[:, gto.mole.ATOM_OF] = 0
         atom._env = cell._env
         atom._atom = cell._atom[index : index + 1]
+        # Asked for atoms with pseudopotentials.
+        atom._basis = cell._basis
         atom._built = True
         found: Any = init_guess_by_minao(atom)
         occupation = np.asarray(found.mo_occ)

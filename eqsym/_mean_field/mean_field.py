@@ -30,13 +30,13 @@ from .._core import (
     precise_matmul,
     whole_number,
 )
-from .._crystal import Crystal, with_changes
+from .._crystal import Crystal, EffectiveCorePotential, with_changes
 from .pairs import check_real, conjugates
 from .settings import NAMES, Settings
 from .solver import check_closed_shell, hartree_fock
 
 
-_FORMAT = "eqsym mean field, version 4"
+_FORMAT = "eqsym mean field, version 5"
 
 
 class Occupation(AbstractFixed, AbstractSummarized):
@@ -169,7 +169,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
         cls,
         crystal: Crystal,
         *,
-        basis: str | dict[str, str] = "cc-pvdz",
+        basis: str | dict[str, str] | None = None,
         exp_to_discard: float | None = 0.1,
         unrestricted: bool = False,
         moments: Sequence[float | int] | None = None,
@@ -179,9 +179,10 @@ class MeanField(AbstractFixed, AbstractSummarized):
         path: str | os.PathLike | None = None,
         progress: bool | None = None,
     ) -> "MeanField":
-        """Solves the Hartree-Fock equations with PySCF: for all electrons, with Coulomb
-        integrals by range-separated density fitting (Ye and Berkelbach, J. Chem. Phys.
-        154, 131104, 2021).
+        """Solves the Hartree-Fock equations with PySCF: for all electrons, or all
+        valence electrons if the crystal has pseudopotentials, with Coulomb integrals by
+        range-separated density fitting (Ye and Berkelbach, J. Chem. Phys. 154, 131104,
+        2021).
 
         Orbitals have the periodicity of the primitive cell. The logger `eqsym` warns of
         two things:
@@ -197,7 +198,9 @@ class MeanField(AbstractFixed, AbstractSummarized):
         **Arguments:**
 
         - `crystal`: the crystal, with its supercell, electrons and twist.
-        - `basis`: a Gaussian basis that PySCF knows, or one for each element symbol.
+        - `basis`: a Gaussian basis that PySCF knows, or one for each element symbol. By
+            default `cc-pvdz`, for an element with a pseudopotential the one made for
+            it, such as `ccecp-cc-pvdz`.
         - `exp_to_discard`: primitive Gaussians with a smaller exponent (in inverse
             square Bohr) are left out. They are made for free atoms; in a crystal they
             overlap until they are linearly dependent. `None` keeps all.
@@ -230,8 +233,8 @@ class MeanField(AbstractFixed, AbstractSummarized):
         reciprocal vectors of the supercell, and the occupied k-points of each spin are
         their own negatives or come in pairs k and -k.
 
-        **Raises:** `ValueError` for a basis that is unknown, too small, or linearly
-        dependent in this crystal; for moments that the atoms or the spin of the crystal
+        **Raises:** `ValueError` for a basis that is unknown, made for another number of
+        core electrons, too small, or linearly dependent in this crystal; for moments that the atoms or the spin of the crystal
         do not admit; for an open shell if a closed one is asked for; and for a file
         that holds the mean field of another crystal, or one solved with other settings.
         `RuntimeError` if the iteration does not converge.
@@ -414,6 +417,9 @@ class MeanField(AbstractFixed, AbstractSummarized):
             "species": crystal.species,
             "electrons": crystal.electrons,
             "vacuum": crystal.vacuum,
+            "potentials": [
+                dataclasses.asdict(one) for one in crystal.pseudopotential.values()
+            ],
             **{name: getattr(self._settings, name) for name in NAMES},
             "momenta": [[g.l for g in sums] for sums in self.expansion],
         }
@@ -464,6 +470,10 @@ class MeanField(AbstractFixed, AbstractSummarized):
         if header["format"] != _FORMAT:
             raise _OtherFormat(header["format"])
         n_up, n_down = header["electrons"]
+        given = {symbol: None for symbol in header["species"]}
+        for one in header["potentials"]:
+            one["terms"] = tuple(map(tuple, one["terms"]))
+            given[one["element"]] = EffectiveCorePotential(**one)
         build = functools.partial(
             Crystal,
             stored["lattice"],
@@ -473,6 +483,7 @@ class MeanField(AbstractFixed, AbstractSummarized):
             supercell=stored["matrix"],
             twist=stored["twist"],
             vacuum=header["vacuum"],
+            pseudopotential=given,
         )
         charge = sum(build().electrons) - n_up - n_down
         crystal = build(charge=charge, spin=n_up - n_down)

@@ -9,6 +9,7 @@ import numpy as np
 
 from .._core import AbstractFixed
 from .._crystal import Crystal
+from .bases import basis_of, plain
 
 
 NAMES = ("basis", "exp_to_discard", "unrestricted", "moments", "smearing")
@@ -26,14 +27,14 @@ class Settings(AbstractFixed):
     def __init__(
         self,
         crystal: Crystal,
-        basis: str | dict[str, str],
+        basis: str | dict[str, str] | None,
         exp_to_discard: float | None,
         unrestricted: bool,
         moments: Sequence[float | int] | None,
         smearing: float | None,
     ):
         """Arguments and errors as documented for `MeanField.solve`."""
-        self._basis = _by_element(basis, sorted(set(crystal.species)))
+        self._basis = basis_of(crystal, basis)
         if exp_to_discard is not None:
             exp_to_discard = float(exp_to_discard)
             if not (math.isfinite(exp_to_discard) and exp_to_discard >= 0):
@@ -65,30 +66,8 @@ class Settings(AbstractFixed):
         """Each setting that differs, with its values here and in the other one."""
         for name in NAMES:
             here, there = getattr(self, name), getattr(other, name)
-            if _plain(here) != _plain(there):
+            if plain(here) != plain(there):
                 yield f"`{name}` {here!r}, asked for {there!r}"
-
-
-def _plain(value):
-    """Names of bases as PySCF compares them."""
-    if isinstance(value, dict):
-        return {element: _plain(name) for element, name in value.items()}
-    if isinstance(value, str):
-        return value.lower().translate(str.maketrans("", "", "-_ "))
-    return value
-
-
-def _by_element(
-    basis: str | dict[str, str], elements: list[str]
-) -> tuple[tuple[str, str], ...]:
-    named = basis if isinstance(basis, dict) else dict.fromkeys(elements, basis)
-    # PySCF would silently leave atoms that are not named without functions.
-    if not all(isinstance(named.get(element), str) for element in elements):
-        raise ValueError(
-            f"`basis` must be the name of a Gaussian basis that PySCF knows for "
-            f"{elements}, or a dictionary with a name for each of them, got {basis!r}."
-        )
-    return tuple((element, named[element]) for element in elements)
 
 
 def _moments(
@@ -102,7 +81,7 @@ def _moments(
             "occupy the same orbitals. Add `unrestricted=True`."
         )
     moments = np.asarray(given, dtype=np.float64)
-    charges = crystal.atomic_numbers
+    charges = crystal.charges
     if moments.shape != charges.shape:
         raise ValueError(
             "`moments` must be one number for each of the "
@@ -112,8 +91,8 @@ def _moments(
         )
     if not np.all(np.abs(moments) <= charges):
         raise ValueError(
-            "`moments` must be finite and at most as large as the nuclear charges "
-            f"{charges.tolist()}, got {moments.tolist()}."
+            "`moments` must be finite and at most as large as the charges of nuclei "
+            f"and cores, {charges.tolist()}, got {moments.tolist()}."
         )
     total = crystal.cells * float(np.sum(moments))
     spin = operator.sub(*crystal.electrons)
