@@ -63,7 +63,7 @@ class Plane(eqs.AbstractHamiltonian):
 
     crystal: eqs.Crystal
 
-    def local_energy(self, wavefunction, electrons):
+    def local_energy(self, wavefunction, electrons, *, key=None):
         return eqs.LocalEnergy(electrons[0, 0], electrons[0, 1])
 
 

@@ -13,7 +13,11 @@ from ._core import (
     replicate as replicate,
     shard_walkers as shard_walkers,
 )
-from ._crystal import Crystal as Crystal, Lattice as Lattice
+from ._crystal import (
+    Crystal as Crystal,
+    EffectiveCorePotential as EffectiveCorePotential,
+    Lattice as Lattice,
+)
 from ._estimator import (
     AbstractObservable as AbstractObservable,
     Chains as Chains,
@@ -56,6 +60,8 @@ from ._hamiltonian import (
     Hamiltonian as Hamiltonian,
     HessianLaplacian as HessianLaplacian,
     LocalEnergy as LocalEnergy,
+    Pseudopotential as Pseudopotential,
+    SphericalQuadrature as SphericalQuadrature,
 )
 from ._mean_field import MeanField as MeanField, Occupation as Occupation
 from ._run import load_run as load_run, run as run, RunResult as RunResult

@@ -74,7 +74,7 @@ class Lattice(eqs.AbstractHamiltonian):
     depth: float = 0.5
     kinetic: eqs.AbstractKinetic = eqx.field(default_factory=eqs.HessianLaplacian)
 
-    def local_energy(self, wavefunction, electrons):
+    def local_energy(self, wavefunction, electrons, *, key=None):
         reciprocal = jnp.asarray(self.crystal.lattice.reciprocal, electrons.dtype)
         potential = -self.depth * jnp.sum(jnp.cos(electrons @ reciprocal.T))
         return eqs.LocalEnergy(self.kinetic(wavefunction, electrons), potential)
@@ -93,7 +93,7 @@ class Configured(eqs.AbstractHamiltonian):
     crystal: eqs.Crystal
     settings: Settings = eqx.field(static=True)
 
-    def local_energy(self, wavefunction, electrons):
+    def local_energy(self, wavefunction, electrons, *, key=None):
         hamiltonian = Lattice(self.crystal, self.settings.depth)
         return hamiltonian.local_energy(wavefunction, electrons)
 

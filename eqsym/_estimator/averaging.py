@@ -3,6 +3,7 @@
 import os
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
@@ -14,7 +15,7 @@ from .._symmetrizer import check_projection
 from .._wavefunction import AbstractWavefunction
 from .arguments import check_kinds
 from .chains import Chains
-from .energies import evaluation, per_cell, Quantities, sampled
+from .energies import evaluation, Parts, per_cell, Quantities, sampled
 from .estimate import Estimate, is_present, jackknife
 from .orbit import AbstractOrbitEstimate, OrbitSample, OrbitSampler
 from .results import columns, Evaluation
@@ -67,14 +68,11 @@ class PostHoc(AbstractResult):
 
 
 class _PostHocMoments(NamedTuple):
-    """Energies of f and, `projected`, of P f in excess of the reference, their squares,
-    the latter `None` without pairs of local energies, and the share |P f|^2 / |f|^2."""
+    """Energies of f and of P f in excess of the reference, their squares, the latter `None` without pairs of local energies, and the share |P f|^2 / |f|^2."""
 
-    kinetic: Any
-    potential: Any
+    plain: Parts
     square: Any
-    projected_kinetic: Any
-    projected_potential: Any
+    projected: Parts
     projected_square: Any
     share: Any
 
@@ -98,16 +96,14 @@ class _PostHocSample(AbstractOrbitEstimate):
     def moments(self, orbit: OrbitSample) -> _PostHocMoments:
         (projected,), (share,) = orbit.projected, orbit.shares
         # (H - reference) f, which averaged over the orbit is (H - reference) P f.
-        above = orbit.kinetic + orbit.potential
+        above = orbit.above.total
         projected_square = None
         if orbit.pairs is not None:
             projected_square = jnp.conj(above) @ orbit.pairs.astype(above.dtype) @ above
         return _PostHocMoments(
-            kinetic=orbit.plain @ orbit.kinetic,
-            potential=orbit.plain @ orbit.potential,
+            plain=jax.tree.map(lambda x: orbit.plain @ x, orbit.above),
             square=jnp.sum(orbit.weights * jnp.abs(above) ** 2),
-            projected_kinetic=projected @ orbit.kinetic,
-            projected_potential=projected @ orbit.potential,
+            projected=jax.tree.map(lambda x: projected @ x, orbit.above),
             projected_square=projected_square,
             share=share,
         )
@@ -115,8 +111,7 @@ class _PostHocSample(AbstractOrbitEstimate):
     def compared(
         self, moments: _PostHocMoments
     ) -> list[Inexact[np.ndarray, " walkers"]]:
-        energy = moments.kinetic + moments.potential
-        return [energy, moments.potential, moments.share]
+        return [moments.plain.total, moments.plain.potential, moments.share]
 
 
 def post_hoc(
@@ -199,14 +194,11 @@ def post_hoc(
     def results(means: _PostHocMoments) -> _PostHocNumbers:
         weight = np.real(means.share)
         square = means.projected_square
-        plain = per_cell(
-            means.kinetic, means.potential, means.square, weight * (1 - weight), **rest
-        )
+        plain = per_cell(means.plain, means.square, weight * (1 - weight), **rest)
         # Of an average that is zero nothing is reported.
         with np.errstate(divide="ignore", invalid="ignore"):
             averaged = per_cell(
-                means.projected_kinetic / weight,
-                means.projected_potential / weight,
+                Parts(*(x / weight for x in means.projected)),
                 None if square is None else square / weight,
                 np.zeros_like(weight),
                 **rest,

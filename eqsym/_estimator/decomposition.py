@@ -135,7 +135,7 @@ class _SectorSample(AbstractOrbitEstimate):
         return "energy", "symmetry"
 
     def moments(self, orbit: OrbitSample) -> _SectorMoments:
-        above = orbit.kinetic + orbit.potential
+        above = orbit.above.total
         return _SectorMoments(
             orbit.plain @ above, orbit.projected @ above, orbit.shares
         )

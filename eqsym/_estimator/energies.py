@@ -70,7 +70,7 @@ class _Energies(AbstractEstimator):
         return self.sampled.names
 
     def zero(self, walkers: Walkers) -> LocalEnergy:
-        return LocalEnergy(*jnp.zeros((2,), walkers.dtype))
+        return LocalEnergy(*jnp.zeros((3,), walkers.dtype))
 
     def reference(self, found: Any) -> LocalEnergy:
         """The mean energies of the first samples."""
@@ -205,12 +205,26 @@ def _along(one: np.ndarray, values: np.ndarray) -> np.ndarray:
     return one.reshape(-1, *[1] * (values.ndim - 1))
 
 
-def excess(energy: LocalEnergy, reference: LocalEnergy) -> LocalEnergy:
-    """Energies in excess of a fixed reference, so that sums keep their precision."""
-    return LocalEnergy(
-        energy.kinetic - reference.kinetic.astype(energy.kinetic.dtype),
-        energy.potential - reference.potential.astype(energy.potential.dtype),
+class Parts(NamedTuple):
+    """The parts of energies, or of what is proportional to them."""
+
+    kinetic: Any
+    potential: Any
+    pseudopotential: Any
+
+    @property
+    def total(self) -> Any:
+        return self.kinetic + self.potential + self.pseudopotential
+
+
+def excess(energy: LocalEnergy, reference: LocalEnergy) -> Parts:
+    """Energies in excess of a fixed reference, so that sums keep their precision; all
+    complex if the wave function is."""
+    dtype = energy.kinetic.dtype
+    parts = jax.tree.map(
+        lambda x, zero: (x - zero.astype(x.dtype)).astype(dtype), energy, reference
     )
+    return Parts(parts.kinetic, parts.potential, parts.pseudopotential)
 
 
 class Quantities(NamedTuple):
@@ -221,33 +235,36 @@ class Quantities(NamedTuple):
     variance: Any
     kinetic: Any
     potential: Any
+    pseudopotential: Any
     imaginary: Any
     symmetry: Any
 
 
 def per_cell(
-    kinetic: Inexact[np.ndarray, " sets"],
-    potential: Inexact[np.ndarray, " sets"],
+    above: Parts,
     square: Inexact[np.ndarray, " sets"] | None,
     symmetry: Float[np.ndarray, " sets"] | None,
     *,
     reference: LocalEnergy,
     cells: int,
 ) -> Quantities:
-    """From means of kinetic and potential energies in excess of a reference, and of the
-    square of their sum, all of the supercell."""
+    """From means of energies in excess of a reference, and of the square of their sum,
+    all of the supercell."""
     variance = None
     if square is not None:
-        variance = (np.real(square) - np.abs(kinetic + potential) ** 2) / cells**2
-    kinetic = kinetic + np.float64(reference.kinetic)
-    potential = potential + np.float64(reference.potential)
-    energy = (kinetic + potential) / cells
+        variance = (np.real(square) - np.abs(above.total) ** 2) / cells**2
+    zeros = reference.kinetic, reference.potential, reference.pseudopotential
+    means = Parts(
+        *((x + np.float64(zero)) / cells for x, zero in zip(above, zeros, strict=True))
+    )
+    cores = np.real(means.pseudopotential)
     return Quantities(
-        energy=np.real(energy),
+        energy=np.real(means.total),
         variance=variance,
-        kinetic=np.real(kinetic) / cells,
-        potential=np.real(potential) / cells,
-        imaginary=np.imag(energy),
+        kinetic=np.real(means.kinetic),
+        potential=np.real(means.potential),
+        pseudopotential=cores if np.any(cores != 0) else None,
+        imaginary=np.imag(means.total),
         symmetry=symmetry,
     )
 

@@ -17,6 +17,7 @@ from .energies import (
     AbstractSample,
     evaluation,
     excess,
+    Parts,
     per_cell,
     Quantities,
     sampled,
@@ -28,8 +29,7 @@ from .results import Evaluation
 class _EnergyMoments(NamedTuple):
     """Of energies in excess of the reference, and of Pf/f, if P is given."""
 
-    kinetic: Any
-    potential: Any
+    above: Parts
     square: Any
     ratio: Any
     ratio_square: Any
@@ -47,17 +47,15 @@ class _EnergySample(AbstractSample):
     def __call__(
         self, electrons: Electrons, key: Key, reference: LocalEnergy
     ) -> _EnergyMoments:
-        del key
-        energy = self.hamiltonian.local_energy(self.wavefunction, electrons)
-        energy = excess(energy, reference)
+        energy = self.hamiltonian.local_energy(self.wavefunction, electrons, key=key)
+        above = excess(energy, reference)
         ratio = ratio_square = None
         if self.symmetrizer is not None:
             ratio = symmetry_ratio(self.wavefunction, self.symmetrizer, electrons)
             ratio_square = jnp.abs(ratio) ** 2
         return _EnergyMoments(
-            kinetic=energy.kinetic,
-            potential=energy.potential,
-            square=jnp.abs(energy.total) ** 2,
+            above=above,
+            square=jnp.abs(above.total) ** 2,
             ratio=ratio,
             ratio_square=ratio_square,
         )
@@ -65,7 +63,7 @@ class _EnergySample(AbstractSample):
     def compared(
         self, moments: _EnergyMoments
     ) -> list[Inexact[np.ndarray, " walkers"]]:
-        found = [moments.kinetic + moments.potential, moments.potential]
+        found = [moments.above.total, moments.above.potential]
         return found if moments.ratio is None else [*found, moments.ratio]
 
 
@@ -119,8 +117,7 @@ def evaluate(
         if means.ratio is not None:
             symmetry = means.ratio_square - np.abs(means.ratio) ** 2
         return per_cell(
-            means.kinetic,
-            means.potential,
+            means.above,
             means.square,
             symmetry,
             reference=samples.reference,

@@ -14,7 +14,7 @@ from .._group import SpaceGroup
 from .._hamiltonian import AbstractHamiltonian, LocalEnergy
 from .._symmetrizer import draw_with_identity, pair_weights
 from .._wavefunction import AbstractWavefunction
-from .energies import AbstractSample, excess
+from .energies import AbstractSample, excess, Parts
 
 
 class OrbitSample(NamedTuple):
@@ -23,11 +23,11 @@ class OrbitSample(NamedTuple):
     are integrals.
 
     - `shares`: $|P_\rho f|^2 / |f|^2$ for every projection.
-    - `projected`, `plain`: `projected[rho] @ kinetic` is
-        $\langle P_\rho f | T f \rangle$, `plain @ kinetic` is
-        $\langle f | T f \rangle$; likewise with `potential`.
-    - `kinetic`, `potential`: $(T - T_0) f$ and $(V - V_0) f$ at the images, with the
-        reference energies $T_0$, $V_0$.
+    - `projected`, `plain`: `projected[rho] @ above.kinetic` is
+        $\langle P_\rho f | T f \rangle$, `plain @ above.kinetic` is
+        $\langle f | T f \rangle$; likewise with the other parts.
+    - `above`: $(T - T_0) f$, $(V - V_0) f$, .. at the images, with the reference
+        energies $T_0$, $V_0$, ...
     - `weights`: sums over the images of `weights * abs(a * f) ** 2` are
         $\langle a f | a f \rangle$.
     - `pairs`: sums over pairs of images, `conj(a * f) @ pairs @ (a * f)`, are
@@ -37,8 +37,7 @@ class OrbitSample(NamedTuple):
     shares: Inexact[Array, " projections"]
     projected: Inexact[Array, "projections images"]
     plain: Inexact[Array, " images"]
-    kinetic: Inexact[Array, " images"]
-    potential: Inexact[Array, " images"]
+    above: Parts
     weights: Float[Array, " images"]
     pairs: Float[Array, "images images"] | None
 
@@ -102,7 +101,7 @@ class OrbitSampler(eqx.Module):
     def __call__(
         self, electrons: Electrons, key: Key, reference: LocalEnergy
     ) -> OrbitSample:
-        draw, choice = (jax.random.fold_in(key, i) for i in range(2))
+        draw, choice, turn = (jax.random.fold_in(key, i) for i in range(3))
         points, order = self.orbit_points, self.group.order
         operations = draw_with_identity(draw, self.group, points)
         same, other = pair_weights(points, order)
@@ -111,8 +110,10 @@ class OrbitSampler(eqx.Module):
         f = normalized(jax.vmap(self.wavefunction)(orbit))
         chosen = _choose(jnp.abs(f) ** 2 / points, self.local_energies, choice)
         energies = jax.vmap(
-            lambda image: self.hamiltonian.local_energy(self.wavefunction, orbit[image])
-        )(chosen.images)
+            lambda image, key: self.hamiltonian.local_energy(
+                self.wavefunction, orbit[image], key=key
+            )
+        )(chosen.images, jax.random.split(turn, len(chosen.images)))
         above = excess(energies, reference)
         if jnp.iscomplexobj(self.characters) or jnp.iscomplexobj(above.kinetic):
             f = f.astype(np.result_type(f.dtype, np.complex64))
@@ -133,8 +134,7 @@ class OrbitSampler(eqx.Module):
             shares=shares,
             projected=projected[:, chosen.images] * weights[None],
             plain=jnp.conj(kets) * weights / points,
-            kinetic=kets * above.kinetic.astype(f.dtype),
-            potential=kets * above.potential.astype(f.dtype),
+            above=jax.tree.map(lambda x: kets * x.astype(f.dtype), above),
             weights=chosen.weights / points,
             pairs=pairs,
         )

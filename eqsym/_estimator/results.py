@@ -15,7 +15,8 @@ class Evaluation(AbstractResult):
     - `energy`: real part of the mean local energy.
     - `variance`: of the local energy per primitive cell, in Hartree squared; 0 for an
         exact eigenstate. `None` if it was not measured.
-    - `kinetic`, `potential`: the two parts of the energy.
+    - `kinetic`, `potential`, `pseudopotential`: the parts of the energy, see
+        [`eqsym.LocalEnergy`][]; the last one is `None` without pseudopotentials.
     - `imaginary`: imaginary part of the mean local energy, 0 up to noise.
     - `symmetry`: Var[Pf/f] for a projector P onto functions with the symmetry of a
         group, the measure of Huang et al. (2025): 0 for a symmetric wave function.
@@ -51,6 +52,7 @@ class Evaluation(AbstractResult):
     samples: int
     invalid_samples: int
     mixing: Mixing | None = None
+    pseudopotential: Estimate | None = None
 
     def _table(self) -> Table:
         return table({"": self})
@@ -71,6 +73,7 @@ QUANTITIES = {
     "variance": "variance [Ha^2]",
     "kinetic": "kinetic [Ha]",
     "potential": "potential [Ha]",
+    "pseudopotential": "pseudopot. [Ha]",
     "imaginary": "imaginary [Ha]",
     "symmetry": "Var[Pf/f]",
 }
@@ -106,8 +109,11 @@ def columns(rows: Iterable[Evaluation | None]) -> list[Column]:
 
     mixings = of("mixing")
     invalid = [count or 0 for count in of("invalid_samples")]
+    heads = dict(QUANTITIES)
+    if all(value is None for value in of("pseudopotential")):
+        del heads["pseudopotential"]
     return [
-        *(Column(name, head, of(name), True) for name, head in QUANTITIES.items()),
+        *(Column(name, head, of(name), True) for name, head in heads.items()),
         Column(None, "R-hat", mixings),
         Column("rhat", None, [getattr(one, "energy_rhat", None) for one in mixings]),
         Column("mixed", None, [getattr(one, "mixed", None) for one in mixings]),

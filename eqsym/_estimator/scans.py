@@ -14,6 +14,7 @@ from .._core import (
     Electrons,
     full_precision,
     Integer,
+    Key,
     Numbers,
     progress_bar,
     whole_number,
@@ -55,6 +56,7 @@ def translation_scan(
     origin: Numbers = (0.0, 0.0, 0.0),
     points: Integer = 61,
     hamiltonian: AbstractHamiltonian | None = None,
+    key: Key | None = None,
     chunk: Integer | None = None,
     progress: bool | None = None,
 ) -> TranslationScan:
@@ -73,6 +75,8 @@ def translation_scan(
     - `origin`: its first corner in Bohr. Off a plane of nuclei, no electron meets one.
     - `points`: along each side, both ends included.
     - `hamiltonian`: for the local energy, if wanted.
+    - `key`: for a local energy that is random, see [`eqsym.AbstractHamiltonian`][]: the
+        same one for all translations, so that the picture shows no noise.
     - `chunk`: points evaluated at a time, one line by default.
     - `progress`: whether to show a progress bar; by default in terminals and notebooks.
 
@@ -103,7 +107,8 @@ def translation_scan(
             log = 2 * amplitude(wavefunction, moved).log
             if hamiltonian is None:
                 return log, None
-            return log, hamiltonian.local_energy(wavefunction, moved).total.real
+            found = hamiltonian.local_energy(wavefunction, moved, key=key)
+            return log, found.total.real
 
         return chunked_vmap(at, shifts, chunk)
 

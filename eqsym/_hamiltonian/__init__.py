@@ -1,4 +1,4 @@
-"""Local energies: forward Laplacians and Ewald sums."""
+"""Local energies: forward Laplacians, Ewald sums and pseudopotentials."""
 
 from .ewald import Ewald as Ewald
 from .local_energy import (
@@ -11,3 +11,5 @@ from .local_energy import (
     LocalEnergy as LocalEnergy,
 )
 from .promises import check_wavefunction as check_wavefunction
+from .pseudopotential import Pseudopotential as Pseudopotential
+from .quadrature import SphericalQuadrature as SphericalQuadrature

@@ -99,7 +99,7 @@ class Ewald(AbstractFixed):
         factor = sums.structure_factor(crystal.supercell_positions, charges)
         # Background included, the energy per primitive cell is that of the supercell.
         nuclear = crystal.cells * ewald_energy(
-            crystal.lattice, crystal.cart_positions, crystal.atomic_numbers
+            crystal.lattice, crystal.cart_positions, crystal.charges
         )
         # The background of all charges, less that of the nuclei alone.
         squares = crystal.charge**2 - np.sum(charges) ** 2
@@ -299,7 +299,7 @@ class _EwaldSums:
 
         images = _grid(cell.heights, np.max(short) + np.sum(_lengths(cell.vectors)))
         images = cell.to_cartesian(images)
-        near = _distance_to_wrapped(images, cell.vectors)
+        near = distance_to_wrapped(images, cell.vectors)
         # Axis 0 is the one whose multiples are most, so that columns are few.
         numbers = _grid(Lattice(cell.reciprocal).heights, np.max(long))
         waves = numbers @ cell.reciprocal
@@ -424,7 +424,7 @@ def _grid(
     return np.stack(axes, axis=-1).reshape(-1, 3)
 
 
-def _distance_to_wrapped(
+def distance_to_wrapped(
     points: Float[np.ndarray, "points 3"], vectors: Float[np.ndarray, "3 3"]
 ) -> Float[np.ndarray, " points"]:
     """Distances of points from the cell around the origin, all `f @ vectors` with f in

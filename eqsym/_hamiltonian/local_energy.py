@@ -7,27 +7,52 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from .._core import AbstractModule, checked, Electrons, full_precision
+from .._core import AbstractModule, checked, Electrons, full_precision, Key
 from .._crystal import Crystal
 from .._wavefunction import AbstractWavefunction
 from .ewald import Ewald
 from .laplacian import forward_laplacian
+from .pseudopotential import Pseudopotential
+from .quadrature import SphericalQuadrature
 
 
 class LocalEnergy(AbstractModule):
     r"""The local energy $H\psi / \psi$ in Hartree, for the whole supercell.
 
-    `kinetic` is complex if the wave function is. Batches carry the same leading axes on
-    both fields.
+    - `kinetic`: complex if the wave function is.
+    - `potential`: the Coulomb energy.
+    - `pseudopotential`: of the pseudopotentials, local and nonlocal, complex if the
+        wave function is; 0 without.
+
+    Batches carry the same leading axes on all fields.
     """
 
     kinetic: Inexact[Array, "*batch"]
     potential: Float[Array, "*batch"]
+    pseudopotential: Inexact[Array, "*batch"]
+
+    def __init__(
+        self,
+        kinetic: Inexact[Array, "*batch"],
+        potential: Float[Array, "*batch"],
+        pseudopotential: Inexact[Array, "*batch"] | None = None,
+    ):
+        """**Arguments:**
+
+        - `kinetic`, `potential`: the two parts that every crystal has.
+        - `pseudopotential`: 0 by default.
+        """
+        self.kinetic = kinetic
+        self.potential = potential
+        if pseudopotential is None:
+            pseudopotential = jnp.zeros_like(kinetic)
+        self.pseudopotential = pseudopotential
 
     @property
     def total(self) -> Inexact[Array, "*batch"]:
-        """Kinetic plus potential energy in Hartree."""
-        return self.kinetic + self.potential.astype(self.kinetic.dtype)
+        """The sum of the parts in Hartree."""
+        coulomb = self.kinetic + self.potential.astype(self.kinetic.dtype)
+        return coulomb + self.pseudopotential.astype(self.kinetic.dtype)
 
 
 def check_crystals(
@@ -155,26 +180,37 @@ class AbstractHamiltonian(AbstractModule):
 
     @abc.abstractmethod
     def local_energy(
-        self, wavefunction: AbstractWavefunction, electrons: Electrons
+        self,
+        wavefunction: AbstractWavefunction,
+        electrons: Electrons,
+        *,
+        key: Key | None = None,
     ) -> LocalEnergy:
-        r"""$H\psi / \psi$ at one configuration; `jax.vmap` it over walkers.
+        r"""$H\psi / \psi$ at one configuration; `jax.vmap` it over walkers and keys.
 
         **Arguments:**
 
         - `wavefunction`: the wave function.
         - `electrons`: positions in Bohr, (electrons, 3), spin-up first.
+        - `key`: for a local energy that is random and right in the mean, another one
+            for each walker. Training and estimators always give one.
 
         **Returns:**
 
-        Kinetic and potential energy of the supercell, [`eqsym.LocalEnergy`][].
+        The energies of the supercell, [`eqsym.LocalEnergy`][].
         """
 
     def __call__(
-        self, wavefunction: AbstractWavefunction, electrons: Float[Array, "..."]
+        self,
+        wavefunction: AbstractWavefunction,
+        electrons: Float[Array, "..."],
+        *,
+        key: Key | None = None,
     ) -> LocalEnergy:
         """The same as `local_energy`.
 
-        **Raises:** `ValueError` for walkers in place of one configuration.
+        **Raises:** `ValueError` for walkers in place of one configuration, and without
+        a key if one is needed.
         """
         if electrons.ndim != 2:
             raise ValueError(
@@ -182,20 +218,24 @@ class AbstractHamiltonian(AbstractModule):
                 f"an array of shape {electrons.shape}. For walkers type "
                 "`jax.vmap(lambda x: hamiltonian(wavefunction, x))(walkers)`."
             )
-        return self.local_energy(wavefunction, electrons)
+        return self.local_energy(wavefunction, electrons, key=key)
 
 
 class Hamiltonian(AbstractHamiltonian):
     r"""Non-relativistic electrons and clamped nuclei of a crystal,
 
-    $$H = -\frac12 \sum_i \nabla_i^2 + V(x)$$
+    $$H = -\frac12 \sum_i \nabla_i^2 + V(x) + V_\mathrm{ECP}$$
 
-    with the periodic Coulomb energy V of [`eqsym.Ewald`][].
+    with the periodic Coulomb energy V of [`eqsym.Ewald`][], and the effective core
+    potentials of [`eqsym.Pseudopotential`][] if the crystal has any. The local energy
+    of these is random, and needs a key, unless the points of their quadrature are
+    fixed.
     """
 
     crystal: Crystal
     ewald: Ewald
     kinetic: AbstractKinetic
+    pseudopotential: Pseudopotential | None
 
     @checked
     def __init__(
@@ -204,6 +244,7 @@ class Hamiltonian(AbstractHamiltonian):
         *,
         kinetic: AbstractKinetic | None = None,
         alpha: float | None = None,
+        quadrature: SphericalQuadrature | None = None,
     ):
         """**Arguments:**
 
@@ -212,15 +253,41 @@ class Hamiltonian(AbstractHamiltonian):
             [`eqsym.ForwardLaplacian`][].
         - `alpha`: splitting parameter of the Ewald sums in inverse Bohr, chosen for the
             least cost if not given. The energy does not depend on it.
+        - `quadrature`: for the angular integrals of pseudopotentials, by default 12
+            points turned at random.
 
-        **Raises:** `ValueError` for arguments of the wrong kind.
+        **Raises:** `ValueError` for arguments of the wrong kind, and for a quadrature
+        if the crystal has no pseudopotential.
         """
+        if quadrature is not None and not crystal.pseudopotential:
+            raise ValueError(
+                "`quadrature` is for pseudopotentials, and the crystal has none: leave "
+                "it out, or make the crystal with `pseudopotential='ccecp'`."
+            )
         self.crystal = crystal
         self.ewald = Ewald(crystal, alpha=alpha)
         self.kinetic = ForwardLaplacian() if kinetic is None else kinetic
+        has_cores = bool(crystal.pseudopotential)
+        self.pseudopotential = (
+            Pseudopotential(crystal, quadrature) if has_cores else None
+        )
 
     def local_energy(
-        self, wavefunction: AbstractWavefunction, electrons: Electrons
+        self,
+        wavefunction: AbstractWavefunction,
+        electrons: Electrons,
+        *,
+        key: Key | None = None,
     ) -> LocalEnergy:
-        """See [`eqsym.AbstractHamiltonian`][]."""
-        return LocalEnergy(self.kinetic(wavefunction, electrons), self.ewald(electrons))
+        """See [`eqsym.AbstractHamiltonian`][].
+
+        **Raises:** `ValueError` without a key if one is needed.
+        """
+        kinetic, potential = (
+            self.kinetic(wavefunction, electrons),
+            self.ewald(electrons),
+        )
+        if self.pseudopotential is None:
+            return LocalEnergy(kinetic, potential)
+        cores = self.pseudopotential(wavefunction, electrons, key=key)
+        return LocalEnergy(kinetic, potential, cores)

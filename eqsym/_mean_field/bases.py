@@ -46,9 +46,13 @@ def _default(crystal: Crystal, element: str) -> str:
     if potential is None:
         return _ALL_ELECTRON
     # Of a potential without a name nothing is known.
-    for name in () if potential.name is None else (
-        f"{potential.name}-{_ALL_ELECTRON}",
-        potential.name,
+    for name in (
+        ()
+        if potential.name is None
+        else (
+            f"{potential.name}-{_ALL_ELECTRON}",
+            potential.name,
+        )
     ):
         if _has_functions(name, element):
             return name

@@ -23,7 +23,8 @@ class Statistics(AbstractModule):
         objective, a mean of two energies.
     - `variance`: variance of the local energy per primitive cell, in Hartree squared.
     - `imaginary_energy`: imaginary part of the mean whose real part is `energy`.
-    - `kinetic`, `potential`: the two parts of `energy`.
+    - `kinetic`, `potential`, `pseudopotential`: the parts of `energy`, see
+        [`eqsym.LocalEnergy`][].
     - `acceptance`: accepted share of the moves, without exchanges and hops.
     - `exchange_acceptance`: accepted share of the exchanges of a spin-up and a
         spin-down electron, 0 if there were none.
@@ -53,6 +54,7 @@ class Statistics(AbstractModule):
     imaginary_energy: Float[Array, ""]
     kinetic: Float[Array, ""]
     potential: Float[Array, ""]
+    pseudopotential: Float[Array, ""]
     acceptance: Float[Array, ""]
     exchange_acceptance: Float[Array, ""]
     hop_acceptance: Float[Array, ""]
@@ -181,6 +183,7 @@ def statistics_of(
         imaginary_energy=mean(energy.imag),
         kinetic=mean(_mean(energies.kinetic / cells, parts).real),
         potential=mean(_mean(energies.potential / cells, parts).real),
+        pseudopotential=mean(_mean(energies.pseudopotential / cells, parts).real),
         acceptance=sampler.acceptance,
         exchange_acceptance=sampler.exchange_acceptance,
         hop_acceptance=sampler.hop_acceptance,

@@ -64,6 +64,7 @@ class VMCState(AbstractModule):
     - `strategy`: state of the strategy, with what it drew for the last step.
     - `step`: steps taken.
     - `scale`: factor of the updates: 1, or less in a run that diverged and went back.
+    - `key`: seeds local energies that are random.
     """
 
     wavefunction: AbstractWavefunction
@@ -72,6 +73,7 @@ class VMCState(AbstractModule):
     strategy: Any
     step: Int[Array, ""]
     scale: Float[Array, ""]
+    key: Key
 
 
 class VMC(AbstractModule):
@@ -213,7 +215,7 @@ class VMC(AbstractModule):
 
         - `wavefunction`: to start from.
         - `walkers`: first configurations in Bohr, (walkers, electrons, 3).
-        - `key`: seeds sampler and strategy.
+        - `key`: seeds sampler, strategy, and local energies that are random.
         - `check`: whether to call `check` first. Under `jax.jit` it is never called.
 
         **Returns:**
@@ -224,7 +226,7 @@ class VMC(AbstractModule):
         """
         check_derived(wavefunction)
         draws, chain = jax.random.split(random_key(key))
-        drawn, tried = (jax.random.fold_in(draws, i) for i in range(2))
+        drawn, tried, energies = (jax.random.fold_in(draws, i) for i in range(3))
         parameters = partition(wavefunction)[0]
         traced = any(
             isinstance(x, Tracer) for x in jax.tree.leaves((parameters, walkers, key))
@@ -240,6 +242,7 @@ class VMC(AbstractModule):
             strategy,
             jnp.zeros((), int),
             jnp.ones(()),
+            energies,
         )
 
     @checked
@@ -266,6 +269,7 @@ class VMC(AbstractModule):
             first_draw(self, state.wavefunction, key=random_key(key)),
             state.step,
             state.scale,
+            state.key,
         )
 
     @pure
@@ -309,9 +313,11 @@ class VMC(AbstractModule):
         view = strategy.view(wavefunction, drawn)
         sampler = self.sampler.step(view, state.sampler)
         batch = strategy.batch(wavefunction, sampler.walkers, drawn)
+        key = jax.random.fold_in(state.key, state.step)
+        keys = jax.random.split(key, len(batch.walkers))
         energies = chunked_vmap(
-            lambda electrons: self.hamiltonian.local_energy(view, electrons),
-            batch.walkers,
+            lambda pair: self.hamiltonian.local_energy(view, pair[0], key=pair[1]),
+            (batch.walkers, keys),
             self.chunk,
         )
         shares = shares_of(energies.total, batch.weights)
@@ -350,7 +356,13 @@ class VMC(AbstractModule):
             rejected_update=(~good).astype(int),
         )
         following = VMCState(
-            updated, sampler, optimizer, drawn, state.step + 1, state.scale
+            updated,
+            sampler,
+            optimizer,
+            drawn,
+            state.step + 1,
+            state.scale,
+            state.key,
         )
         return _spread(following), statistics
 

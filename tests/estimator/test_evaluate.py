@@ -186,7 +186,7 @@ class Holed(Lattice):
     end: Float[Array, ""] = eqx.field(default_factory=lambda: jnp.zeros(()))
     value: Float[Array, ""] = eqx.field(default_factory=lambda: jnp.zeros(()))
 
-    def local_energy(self, wavefunction, electrons):
+    def local_energy(self, wavefunction, electrons, *, key=None):
         found = super().local_energy(wavefunction, electrons)
         inside = electrons[0, 0] % 4.0 < self.end
         return eqs.LocalEnergy(

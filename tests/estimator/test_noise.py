@@ -146,7 +146,7 @@ def test_exact_eigenstate_has_no_noise():
     class Free(Lattice):
         """No potential: a constant is an eigenstate."""
 
-        def local_energy(self, wavefunction, electrons):
+        def local_energy(self, wavefunction, electrons, *, key=None):
             found = super().local_energy(wavefunction, electrons)
             return dataclasses.replace(found, potential=jnp.zeros(()))
 
@@ -203,7 +203,7 @@ def test_momentum_of_the_checkpoint_is_in_the_update_and_does_not_scatter():
 class Holed(Lattice):
     """No local energy in a part of the cell."""
 
-    def local_energy(self, wavefunction, electrons):
+    def local_energy(self, wavefunction, electrons, *, key=None):
         found = super().local_energy(wavefunction, electrons)
         hole = electrons[0, 0] < 1
         return eqs.LocalEnergy(found.kinetic, jnp.where(hole, jnp.nan, found.potential))

@@ -79,7 +79,7 @@ class Plane(eqs.AbstractHamiltonian):
     crystal: eqs.Crystal
     kinetic: eqs.AbstractKinetic = eqx.field(default_factory=eqs.HessianLaplacian)
 
-    def local_energy(self, wavefunction, electrons):
+    def local_energy(self, wavefunction, electrons, *, key=None):
         reciprocal = jnp.asarray(self.crystal.lattice.reciprocal[:2], electrons.dtype)
         potential = -0.5 * jnp.sum(jnp.cos(electrons @ reciprocal.T))
         return eqs.LocalEnergy(self.kinetic(wavefunction, electrons), potential)
@@ -271,7 +271,7 @@ class Unit(eqs.AbstractHamiltonian):
 
     crystal: eqs.Crystal
 
-    def local_energy(self, wavefunction, electrons):
+    def local_energy(self, wavefunction, electrons, *, key=None):
         value = wavefunction(electrons).sign
         return eqs.LocalEnergy(jnp.ones_like(value), jnp.zeros((), electrons.dtype))
 

@@ -40,7 +40,7 @@ class Broken(eqs.AbstractHamiltonian):
     bound: Float[Array, ""]
     value: Float[Array, ""]
 
-    def local_energy(self, wavefunction, electrons):
+    def local_energy(self, wavefunction, electrons, *, key=None):
         found = Lattice(self.crystal).local_energy(wavefunction, electrons)
         bad = electrons[0, 0] < self.bound
         return eqs.LocalEnergy(

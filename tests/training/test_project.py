@@ -284,7 +284,7 @@ def _vmc(strategy, hamiltonian=_HAMILTONIAN, optimizer=None):
 class Holed(Lattice):
     """No local energy in a part of the cell."""
 
-    def local_energy(self, wavefunction, electrons):
+    def local_energy(self, wavefunction, electrons, *, key=None):
         found = super().local_energy(wavefunction, electrons)
         inside = electrons[0, 0] % 4.0 < 1
         return eqs.LocalEnergy(
