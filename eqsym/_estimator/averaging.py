@@ -68,7 +68,8 @@ class PostHoc(AbstractResult):
 
 
 class _PostHocMoments(NamedTuple):
-    """Energies of f and of P f in excess of the reference, their squares, the latter `None` without pairs of local energies, and the share |P f|^2 / |f|^2."""
+    """Energies of f and of P f in excess of the reference, their squares, that of P f
+    `None` without pairs of local energies, and the share |P f|^2 / |f|^2."""
 
     plain: Parts
     square: Any

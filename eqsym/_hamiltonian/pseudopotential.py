@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, ArrayLike, Float, Inexact, Int
 
 from .._core import (
     AbstractFixed,
@@ -280,7 +280,7 @@ class _Element(AbstractFixed):
 
 
 def _shifted(
-    near: Float[Array, "electrons nuclei 3"], images: Float[np.ndarray, "images 3"]
+    near: Float[Array, "electrons nuclei 3"], images: Float[ArrayLike, "images 3"]
 ) -> Float[Array, "electrons nuclei images 3"]:
     return near[:, :, None] + jnp.asarray(images, near.dtype)[None, None]
 
@@ -336,12 +336,12 @@ def _ratios(
     """Amplitudes with one electron moved by each step, over the amplitude without."""
     count, points, _ = steps.shape
     rows = jax.nn.one_hot(moved, electrons.shape[0], dtype=electrons.dtype)
-    places = electrons + rows[:, None, :, None] * steps[:, :, None, :]
+    places = electrons[None, None] + rows[:, None, :, None] * steps[:, :, None, :]
     found = jax.vmap(functools.partial(amplitude, wavefunction))(
         places.reshape(-1, *electrons.shape)
     )
-    ratios = found.sign * jnp.conj(psi.sign) * jnp.exp(found.log - psi.log)
-    return ratios.reshape(count, points)
+    sizes = jnp.exp(found.log - psi.log).astype(found.sign.dtype)
+    return (sizes * found.sign * jnp.conj(psi.sign)).reshape(count, points)
 
 
 def _drawn(
@@ -355,9 +355,10 @@ def _drawn(
     Thompson, J. Am. Stat. Assoc. 47, 663 (1952)).
     """
     if count >= len(size):
-        every = np.arange(count) % len(size)
-        weights = (np.arange(count) < len(size)) & (size[every] > 0)
-        return jnp.asarray(every), weights.astype(size.dtype)
+        slots = jnp.arange(count)
+        chosen = slots % len(size)
+        used = (slots < len(size)) & (size[chosen] > 0)
+        return chosen, used.astype(size.dtype)
     largest, _ = jax.lax.top_k(size, count + 1)
     # With the k largest ones certain, the factor c of the others.
     below = jnp.sum(

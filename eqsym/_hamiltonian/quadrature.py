@@ -64,7 +64,8 @@ class SphericalQuadrature(AbstractFixed):
         self.points = whole_number("points", points, 1)
         if self.points not in _DEGREES:
             raise ValueError(
-                f"`points` must be one of {', '.join(map(str, _DEGREES))}, got {points}."
+                f"`points` must be one of {', '.join(map(str, _DEGREES))}, got "
+                f"{points}."
             )
         self.random = random
         if not (np.isfinite(cutoff) and cutoff > 0):
@@ -74,8 +75,8 @@ class SphericalQuadrature(AbstractFixed):
         self.cutoff = float(cutoff)
         if near is not None and not random:
             raise ValueError(
-                "`near` must be None with fixed points: pairs that are drawn are random "
-                "too."
+                "`near` must be None with fixed points: pairs that are drawn are "
+                "random too."
             )
         self.near = None if near is None else whole_number("near", near, 1)
 
@@ -148,7 +149,7 @@ def _rule(
     return directions, weights
 
 
-def _signed(rows: list[tuple[float, float, float]]) -> Float[np.ndarray, "points 3"]:
+def _signed(rows: list[tuple]) -> Float[np.ndarray, "points 3"]:
     """Unit vectors along these with all signs, each once."""
     signed = np.concatenate(
         [row * np.array(signs) for row in np.array(rows) for signs in _SIGNS]

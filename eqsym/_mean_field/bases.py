@@ -88,7 +88,8 @@ def _check_core(crystal: Crystal, element: str, name: str) -> None:
     )
     raise ValueError(
         f"`basis` {name!r} of {element} was made for {made_for} core electrons, but "
-        f"{stands}. Leave `basis` out for one that fits, {_default(crystal, element)!r}."
+        f"{stands}. Leave `basis` out for one that fits, "
+        f"{_default(crystal, element)!r}."
     )
 
 

@@ -234,10 +234,11 @@ class MeanField(AbstractFixed, AbstractSummarized):
         their own negatives or come in pairs k and -k.
 
         **Raises:** `ValueError` for a basis that is unknown, made for another number of
-        core electrons, too small, or linearly dependent in this crystal; for moments that the atoms or the spin of the crystal
-        do not admit; for an open shell if a closed one is asked for; and for a file
-        that holds the mean field of another crystal, or one solved with other settings.
-        `RuntimeError` if the iteration does not converge.
+        core electrons, too small, or linearly dependent in this crystal; for moments
+        that the atoms or the spin of the crystal do not admit; for an open shell if a
+        closed one is asked for; and for a file that holds the mean field of another
+        crystal, or one solved with other settings. `RuntimeError` if the iteration does
+        not converge.
 
         Of several processes, the first one solves and the others get its result.
         """
@@ -470,7 +471,8 @@ class MeanField(AbstractFixed, AbstractSummarized):
         if header["format"] != _FORMAT:
             raise _OtherFormat(header["format"])
         n_up, n_down = header["electrons"]
-        given = {symbol: None for symbol in header["species"]}
+        given: dict[str, EffectiveCorePotential | None]
+        given = dict.fromkeys(header["species"])
         for one in header["potentials"]:
             one["terms"] = tuple(map(tuple, one["terms"]))
             given[one["element"]] = EffectiveCorePotential(**one)
