@@ -1,7 +1,7 @@
 """Any crystal, from a structure file or a preset, to plain and averaged energies.
 
     python examples/crystal.py my_crystal.cif
-    python examples/crystal.py diamond --steps 2000
+    python examples/crystal.py diamond --pseudopotential ccecp
     python examples/crystal.py lithium-hydride --supercell 2 --twist 0.5 0.5 0.5
 
 Says what it understood; then mean field, training, the energies before and after
@@ -40,13 +40,22 @@ PRESETS = {
     "lithium-hydride": functools.partial(
         eqs.Crystal.rock_salt, "Li", "H", a=4.02, unit="angstrom"
     ),
+    "silicon": functools.partial(eqs.Crystal.diamond, "Si", a=5.431, unit="angstrom"),
+    "sodium-chloride": functools.partial(
+        eqs.Crystal.rock_salt, "Na", "Cl", a=5.64, unit="angstrom"
+    ),
 }
 ROUNDING = 5e-3  # Bohr: what four digits of a fraction may be off
 BOHR = 0.529177210903  # Angstrom
 SEED = 0
 
 
-def crystal_of(name: str, supercell: list[int], twist: list[float]) -> eqs.Crystal:
+def crystal_of(
+    name: str,
+    supercell: list[int],
+    twist: list[float],
+    pseudopotential: str | None = None,
+) -> eqs.Crystal:
     """The preset of this name, or else the primitive cell of the file of this name."""
     if len(supercell) not in (1, 3, 9):
         raise ValueError(
@@ -55,14 +64,15 @@ def crystal_of(name: str, supercell: list[int], twist: list[float]) -> eqs.Cryst
         )
     rows = {1: (), 3: (3,), 9: (3, 3)}[len(supercell)]
     settings = {"supercell": np.reshape(supercell, rows), "twist": twist}
+    cores = {"pseudopotential": pseudopotential}
     if name in PRESETS:
-        return PRESETS[name](**settings)
+        return PRESETS[name](**settings, **cores)
     if not Path(name).is_file():
         raise ValueError(
             f"There is neither a file nor a preset {name!r}. The presets are "
             f"{', '.join(PRESETS)}."
         )
-    crystal = eqs.Crystal.from_ase(name)
+    crystal = eqs.Crystal.from_ase(name, **cores)
     return crystal.symmetrized(ROUNDING).primitive(**settings)
 
 
@@ -76,6 +86,8 @@ def described(crystal: eqs.Crystal) -> str:
     cosines = [unit[1] @ unit[2], unit[2] @ unit[0], unit[0] @ unit[1]]
     angles = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
     up, down = crystal.electrons
+    names = ", ".join(map(repr, crystal.pseudopotential.values()))
+    cores = f"; {names}" if names else ""
     return "\n".join(
         [
             f"Primitive cell: {formula}, "
@@ -85,7 +97,7 @@ def described(crystal: eqs.Crystal) -> str:
             + " degrees",
             f"Supercell: {crystal.cells} of them, matrix {crystal.matrix.tolist()}, "
             f"twist {crystal.twist.tolist()}",
-            f"Electrons: {up} up, {down} down, charge {crystal.charge}",
+            f"Electrons: {up} up, {down} down, charge {crystal.charge}{cores}",
         ]
     )
 
@@ -110,11 +122,15 @@ def main() -> None:
     add("--walkers", type=int, default=256, help="256 by default")
     add("--pretraining-steps", type=int, default=300, help="300 by default")
     add("--evaluation-steps", type=int, default=100, help="100 by default")
-    add("--basis", default="cc-pvdz", help="of the mean field, cc-pvdz by default")
+    add("--pseudopotential", help="such as ccecp: then only valence electrons")
+    add("--basis", help="of the mean field, cc-pvdz or ccecp-cc-pvdz by default")
     add("--path", type=Path, help="the run folder, runs/FILE_OR_PRESET by default")
     options = parser.parse_args()
     eqs.checkpoint.keep_compiled()
-    path = options.path or Path("runs") / Path(options.crystal).stem
+    name = Path(options.crystal).stem
+    if options.pseudopotential:
+        name += f"-{options.pseudopotential}"
+    path = options.path or Path("runs") / name
     # What eqsym notes about the file, the group and the run comes between the lines.
     logging.basicConfig(format="eqsym: %(message)s", stream=sys.stdout)
     logger = logging.getLogger("eqsym")
@@ -124,7 +140,9 @@ def main() -> None:
 
     keys = jax.random.split(jax.random.key(SEED), 4)
     try:
-        crystal = crystal_of(options.crystal, options.supercell, options.twist)
+        crystal = crystal_of(
+            options.crystal, options.supercell, options.twist, options.pseudopotential
+        )
         print(described(crystal), flush=True)
         group = eqs.SpaceGroup.of(crystal)
         print(f"Group: {group.symbol}, {group.order} operations", flush=True)
