@@ -1,7 +1,5 @@
 """The energy of effective core potentials."""
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,7 +18,7 @@ from .._core import (
     nearest_displacement,
 )
 from .._crystal import Crystal, EffectiveCorePotential
-from .._wavefunction import AbstractWavefunction, amplitude
+from .._wavefunction import AbstractWavefunction
 from .ewald import distance_to_wrapped
 from .quadrature import random_rotation, SphericalQuadrature
 
@@ -333,15 +331,19 @@ def _ratios(
     moved: Int[Array, " pairs"],
     steps: Float[Array, "pairs points 3"],
 ) -> Inexact[Array, "pairs points"]:
-    """Amplitudes with one electron moved by each step, over the amplitude without."""
-    count, points, _ = steps.shape
+    """Amplitudes with one electron moved by each step, over the amplitude without. One
+    pair after the other, so that memory is that of a few amplitudes."""
+    at = wavefunction.one_moved(electrons)
     rows = jax.nn.one_hot(moved, electrons.shape[0], dtype=electrons.dtype)
-    places = electrons[None, None] + rows[:, None, :, None] * steps[:, :, None, :]
-    found = jax.vmap(functools.partial(amplitude, wavefunction))(
-        places.reshape(-1, *electrons.shape)
-    )
-    sizes = jnp.exp(found.log - psi.log).astype(found.sign.dtype)
-    return (sizes * found.sign * jnp.conj(psi.sign)).reshape(count, points)
+    starts = electrons[moved]
+
+    def of_pair(args):
+        one, start, steps = args
+        found = jax.vmap(lambda step: at(one, start + step))(steps)
+        sizes = jnp.exp(found.log - psi.log).astype(found.sign.dtype)
+        return sizes * found.sign * jnp.conj(psi.sign)
+
+    return jax.lax.map(of_pair, (rows, starts, steps))
 
 
 def _drawn(

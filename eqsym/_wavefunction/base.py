@@ -1,10 +1,12 @@
 """The interface of wave functions, and their amplitudes."""
 
 import abc
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact
 
@@ -62,6 +64,27 @@ class AbstractWavefunction(AbstractModule):
 
         The sign (or phase) and logarithm of psi, [`eqsym.LogPsi`][].
         """
+
+    def one_moved(
+        self, electrons: Electrons
+    ) -> Callable[[Float[Array, " electrons"], Float[Array, "3"]], LogPsi]:
+        """For pseudopotentials: amplitudes with one electron at other places.
+        Override it if that saves work.
+
+        **Arguments:**
+
+        - `electrons`: positions in Bohr.
+
+        **Returns:**
+
+        The amplitude as a function of the electron, as a vector with 1 for it and 0 for
+        the others, and its place in Bohr, to be called under `jax.vmap`.
+        """
+
+        def at(one: Float[Array, " electrons"], place: Float[Array, "3"]) -> LogPsi:
+            return self(jnp.where(one[:, None] > 0, place[None], electrons))
+
+        return at
 
 
 class AbstractOrbitalNetwork(AbstractWavefunction):

@@ -1,6 +1,6 @@
 """SolidNet: a FermiNet-like wave function for crystals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -26,8 +26,9 @@ from .._crystal import check_electrons, Crystal, is_whole
 from .._mean_field import check_real, conjugates, has_real_orbitals, Occupation
 from .base import AbstractOrbitalNetwork
 from .compact import compact, DIRECTION, shortest_kpoints
-from .features import AbstractFeatures, TriFeatures
+from .features import AbstractFeatures, Displacement, TriFeatures
 from .linear import Linear
+from .moved import one_moved
 
 
 class Layer(AbstractModule):
@@ -89,14 +90,23 @@ class Layer(AbstractModule):
         g: Float[Array, "electrons electrons pair"],
         spins: tuple[slice, ...],
     ) -> tuple[Float[Array, "electrons out"], Float[Array, "electrons electrons _"]]:
-        means, pairs = _means(h[None], spins)[0], _means(g, spins)
-        update = self.own(h) + self.shared(means[None]) + self.paired(pairs)
-        h = _residual(h, jnp.tanh(update))
+        h = self.update(h, _means(g, spins), spins)
         if self.pair is not None:
             n = g.shape[0]
             update = jnp.tanh(self.pair(g.reshape(n * n, -1)))
             g = _residual(g, update.reshape(n, n, -1))
         return h, g
+
+    def update(
+        self,
+        h: Float[Array, "electrons own"],
+        pairs: Float[Array, "electrons _"],
+        spins: tuple[slice, ...],
+    ) -> Float[Array, "electrons out"]:
+        """The features per electron, from these and the means of their pairs."""
+        means = _means(h[None], spins)[0]
+        update = self.own(h) + self.shared(means[None]) + self.paired(pairs)
+        return _residual(h, jnp.tanh(update))
 
 
 def _means(
@@ -352,47 +362,82 @@ class SolidNet(AbstractOrbitalNetwork):
         Inexact[Array, "determinants up up_orbitals"],
         Inexact[Array, "determinants down down_orbitals"],
     ]:
+        check_electrons(sum(self.crystal.electrons), electrons)
+        near = self.near(electrons)
+        h, g = self.rows(near), self.pairs(electrons, electrons)
+        for layer in self.layers:
+            h, g = layer(h, g, self.spins)
+        places = electrons if phases_at is None else phases_at
+        return self.blocks(h, near.distance, places)
+
+    @full_precision()
+    def one_moved(
+        self, electrons: Electrons
+    ) -> Callable[[Float[Array, " electrons"], Float[Array, "3"]], LogPsi]:
+        return one_moved(self, electrons)
+
+    @property
+    def spins(self) -> tuple[slice, ...]:
+        """The rows of each spin that has electrons."""
         n_up, n = self.crystal.electrons[0], sum(self.crystal.electrons)
-        check_electrons(n, electrons)
-        channels = (slice(0, n_up), slice(n_up, n))
-        spins = tuple(s for s in channels if s.start < s.stop)
-        dtype = electrons.dtype
+        return tuple(s for s in (slice(0, n_up), slice(n_up, n)) if s.start < s.stop)
+
+    def near(self, points: Float[Array, "points 3"]) -> Displacement:
+        """Displacements of points from the nuclei of the primitive cell."""
         lattice = compact(self.crystal.lattice)
-        supercell = compact(self.crystal.supercell)
         nuclei, rest = in_two(self.crystal.cart_positions)
         to_nuclei = nearest_displacement(
-            electrons[:, None],
+            points[:, None],
             nuclei[None],
             in_two(lattice.vectors),
             np.linalg.inv(lattice.vectors),
             rest=rest[None],
         )
+        return self.features(lattice, to_nuclei)
+
+    def rows(self, near: Displacement) -> Float[Array, "points _"]:
+        """The first features of electrons."""
+        h = jnp.concatenate([near.distance[..., None], near.vector], -1)
+        return h.reshape(h.shape[0], -1)
+
+    def pairs(
+        self, points: Float[Array, "points 3"], others: Float[Array, "others 3"]
+    ) -> Float[Array, "points others _"]:
+        """The first features of pairs."""
+        supercell = compact(self.crystal.supercell)
         between = nearest_displacement(
-            electrons[:, None],
-            electrons[None],
+            points[:, None],
+            others[None],
             in_two(supercell.vectors),
             np.linalg.inv(supercell.vectors),
         )
-
-        near = self.features(lattice, to_nuclei)
         pairs = self.features(supercell, between)
-        h = jnp.concatenate([near.distance[..., None], near.vector], -1).reshape(n, -1)
-        g = jnp.concatenate([pairs.distance[..., None], pairs.vector], -1)
-        for layer in self.layers:
-            h, g = layer(h, g, spins)
+        return jnp.concatenate([pairs.distance[..., None], pairs.vector], -1)
 
+    def blocks(
+        self,
+        h: Float[Array, "electrons width"],
+        distances: Float[Array, "electrons nuclei"],
+        places: Electrons,
+    ) -> tuple[
+        Inexact[Array, "determinants up up_orbitals"],
+        Inexact[Array, "determinants down down_orbitals"],
+    ]:
+        """The orbitals, from the last features, with phases at some places."""
+        n_up, n = self.crystal.electrons[0], sum(self.crystal.electrons)
+        channels = (slice(0, n_up), slice(n_up, n))
+        dtype = h.dtype
         empty = jnp.zeros(
             (self.determinants, 0, n if self.full_determinant else 0), dtype
         )
         if not self.real:
             empty = jax.lax.complex(empty, empty)
-        places = electrons if phases_at is None else phases_at
         blocks = [
             empty
             if orbitals is None
             else orbitals(
                 h[s],
-                near.distance[s],
+                distances[s],
                 precise_matmul(places[s], jnp.asarray(k.T, dtype)),
                 self.real,
                 columns,
