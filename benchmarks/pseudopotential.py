@@ -37,7 +37,7 @@ def main():
     add = parser.add_argument
     add("--systems", nargs="+", choices=CRYSTALS, default=["lih", "diamond", "silicon"])
     add("--points", nargs="+", type=int, default=[12])
-    add("--near", type=int, help="pairs of an electron and a nucleus")
+    add("--amplitudes", type=int, help="with an electron moved, for each walker")
     add("--walkers", type=int, default=256)
     add("--chunk", type=int, default=64, help="walkers at a time")
     add("--equilibration", type=int, default=20, help="steps of the sampler before")
@@ -49,7 +49,7 @@ def main():
     for name in options.systems:
         for points in options.points:
             crystal = CRYSTALS[name](pseudopotential="ccecp")
-            quadrature = eqs.SphericalQuadrature(points, near=options.near)
+            quadrature = eqs.SphericalQuadrature(points, amplitudes=options.amplitudes)
             hamiltonian = eqs.Hamiltonian(crystal, quadrature=quadrature)
             measure(f"{name}, ccecp, {points} points", hamiltonian, options)
         if options.all_electron:
@@ -89,9 +89,9 @@ def measure(name: str, hamiltonian: eqs.Hamiltonian, options: argparse.Namespace
     core = timed(lambda f, x, key: cores(f, x, key=key)) if cores else 0.0
     total = timed(lambda f, x, key: hamiltonian.local_energy(f, x, key=key).total)
     step_time = best(eqx.filter_jit(vmc.step), state)
-    near = "" if cores is None else f", {cores.near} pairs"
+    moved = "" if cores is None else f", {cores.amplitudes} amplitudes"
     print(
-        f"{name}{near}: {kinetic:.4f}, {ewald:.4f}, {core:.4f}, {total:.4f}; "
+        f"{name}{moved}: {kinetic:.4f}, {ewald:.4f}, {core:.4f}, {total:.4f}; "
         f"{step_time:.4f}; {total / kinetic:.2f}",
         flush=True,
     )

@@ -52,7 +52,8 @@ class Pseudopotential(AbstractFixed):
     elements: tuple["_Element", ...]
     vectors: Float[np.ndarray, "2 3 3"]
     inverse: Float[np.ndarray, "3 3"]
-    near: int = eqx.field(static=True)
+    groups: int = eqx.field(static=True)
+    amplitudes: int = eqx.field(static=True)
 
     @checked
     def __init__(self, crystal: Crystal, quadrature: SphericalQuadrature | None = None):
@@ -73,19 +74,21 @@ class Pseudopotential(AbstractFixed):
         )
         self.vectors = in_two(cell.vectors)
         self.inverse = np.linalg.inv(cell.vectors)
-        electrons = sum(crystal.electrons)
-        most = electrons * _overlapping(crystal, self.elements)
-        wanted = self.quadrature.near
+        most = sum(crystal.electrons) * _overlapping(crystal, self.elements)
+        points, wanted = self.quadrature.points, self.quadrature.amplitudes
         if not self.quadrature.random:
-            wanted = most
-        elif wanted is None:
-            wanted = max(2, -(-electrons // 2))
-        self.near = min(wanted, most)
+            # All pairs that there can be, one after the other.
+            self.groups, self.amplitudes = most, points
+        else:
+            if wanted is None:
+                wanted = points + 2 * sum(crystal.electrons)
+            self.groups = int(most > 0)
+            self.amplitudes = min(wanted, points * most)
 
     @property
     def needs_key(self) -> bool:
         """Whether energies are random: points are, and there are nonlocal terms."""
-        return self.quadrature.random and self.near > 0
+        return self.quadrature.random and self.groups > 0
 
     @full_precision()
     def __call__(
@@ -130,7 +133,7 @@ class Pseudopotential(AbstractFixed):
             )
             energy += element.local_energy(near)
             pairs.append(element.pairs(near))
-        if self.near > 0:
+        if self.groups > 0:
             found = jax.tree.map(lambda *x: jnp.concatenate(x), *pairs)
             nonlocal_energy = self._nonlocal(wavefunction, psi, electrons, found, key)
             energy = energy.astype(nonlocal_energy.dtype) + nonlocal_energy
@@ -146,33 +149,39 @@ class Pseudopotential(AbstractFixed):
         pairs: "_Pairs",
         key: Key | None,
     ) -> Inexact[Array, ""]:
-        dtype = electrons.dtype
+        dtype, points = electrons.dtype, self.quadrature.points
         size = jnp.max(jnp.abs(pairs.potentials), axis=1)
         directions = jnp.asarray(self.quadrature.directions, dtype)
-        turned = jnp.broadcast_to(directions, (self.near, *directions.shape))
         if key is None:
-            values, chosen = jax.lax.top_k(size, self.near)
-            weights = (values > 0).astype(dtype)
+            values, largest = jax.lax.top_k(size, self.groups)
+            chosen, point = jnp.repeat(largest, points), jnp.arange(points)
+            point = jnp.tile(point, self.groups)
+            weights = jnp.repeat((values > 0).astype(dtype), points)
+            turned = directions[point]
         else:
             draw, turn = jax.random.split(key)
-            chosen, weights = _drawn(size, self.near, draw)
-            rotations = jax.vmap(lambda k: random_rotation(k, dtype))(
-                jax.random.split(turn, self.near)
-            )
-            turned = jnp.einsum("mij,qj->mqi", rotations, directions)
+            chosen, point, weights = _drawn(size, points, self.amplitudes, draw)
+            # The same rotation for all points of a pair.
+            keys = jax.vmap(lambda pair: jax.random.fold_in(turn, pair))(chosen)
+            rotations = jax.vmap(lambda k: random_rotation(k, dtype))(keys)
+            turned = jnp.einsum("mij,mj->mi", rotations, directions[point])
         vectors = pairs.vectors[chosen]
         radii = jnp.sqrt(jnp.sum(vectors**2, axis=1))
-        cosines = jnp.einsum("mi,mqi->mq", vectors / radii[:, None], turned)
+        cosines = jnp.sum(vectors * turned, axis=1) / radii
         angular = _legendre(cosines, pairs.potentials.shape[1])
-        factors = jnp.einsum("ml,mql->mq", pairs.potentials[chosen], angular)
-        factors *= jnp.asarray(self.quadrature.weights, dtype)[None]
-        steps = radii[:, None, None] * turned - vectors[:, None]
-        used = (weights > 0)[:, None]
-        steps = jnp.where(used[..., None], steps, 0.0)
-        ratios = _ratios(wavefunction, psi, electrons, pairs.electrons[chosen], steps)
-        terms = factors.astype(ratios.dtype) * ratios
-        terms = jnp.where(used, weights[:, None].astype(ratios.dtype) * terms, 0.0)
-        return jnp.sum(terms)
+        factors = jnp.sum(pairs.potentials[chosen] * angular, axis=1) * weights
+        factors *= jnp.asarray(self.quadrature.weights, dtype)[point]
+        used = weights > 0
+        steps = jnp.where(used[:, None], radii[:, None] * turned - vectors, 0.0)
+        shape = (self.groups, self.amplitudes)
+        ratios = _ratios(
+            wavefunction,
+            psi,
+            electrons,
+            pairs.electrons[chosen].reshape(shape),
+            steps.reshape(*shape, 3),
+        ).reshape(-1)
+        return jnp.sum(jnp.where(used, factors.astype(ratios.dtype) * ratios, 0.0))
 
 
 class _Pairs(AbstractModule):
@@ -328,58 +337,53 @@ def _ratios(
     wavefunction: AbstractWavefunction,
     psi: LogPsi,
     electrons: Electrons,
-    moved: Int[Array, " pairs"],
-    steps: Float[Array, "pairs points 3"],
-) -> Inexact[Array, "pairs points"]:
-    """Amplitudes with one electron moved by each step, over the amplitude without. One
-    pair after the other, so that memory is that of a few amplitudes."""
+    moved: Int[Array, "groups points"],
+    steps: Float[Array, "groups points 3"],
+) -> Inexact[Array, "groups points"]:
+    """Amplitudes with one electron moved by each step, over the amplitude without, one
+    group after the other."""
     at = wavefunction.one_moved(electrons)
     rows = jax.nn.one_hot(moved, electrons.shape[0], dtype=electrons.dtype)
-    starts = electrons[moved]
 
-    def of_pair(args):
-        one, start, steps = args
-        found = jax.vmap(lambda step: at(one, start + step))(steps)
+    def of_group(args):
+        found = jax.vmap(at)(*args)
         sizes = jnp.exp(found.log - psi.log).astype(found.sign.dtype)
         return sizes * found.sign * jnp.conj(psi.sign)
 
-    return jax.lax.map(of_pair, (rows, starts, steps))
+    return jax.lax.map(of_group, (rows, electrons[moved] + steps))
 
 
 def _drawn(
-    size: Float[Array, " pairs"], count: int, key: Key
-) -> tuple[Int[Array, " {count}"], Float[Array, " {count}"]]:
-    r"""Draws pairs without replacement, and weights so that weighted sums have the mean
-    of the sum over all: all that are not 0 if `count` is enough, with weights 1.
+    size: Float[Array, " pairs"], points: int, count: int, key: Key
+) -> tuple[Int[Array, " {count}"], Int[Array, " {count}"], Float[Array, " {count}"]]:
+    r"""Draws pairs, each with one of its points, without replacement, and weights so
+    that weighted sums have the mean of the sum over all points of all pairs: all pairs
+    of a size that is not 0 if `count` is enough, with weights 1.
 
-    Else pair p is drawn with probability $\min(1, c\, s_p)$ of its size, the sum of
+    Else a point of pair p is drawn with probability $\min(1, c\, s_p)$, the sum of
     which is `count`, by systematic sampling, and weighted with the inverse (Horvitz and
     Thompson, J. Am. Stat. Assoc. 47, 663 (1952)).
     """
-    if count >= len(size):
-        slots = jnp.arange(count)
-        chosen = slots % len(size)
-        used = (slots < len(size)) & (size[chosen] > 0)
-        return chosen, used.astype(size.dtype)
-    largest, _ = jax.lax.top_k(size, count + 1)
+    certain = min(count // points, len(size))
+    padded = jnp.concatenate([size, jnp.zeros(1, size.dtype)])
+    largest, _ = jax.lax.top_k(padded, certain + 1)
     # With the k largest ones certain, the factor c of the others.
-    below = jnp.sum(
-        jnp.where(size[None] <= largest[:count, None], size[None], 0.0), axis=1
-    )
-    left = jnp.asarray(np.arange(count, 0, -1), size.dtype)
-    factors = left / jnp.where(below > 0, below, 1.0)
+    rest = jnp.sum(jnp.where(size[None] <= largest[:, None], size[None], 0.0), axis=1)
+    left = count / points - jnp.arange(certain + 1, dtype=size.dtype)
+    factors = left / jnp.where(rest > 0, rest, 1.0)
     # The last one does, but for rounding.
-    fits = factors * largest[:count] <= 1 + 1e-6
-    few = largest[count] <= 0
+    fits = factors * largest <= 1 + 1e-6
+    few = largest[-1] <= 0
     chances = jnp.where(few, 1.0, jnp.minimum(1.0, factors[jnp.argmax(fits)] * size))
     chances = jnp.where(size > 0, chances, 0.0)
-    # Of numbers u, u + 1, ..., each takes the pair in whose part of the sum it falls.
-    sums = jnp.cumsum(chances)
+    # Of numbers u, u + 1, ..., each takes the point in whose part of the sum it falls.
+    ends = jnp.cumsum(points * chances)
     start = jnp.where(few, 0.5, jax.random.uniform(key, (), size.dtype))
     marks = start + jnp.arange(count, dtype=size.dtype)
-    chosen = jnp.sum(sums[None] <= marks[:, None], axis=1)
+    chosen = jnp.sum(ends[None] <= marks[:, None], axis=1)
+    valid = chosen < len(size)
     chosen = jnp.minimum(chosen, len(size) - 1)
-    valid = marks < sums[-1]
-    chance = chances[chosen]
-    weights = jnp.where(valid & (chance > 0), 1 / jnp.where(chance > 0, chance, 1), 0.0)
-    return chosen, weights
+    chance = jnp.where(valid, chances[chosen], 1.0)
+    inside = marks - (ends - points * chances)[chosen]
+    point = jnp.clip(jnp.floor(inside / chance), 0, points - 1).astype(int)
+    return chosen, point, jnp.where(valid, 1 / chance, 0.0)

@@ -34,7 +34,7 @@ class SphericalQuadrature(AbstractFixed):
     points: int = eqx.field(static=True)
     random: bool = eqx.field(static=True)
     cutoff: float = eqx.field(static=True)
-    near: int | None = eqx.field(static=True)
+    amplitudes: int | None = eqx.field(static=True)
 
     @checked
     def __init__(
@@ -43,7 +43,7 @@ class SphericalQuadrature(AbstractFixed):
         *,
         random: bool = True,
         cutoff: float = 1e-5,
-        near: Integer | None = None,
+        amplitudes: Integer | None = None,
     ):
         """**Arguments:**
 
@@ -52,14 +52,14 @@ class SphericalQuadrature(AbstractFixed):
         - `random`: whether points are turned at random. Then local energies need a key.
         - `cutoff`: energy in Hartree. Where all nonlocal terms of a nucleus are smaller
             than this, with their factors 2l + 1, they are taken for zero.
-        - `near`: how many pairs of an electron and a nucleus within that reach are
-            evaluated in a configuration at most. If there are more, pairs are drawn,
-            those with a small potential less often, and weighted: the mean stays
-            right. By default half as many as electrons, at least 2. All with fixed
-            points.
+        - `amplitudes`: of the wave function with one electron moved, at most so many
+            for each configuration. If all points of all pairs of an electron and a
+            nucleus within that reach are more, they are drawn, those with a small
+            potential less often, and weighted: the mean stays right. By default the
+            number of points, and two for each electron. All with fixed points.
 
         **Raises:** `ValueError` for another number of points, a `cutoff` that is not
-        positive, `near` less than 1, or `near` with fixed points.
+        positive, `amplitudes` less than 1, or `amplitudes` with fixed points.
         """
         self.points = whole_number("points", points, 1)
         if self.points not in _DEGREES:
@@ -73,12 +73,14 @@ class SphericalQuadrature(AbstractFixed):
                 f"`cutoff` must be a positive energy in Hartree, got {cutoff}."
             )
         self.cutoff = float(cutoff)
-        if near is not None and not random:
+        if amplitudes is not None and not random:
             raise ValueError(
-                "`near` must be None with fixed points: pairs that are drawn are "
+                "`amplitudes` must be None with fixed points: those that are drawn are "
                 "random too."
             )
-        self.near = None if near is None else whole_number("near", near, 1)
+        if amplitudes is not None:
+            amplitudes = whole_number("amplitudes", amplitudes, 1)
+        self.amplitudes = amplitudes
 
     @property
     def degree(self) -> int:

@@ -39,6 +39,8 @@ def _check(mean_field, found, error):
     assert found.energy.error < error
     assert abs(found.energy.mean - mean_field.energy) < 3 * found.energy.error
     total = found.kinetic.mean + found.potential.mean
+    if found.pseudopotential is not None:
+        total += found.pseudopotential.mean
     np.testing.assert_allclose(total, found.energy.mean, atol=1e-3 * error)
     assert abs(found.imaginary.mean) <= 4 * found.imaginary.error
 
@@ -124,6 +126,28 @@ def test_small_crystals(name, steps, error):
     psi = jax.eval_shape(eqs.HartreeFock(mean_field), electrons)
     assert psi.is_real == (name != "twisted")
     _check(mean_field, _sampled(mean_field, walkers=400, steps=steps), error=error)
+
+
+def test_sodium_with_an_effective_core_potential():
+    """One electron, an open shell, whose spheres of s and p terms overlap with those of
+    images; complex, at a twist."""
+    crystal = eqs.Crystal.bcc(
+        "Na", a=4.23, unit="angstrom", twist=(0.1, 0.2, 0.3), pseudopotential="ccecp"
+    )
+    mean_field = eqs.MeanField.solve(crystal)
+    found = _sampled(mean_field, walkers=400, steps=60)
+    _check(mean_field, found, error=2e-3)
+    assert abs(found.pseudopotential.mean) > 20 * found.pseudopotential.error
+
+
+@pytest.mark.slow
+def test_silicon_with_an_effective_core_potential():
+    """Two channels, each of which weighs far more than the error bar."""
+    crystal = eqs.Crystal.diamond(
+        "Si", a=5.431, unit="angstrom", pseudopotential="ccecp"
+    )
+    mean_field = eqs.MeanField.solve(crystal, exp_to_discard=0.2)
+    _check(mean_field, _sampled(mean_field, walkers=400, steps=100), error=1e-2)
 
 
 def test_crystal_and_parameters(lih):

@@ -124,7 +124,7 @@ def test_plane_wave(random):
         found = eqs.Pseudopotential(
             _SODIUM,
             eqs.SphericalQuadrature(
-                50, random=random, cutoff=1e-9, near=30 if random else None
+                50, random=random, cutoff=1e-9, amplitudes=2000 if random else None
             ),
         )(psi, jnp.asarray(electron)[None], **given)
         np.testing.assert_allclose(found, exact, atol=2e-7)
@@ -214,8 +214,8 @@ def test_random_quadrature_has_the_right_mean():
     psi, electrons = _network(crystal), _electrons(crystal, seed=2)
     keys = jax.random.split(jax.random.key(0), 400)
     means, errors, spreads = [], [], []
-    for points, near in ((32, 6), (12, 6), (12, 1), (6, 2)):
-        quadrature = eqs.SphericalQuadrature(points, near=near)
+    for points, amplitudes in ((32, 192), (12, 72), (12, 4), (6, 1)):
+        quadrature = eqs.SphericalQuadrature(points, amplitudes=amplitudes)
         cores = eqs.Pseudopotential(crystal, quadrature)
         values = eqx.filter_jit(jax.vmap(lambda k: cores(psi, electrons, key=k)))(keys)
         means.append(float(np.mean(values)))
@@ -226,23 +226,25 @@ def test_random_quadrature_has_the_right_mean():
         assert abs(mean - means[0]) < 4 * np.hypot(error, errors[0])
 
 
-@pytest.mark.parametrize("count", [1, 3, 6, 9])
-def test_drawn_pairs_have_unbiased_weights(count):
-    sizes = jnp.asarray([0.0, 3.0, 1e-7, 0.5, 0.0, 2.0, 0.1, 1.0])
+@pytest.mark.parametrize("count", [1, 5, 12, 18, 30])
+def test_drawn_points_have_unbiased_weights(count):
+    sizes, points = jnp.asarray([0.0, 3.0, 1e-7, 0.5, 0.0, 2.0, 0.1, 1.0]), 3
     keys = jax.random.split(jax.random.key(1), 20_000)
-    chosen, weights = jax.jit(jax.vmap(lambda key: _drawn(sizes, count, key)))(keys)
-    used = np.asarray(weights) > 0
-    for one, valid in zip(np.asarray(chosen)[:50], used[:50], strict=True):
+    drawn = jax.jit(jax.vmap(lambda key: _drawn(sizes, points, count, key)))(keys)
+    pairs, point, weights = map(np.asarray, drawn)
+    items, used = pairs * points + point, weights > 0
+    for one, valid in zip(items[:50], used[:50], strict=True):
         assert len(set(one[valid])) == np.sum(valid)
-    # The sum of sizes has no noise at all, unless every pair is certain.
-    totals = np.sum(np.asarray(weights) * np.asarray(sizes)[chosen], axis=1)
-    np.testing.assert_allclose(totals, np.sum(sizes), rtol=1e-6)
-    each = np.zeros(len(sizes))
-    np.add.at(each, np.asarray(chosen)[used], np.asarray(weights)[used])
-    expected = np.asarray(sizes) > 0
-    large = np.asarray(sizes) > 1e-3
-    np.testing.assert_allclose((each / len(keys))[large], 1, atol=0.1)
-    assert np.all(each[~expected] == 0)
+    # The sum of sizes has no noise at all.
+    totals = np.sum(weights * np.asarray(sizes)[pairs], axis=1)
+    np.testing.assert_allclose(totals, points * np.sum(sizes), rtol=1e-5)
+    each = np.zeros(len(sizes) * points)
+    np.add.at(each, items[used], weights[used])
+    expected = np.repeat(sizes, points)
+    np.testing.assert_allclose((each / len(keys))[expected > 1e-3], 1, atol=0.15)
+    assert np.all(each[expected == 0] == 0)
+    if count >= 18:
+        assert np.all(weights[used] == 1) and np.all(np.sum(used, axis=1) == 18)
 
 
 def test_is_zero_with_all_electrons():
