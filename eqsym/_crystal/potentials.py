@@ -233,7 +233,14 @@ def _parsed(given: str, element: str, is_text: bool) -> Sequence[Any]:
                 found = basis.parse_ecp(given, element)
             elif _plain(given) in basis.ALIAS:
                 found = basis.load_ecp(given, element)
-    except (BasisNotFoundError, RuntimeError, IndexError, KeyError, ValueError):
+    except (
+        BasisNotFoundError,
+        RuntimeError,
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):
         found = None
     if found:
         return found
