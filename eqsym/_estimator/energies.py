@@ -254,17 +254,16 @@ def per_cell(
     if square is not None:
         variance = (np.real(square) - np.abs(above.total) ** 2) / cells**2
     zeros = reference.kinetic, reference.potential, reference.pseudopotential
-    means = Parts(
-        *((x + np.float64(zero)) / cells for x, zero in zip(above, zeros, strict=True))
-    )
-    cores = np.real(means.pseudopotential)
+    means = Parts(*(x + np.float64(zero) for x, zero in zip(above, zeros, strict=True)))
+    energy = means.total / cells
+    cores = np.real(means.pseudopotential) / cells
     return Quantities(
-        energy=np.real(means.total),
+        energy=np.real(energy),
         variance=variance,
-        kinetic=np.real(means.kinetic),
-        potential=np.real(means.potential),
+        kinetic=np.real(means.kinetic) / cells,
+        potential=np.real(means.potential) / cells,
         pseudopotential=cores if np.any(cores != 0) else None,
-        imaginary=np.imag(means.total),
+        imaginary=np.imag(energy),
         symmetry=symmetry,
     )
 

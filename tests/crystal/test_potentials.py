@@ -273,6 +273,9 @@ def test_from_pyscf_with_a_pseudopotential_of_ones_own():
     half = {"Li": "ccecp", "H": None}
     found = eqs.Crystal.from_pyscf(cell, pseudopotential=half, supercell=(1, 1, 2))
     assert found.electrons == (2, 2)
+    # As with its charge and spin, `None` is what the cell says.
+    own = eqs.Crystal.from_pyscf(cell_of_pyscf(ecp="ccecp"), pseudopotential=None)
+    assert own.difference(rock_salt()) is None
     with pytest.raises(ValueError, match="Leave out `pseudopotential`.*'Li'"):
         eqs.Crystal.from_pyscf(cell_of_pyscf(ecp="ccecp"), pseudopotential="ccecp")
 
