@@ -214,16 +214,14 @@ class Parts(NamedTuple):
 
     @property
     def total(self) -> Any:
-        return self.kinetic + self.potential + self.pseudopotential
+        dtype = self.kinetic.dtype
+        coulomb = self.kinetic + self.potential.astype(dtype)
+        return coulomb + self.pseudopotential.astype(dtype)
 
 
 def excess(energy: LocalEnergy, reference: LocalEnergy) -> Parts:
-    """Energies in excess of a fixed reference, so that sums keep their precision; all
-    complex if the wave function is."""
-    dtype = energy.kinetic.dtype
-    parts = jax.tree.map(
-        lambda x, zero: (x - zero.astype(x.dtype)).astype(dtype), energy, reference
-    )
+    """Energies in excess of a fixed reference, so that sums keep their precision."""
+    parts = jax.tree.map(lambda x, zero: x - zero.astype(x.dtype), energy, reference)
     return Parts(parts.kinetic, parts.potential, parts.pseudopotential)
 
 
