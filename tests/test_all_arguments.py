@@ -47,6 +47,9 @@ def _objects():
         key=o.key,
     )
     o.hamiltonian = eqs.Hamiltonian(o.crystal)
+    o.valence = eqs.Crystal.hydrogen_chain(
+        spacing=1.8, vacuum=20.0, unit="bohr", pseudopotential="ccecp"
+    )
     o.walkers = eqs.initial_walkers(o.crystal, 2, key=o.key)
     o.chains = eqs.Chains(o.walkers, key=o.key, steps=2)
     o.vmc = eqs.VMC(o.hamiltonian, eqs.Metropolis(2), eqs.Spring())
@@ -78,6 +81,7 @@ def _calls(o):
     optimizer = dict(learning_rate=0.1, damping=1e-3, norm_bound=0.1, chunk=2)
     one = dict(electrons=o.walkers[0])
     places = dict(walkers=o.walkers, key=o.key)
+    quadrature = eqs.SphericalQuadrature(6)
     operations = one | dict(operations=jnp.zeros(1, int))
     return {
         "AugmentedTraining": group
@@ -103,6 +107,7 @@ def _calls(o):
             spin=1,
             twist=(0, 0, 0),
             vacuum=(),
+            pseudopotential=None,
         ),
         "Crystal.bcc": dict(element="Li") | cell,
         "Crystal.diamond": dict(element="C") | cell,
@@ -119,6 +124,9 @@ def _calls(o):
         "Crystal.difference": dict(other=o.crystal, electrons=True),
         "Density": crystal | dict(shape=(2, 2, 2)) | density,
         "Density.for_group": group | dict(spacing=2.0) | density,
+        "EffectiveCorePotential": dict(
+            element="Li", core=2, terms=[(-1, 2, 1.0, 1.0)], name="own"
+        ),
         "Ewald": crystal | dict(alpha=1.0, precision=1e-5),
         "Ewald.__call__": one,
         "ForwardLaplacian": {},
@@ -126,7 +134,12 @@ def _calls(o):
         "FundamentalDomain": dict(group=o.inversion, point=(0.1, 0.2, 0.3)),
         "FundamentalDomain.of": group | dict(point=None),
         "GroupAverage": group,
-        "Hamiltonian": crystal | dict(kinetic=eqs.HessianLaplacian(), alpha=1.0),
+        "Hamiltonian": dict(
+            crystal=o.valence,
+            kinetic=eqs.HessianLaplacian(),
+            alpha=1.0,
+            quadrature=quadrature,
+        ),
         "HartreeFock": dict(mean_field=o.mean_field, real=False),
         "HessianLaplacian": {},
         "InverseDecay": dict(start=0.1, delay=10.0),
@@ -166,6 +179,8 @@ def _calls(o):
         "ProjectedTraining": dict(
             projection=o.average, share=0.5, local_energies=2, orbit_points=2, chunk=2
         ),
+        "Pseudopotential": dict(crystal=o.valence, quadrature=quadrature),
+        "Pseudopotential.__call__": wave | one | dict(key=o.key),
         "RandomCanonicalization": canonical,
         "RandomSubset": group | dict(size=2, replace=True),
         "RandomSubset.draw": dict(key=o.key),
@@ -200,6 +215,7 @@ def _calls(o):
         "SpaceGroup.check_crystal": crystal,
         "SpaceGroup.apply": operations,
         "SpaceGroup.apply_inverse": operations,
+        "SphericalQuadrature": dict(points=6, random=True, cutoff=1e-4, near=2),
         "SplineStep": {},
         "Spring": optimizer | dict(momentum=0.9),
         "Spring.min_sr": dict(learning_rate=0.1),
@@ -295,7 +311,7 @@ def _calls(o):
         | one
         | sides
         | place
-        | dict(hamiltonian=o.hamiltonian, chunk=2, progress=False),
+        | dict(hamiltonian=o.hamiltonian, key=o.key, chunk=2, progress=False),
         "twist_average": dict(evaluations=[o.evaluation], weights=[1.0]),
     }
 
@@ -307,6 +323,7 @@ _METHODS = {
     "Lattice": "points_within",
     "MeanField": "orbitals save",
     "Pretraining": "init",
+    "Pseudopotential": "__call__",
     "RandomSubset": "draw",
     "SolidNet": "__call__",
     "SpaceGroup": (
@@ -321,6 +338,7 @@ _OWNERS = {
     "Lattice": lambda o: o.crystal.lattice,
     "MeanField": "mean_field",
     "Pretraining": lambda o: eqs.Pretraining(o.mean_field, 2),
+    "Pseudopotential": lambda o: eqs.Hamiltonian(o.valence).pseudopotential,
     "RandomSubset": lambda o: eqs.RandomSubset(o.group, 2),
     "SolidNet": "net",
     "SpaceGroup": "group",
@@ -369,7 +387,7 @@ _NAMES = sorted(
 # Given nothing to refuse they would sample, train, solve, compile or draw.
 _COSTLY = {
     *("Ewald.__call__", "MeanField.orbitals", "SolidNet.__call__", "symmetry_ratio"),
-    "Symmetrized.__call__",
+    *("Symmetrized.__call__", "Pseudopotential.__call__"),
     *("check_wavefunction", "evaluate", "gradient_noise", "observe", "post_hoc", "run"),
     *("observe_post_hoc", "sectors", "translation_scan", "MeanField.solve"),
     *("Pretraining.init", "VMC.check", "VMC.equilibrate", "VMC.init", "VMC.step"),

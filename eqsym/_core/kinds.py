@@ -57,6 +57,7 @@ _WANTED = {
     "PathLike": "a path",
     "Sectors": "the result of `eqs.sectors`",
     "SpaceGroup": "a group, such as `eqs.SpaceGroup.of(crystal)`",
+    "SphericalQuadrature": "a quadrature, such as `eqs.SphericalQuadrature(26)`",
     "TranslationScan": "a scan, such as `eqs.translation_scan(...)`",
     "VMCState": "a state of training, such as `vmc.init(...)` returns",
     "bool": "`True` or `False`",

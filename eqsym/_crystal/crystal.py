@@ -59,7 +59,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
     _positions: tuple[tuple[float, ...], ...] = eqx.field(static=True)
     _matrix: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     _twist: tuple[float, ...] = eqx.field(static=True)
-    _potentials: tuple[EffectiveCorePotential, ...] = eqx.field(static=True)
+    _pseudopotentials: tuple[EffectiveCorePotential, ...] = eqx.field(static=True)
 
     @checked
     def __init__(
@@ -114,7 +114,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
         self._twist = frozen(twist)
         if not self.species:
             raise ValueError("`species` must have at least one element, got none.")
-        self._potentials = given_potentials(pseudopotential, self.species)
+        self._pseudopotentials = given_potentials(pseudopotential, self.species)
         nuclear = int(np.sum(self.supercell_charges))
         self.electrons = spin_channels(nuclear, charge, spin)
         self.vacuum = vacuum_directions(vacuum)
@@ -161,13 +161,15 @@ class Crystal(AbstractFixed, AbstractSummarized):
     @property
     def pseudopotential(self) -> dict[str, EffectiveCorePotential]:
         """Of each element that has one. Give it to a crystal to have the same."""
-        return {one.element: one for one in self._potentials}
+        return {one.element: one for one in self._pseudopotentials}
 
     @property
     def charges(self) -> Int[np.ndarray, " atoms"]:
         """Charges of the nuclei of the primitive cell, less the core electrons of
         pseudopotentials."""
-        return self.atomic_numbers - np.array(cores_of(self._potentials, self.species))
+        return self.atomic_numbers - np.array(
+            cores_of(self._pseudopotentials, self.species)
+        )
 
     @property
     def cells(self) -> int:

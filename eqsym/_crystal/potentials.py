@@ -1,17 +1,26 @@
 """Effective core potentials, which stand for nuclei with their core electrons."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import equinox as eqx
 
-from .._core import AbstractFixed, AbstractSummarized
+from .._core import (
+    AbstractFixed,
+    AbstractSummarized,
+    checked,
+    Integer,
+    whole_number,
+)
 from .arguments import atomic_number
 
 
 # A row of a potential: angular momentum, power n, exponent, coefficient.
 Term: TypeAlias = tuple[int, int, float, float]
+# That PySCF has places for, from 0.
+_POWERS = 7
 
 
 class EffectiveCorePotential(AbstractFixed, AbstractSummarized):
@@ -22,18 +31,49 @@ class EffectiveCorePotential(AbstractFixed, AbstractSummarized):
 
     beside the Coulomb potential of the charge that is left. Of
     [`eqsym.Crystal.pseudopotential`][], and may be given to another crystal.
-
-    - `element`: its symbol.
-    - `core`: electrons that it stands for.
-    - `terms`: rows $(l, n, a, c)$, with l = -1 for the local part, a in inverse square
-        Bohr.
-    - `name`: the name in PySCF's library; `None` if it was given as text or by a cell.
     """
 
     element: str = eqx.field(static=True)
     core: int = eqx.field(static=True)
     terms: tuple[Term, ...] = eqx.field(static=True)
     name: str | None = eqx.field(static=True)
+
+    @checked
+    def __init__(
+        self,
+        element: str,
+        core: Integer,
+        terms: Sequence[Sequence[Integer | float]],
+        name: str | None = None,
+    ):
+        """**Arguments:**
+
+        - `element`: its symbol.
+        - `core`: electrons that it stands for.
+        - `terms`: rows $(l, n, a, c)$, with l = -1 for the local part, a in inverse
+            square Bohr.
+        - `name`: the name in PySCF's library; `None` if it was given as text, or by a
+            cell with terms of its own.
+
+        **Raises:** `ValueError` for an unknown element, not fewer core electrons than
+        its nuclear charge, and terms that are not such rows or have no end.
+        """
+        try:
+            nuclear = atomic_number(element)
+        except ValueError:
+            raise ValueError(
+                f"`element` must be an element symbol such as 'Li', got {element!r}."
+            ) from None
+        self.element = element
+        self.core = whole_number("core", core)
+        self.terms = tuple(_term(row, element) for row in terms)
+        self.name = name
+        # Texts come to this as well, so that the message says of which argument.
+        if not 0 <= self.core < nuclear:
+            raise ValueError(
+                f"`pseudopotential` of {element} stands for {self.core} electrons "
+                f"(`core`), expected fewer than the nuclear charge {nuclear}."
+            )
 
     def _summary(self) -> str:
         momenta = sorted({l for l, *_ in self.terms if l >= 0})
@@ -46,17 +86,12 @@ class EffectiveCorePotential(AbstractFixed, AbstractSummarized):
         rows = 1 + max(n for _, n, _, _ in self.terms) if self.terms else 1
         blocks = []
         for l in sorted({-1, *(l for l, *_ in self.terms)}):
-            powers: list[list] = [[] for _ in range(max(rows, 7))]
+            powers: list[list] = [[] for _ in range(max(rows, _POWERS))]
             for momentum, n, exponent, coefficient in self.terms:
                 if momentum == l:
                     powers[n].append([exponent, coefficient])
             blocks.append([l, powers])
         return [self.core, blocks]
-
-
-Given: TypeAlias = (
-    str | EffectiveCorePotential | Mapping[str, str | EffectiveCorePotential | None]
-)
 
 
 def given_potentials(
@@ -144,19 +179,26 @@ def _potential(given: Any, element: str) -> EffectiveCorePotential | None:
         raise ValueError(separable(f"`pseudopotential` {given!r} of {element}"))
     is_text = "\n" in given.strip()
     name = None if is_text else plain
-    found = from_pyscf_terms(element, _parsed(given, element, is_text), name)
-    nuclear = atomic_number(element)
-    if not 0 <= found.core < nuclear:
+    return from_pyscf_terms(element, _parsed(given, element, is_text), name)
+
+
+def _term(row: Sequence[Integer | float], element: str) -> Term:
+    numbers = [float(number) for number in row]
+    whole = [int(number) for number in numbers[:2] if number.is_integer()]
+    if len(numbers) != 4 or len(whole) != 2 or whole[0] < -1 or whole[1] < 0:
         raise ValueError(
-            f"`pseudopotential` of {element} stands for {found.core} electrons, "
-            f"expected fewer than the nuclear charge {nuclear}."
+            f"`pseudopotential` of {element}: `terms` must be rows of an angular "
+            "momentum, or -1, a power, an exponent and a coefficient, got "
+            f"{tuple(numbers)}."
         )
-    if any(a <= 0 for _, _, a, _ in found.terms):
+    exponent, coefficient = numbers[2:]
+    if not (0 < exponent < math.inf and math.isfinite(coefficient)):
         raise ValueError(
-            f"`pseudopotential` of {element} must have positive exponents, in inverse "
-            "square Bohr: else it has no end."
+            f"`pseudopotential` of {element}: exponents in `terms` must be positive, "
+            "in inverse square Bohr, else it has no end, and all numbers finite, got "
+            f"{tuple(numbers)}."
         )
-    return found
+    return whole[0], whole[1], exponent, coefficient
 
 
 def separable(what: str) -> str:
@@ -191,7 +233,14 @@ def _parsed(given: str, element: str, is_text: bool) -> Sequence[Any]:
                 found = basis.parse_ecp(given, element)
             elif _plain(given) in basis.ALIAS:
                 found = basis.load_ecp(given, element)
-    except (BasisNotFoundError, RuntimeError, IndexError, KeyError, ValueError):
+    except (
+        BasisNotFoundError,
+        RuntimeError,
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):
         found = None
     if found:
         return found
@@ -214,14 +263,15 @@ def _check_text(text: str, element: str) -> None:
         if not words or words[0][0].isalpha():
             continue
         try:
-            int(words[0])
+            # It would count a negative one from the end of those that it knows.
+            known = int(words[0]) in range(_POWERS)
             numbers = [float(word.upper().replace("D", "E")) for word in words[1:]]
         except ValueError:
-            numbers = []
-        if len(numbers) not in (2, 3):
+            known, numbers = False, []
+        if not known or len(numbers) not in (2, 3):
             raise ValueError(
-                f"`pseudopotential` of {element}: a line must have a power, an "
-                f"exponent and a coefficient, got {line.strip()!r}."
+                f"`pseudopotential` of {element}: a line must have a power, from 0 to "
+                f"{_POWERS - 1}, an exponent and a coefficient, got {line.strip()!r}."
             )
 
 

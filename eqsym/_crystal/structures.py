@@ -39,8 +39,9 @@ def as_read(
     structure says, only charge, spin and vacuum may be given instead."""
     check_given(given)
     charge, spin = given.pop("charge", None), given.pop("spin", None)
+    pseudopotential = given.pop("pseudopotential", None)
     cells = cell_count(given.get("supercell", 1))
-    read = reader(structure, cells, charge, spin, given.get("pseudopotential"))
+    read = reader(structure, cells, charge, spin, pseudopotential)
     read["vacuum"] = given.pop("vacuum", read["vacuum"])
     return {**read, **given}
 
@@ -104,6 +105,7 @@ def read_ase(
         "charge": charge,
         "spin": found if spin is None else spin,
         "vacuum": vacuum,
+        "pseudopotential": pseudopotential,
     }
 
 

@@ -214,16 +214,14 @@ class Parts(NamedTuple):
 
     @property
     def total(self) -> Any:
-        return self.kinetic + self.potential + self.pseudopotential
+        dtype = self.kinetic.dtype
+        coulomb = self.kinetic + self.potential.astype(dtype)
+        return coulomb + self.pseudopotential.astype(dtype)
 
 
 def excess(energy: LocalEnergy, reference: LocalEnergy) -> Parts:
-    """Energies in excess of a fixed reference, so that sums keep their precision; all
-    complex if the wave function is."""
-    dtype = energy.kinetic.dtype
-    parts = jax.tree.map(
-        lambda x, zero: (x - zero.astype(x.dtype)).astype(dtype), energy, reference
-    )
+    """Energies in excess of a fixed reference, so that sums keep their precision."""
+    parts = jax.tree.map(lambda x, zero: x - zero.astype(x.dtype), energy, reference)
     return Parts(parts.kinetic, parts.potential, parts.pseudopotential)
 
 
@@ -254,17 +252,16 @@ def per_cell(
     if square is not None:
         variance = (np.real(square) - np.abs(above.total) ** 2) / cells**2
     zeros = reference.kinetic, reference.potential, reference.pseudopotential
-    means = Parts(
-        *((x + np.float64(zero)) / cells for x, zero in zip(above, zeros, strict=True))
-    )
-    cores = np.real(means.pseudopotential)
+    means = Parts(*(x + np.float64(zero) for x, zero in zip(above, zeros, strict=True)))
+    energy = means.total / cells
+    cores = np.real(means.pseudopotential) / cells
     return Quantities(
-        energy=np.real(means.total),
+        energy=np.real(energy),
         variance=variance,
-        kinetic=np.real(means.kinetic),
-        potential=np.real(means.potential),
+        kinetic=np.real(means.kinetic) / cells,
+        potential=np.real(means.potential) / cells,
         pseudopotential=cores if np.any(cores != 0) else None,
-        imaginary=np.imag(means.total),
+        imaginary=np.imag(energy),
         symmetry=symmetry,
     )
 

@@ -17,6 +17,7 @@ from .._core import (
     Key,
     Numbers,
     progress_bar,
+    random_key,
     whole_number,
 )
 from .._crystal import check_electrons
@@ -93,6 +94,7 @@ def translation_scan(
     if hamiltonian is not None:
         check_crystals(wavefunction, hamiltonian)
     check_electrons(sum(wavefunction.crystal.electrons), electrons)
+    key = None if key is None else random_key(key)
     points, chunk = whole_number("points", points, 2), check_chunk(chunk)
     vectors = np.asarray(vectors, dtype=np.float64)
     start = np.asarray(origin, dtype=np.float64)

@@ -90,6 +90,7 @@ class Pseudopotential(AbstractFixed):
         """Whether energies are random: points are, and there are nonlocal terms."""
         return self.quadrature.random and self.groups > 0
 
+    @checked
     @full_precision()
     def __call__(
         self,

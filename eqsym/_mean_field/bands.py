@@ -36,8 +36,8 @@ def shell_gaps(
     nuclear and Hartree potential, with local exchange $-(3 \rho / \pi)^{1/3}$. This
     potential has the symmetry of the crystal and does not depend on the twist, so that
     levels at different twists are of the same bands. Nothing is iterated, so that
-    levels may cross. Hartree-Fock has wider bands in mostly the same order; but each twist would
-    cost it as much as a mean field.
+    levels may cross. Hartree-Fock has wider bands in mostly the same order; but each
+    twist would cost it as much as a mean field.
 
     **Raises:** `ValueError` for a basis that is too small or linearly dependent.
     """

@@ -3,7 +3,7 @@
 import warnings
 from typing import Any
 
-from .._crystal import Crystal
+from .._crystal import Crystal, EffectiveCorePotential
 
 
 _ALL_ELECTRON = "cc-pvdz"
@@ -42,24 +42,32 @@ def basis_of(
 
 
 def _default(crystal: Crystal, element: str) -> str:
+    found = _fitting(crystal, element)
+    if found is None:
+        potential = crystal.pseudopotential[element]
+        raise ValueError(
+            "`basis` must be given: PySCF has none that belongs to the pseudopotential "
+            f"of {element}, {potential!r}. {_name_one(potential)}"
+        )
+    return found
+
+
+def _fitting(crystal: Crystal, element: str) -> str | None:
+    """The basis that belongs to the pseudopotential, if PySCF has one."""
     potential = crystal.pseudopotential.get(element)
     if potential is None:
         return _ALL_ELECTRON
     # Of a potential without a name nothing is known.
-    for name in (
-        ()
-        if potential.name is None
-        else (
-            f"{potential.name}-{_ALL_ELECTRON}",
-            potential.name,
-        )
-    ):
-        if _has_functions(name, element):
-            return name
-    raise ValueError(
-        f"`basis` must be given: PySCF has none that belongs to the pseudopotential "
-        f"of {element}, {potential!r}. Name one for each element that was made for "
-        f"{potential.core} core electrons, such as 'ccecp-cc-pvdz' for 'ccecp'."
+    if potential.name is None:
+        return None
+    names = (f"{potential.name}{end}" for end in (f"-{_ALL_ELECTRON}", "-vdz", ""))
+    return next((name for name in names if _has_functions(name, element)), None)
+
+
+def _name_one(potential: EffectiveCorePotential) -> str:
+    return (
+        f"Name one for each element, for {potential.element} one that was made for "
+        f"{potential.core} core electrons, as 'ccecp-cc-pvdz' was for 'ccecp'."
     )
 
 
@@ -86,10 +94,15 @@ def _check_core(crystal: Crystal, element: str, name: str) -> None:
         if potential is None
         else f"the pseudopotential of {element} stands for {core}"
     )
+    fitting = _fitting(crystal, element)
+    advice = (
+        f"Leave `basis` out for one that fits, {fitting!r}."
+        if potential is None or fitting is not None
+        else _name_one(potential)
+    )
     raise ValueError(
         f"`basis` {name!r} of {element} was made for {made_for} core electrons, but "
-        f"{stands}. Leave `basis` out for one that fits, "
-        f"{_default(crystal, element)!r}."
+        f"{stands}. {advice}"
     )
 
 
@@ -103,11 +116,11 @@ def _core_of_basis(name: str, element: str) -> int | None:
         return None
     if short in basis.GTH_ALIAS:
         return _core_of_gth(element)
-    # `ccecp-cc-pvdz` belongs to `ccecp`, `ccecp-he-aug-cc-pvtz` to `ccecp-he`.
-    families = sorted((key for key in basis.ALIAS if key.startswith("ccecp")), key=len)
-    for family in (short, *families[::-1]):
-        if not short.startswith(family):
-            continue
+    # `ccecp-cc-pvdz` belongs to `ccecp`, `ccecp-he-aug-cc-pvtz` to `ccecp-he`,
+    # `bfd-vdz` to `bfd`, and `aug-cc-pvdz-pp` to `cc-pvdz-pp`.
+    families = [key for key in basis.ALIAS if key.startswith(("ccecp", "bfd"))]
+    families = sorted(filter(short.startswith, families), key=len, reverse=True)
+    for family in (short, short.removeprefix("aug"), *families):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:

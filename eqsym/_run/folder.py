@@ -216,6 +216,10 @@ def describe_run(
             "lattice_bohr": crystal.lattice.vectors.tolist(),
             "positions_bohr": crystal.cart_positions.tolist(),
             "supercell": crystal.matrix.tolist(),
+            "pseudopotential": {
+                symbol: one.name or "its own"
+                for symbol, one in crystal.pseudopotential.items()
+            },
             "electrons_up_down": list(crystal.electrons),
             "twist": crystal.twist.tolist(),
             "pseudopotential": {

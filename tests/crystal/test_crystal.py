@@ -297,8 +297,12 @@ def test_from_pyscf_takes_charge_and_spin():
     assert Crystal.from_pyscf(cell, charge=0, spin=0).electrons == (2, 2)
 
 
-def test_from_pyscf_refuses_pseudopotentials():
-    with pytest.raises(ValueError, match="`cell`"):
+def test_from_pyscf_takes_effective_core_potentials_and_no_separable_ones():
+    """Which are integrals over all of space, and not over spheres."""
+    crystal = Crystal.from_pyscf(pyscf_cell(ecp="ccecp"))
+    assert crystal.electrons == (1, 1)
+    assert list(crystal.pseudopotential) == ["Li", "H"]
+    with pytest.raises(ValueError, match="`cell.pseudo` is a separable one.*ccecp"):
         Crystal.from_pyscf(pyscf_cell(pseudo="gth-pade"))
 
 

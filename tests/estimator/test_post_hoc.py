@@ -164,7 +164,7 @@ def _samples(name, orbit_points, local_energies, count):
     @jax.vmap
     def numbers(x, key):
         orbit = sampler(x, key, _REFERENCE)
-        above = orbit.kinetic + orbit.potential
+        above = orbit.above.total
         square = jnp.sum(orbit.weights * jnp.abs(above) ** 2)
         pairs = orbit.pairs
         if pairs is None:
@@ -292,7 +292,8 @@ def _factors(real, orbit_points, local_energies):
             orbit_points=orbit_points,
             local_energies=local_energies,
         )(x, key, eqs.LocalEnergy(jnp.zeros(()), jnp.zeros(())))
-        return orbit.projected[0] * orbit.kinetic, orbit.plain * orbit.kinetic
+        kinetic = orbit.above.kinetic
+        return orbit.projected[0] * kinetic, orbit.plain * kinetic
 
     return factors
 

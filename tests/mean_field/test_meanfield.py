@@ -625,7 +625,10 @@ def test_moments_choose_the_order():
         ({"moments": (1, -1)}, "`moments` need .*`unrestricted=True`"),
         ({"unrestricted": True, "moments": (1,)}, "`moments` must be one .* 2 atoms"),
         ({"unrestricted": True, "moments": (np.nan, 0)}, "`moments` must be finite"),
-        ({"unrestricted": True, "moments": (2, -2)}, "nuclear charges .1, 1."),
+        (
+            {"unrestricted": True, "moments": (2, -2)},
+            "charges of nuclei and cores, .1, 1.",
+        ),
         ({"unrestricted": True, "moments": (1, 1)}, "add up to 2 .* `spin` .* 0"),
         ({"exp_to_discard": -1.0}, "`exp_to_discard` must be .* got -1.0"),
     ],
