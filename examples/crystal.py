@@ -18,6 +18,7 @@ import logging
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -63,8 +64,11 @@ def crystal_of(
             f"row, got {len(supercell)}."
         )
     rows = {1: (), 3: (3,), 9: (3, 3)}[len(supercell)]
-    settings = {"supercell": np.reshape(supercell, rows), "twist": twist}
-    cores = {"pseudopotential": pseudopotential}
+    settings: dict[str, Any] = {
+        "supercell": np.reshape(supercell, rows),
+        "twist": twist,
+    }
+    cores: dict[str, Any] = {"pseudopotential": pseudopotential}
     if name in PRESETS:
         return PRESETS[name](**settings, **cores)
     if not Path(name).is_file():

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import equinox as eqx
+import numpy as np
+from jaxtyping import Int
 
 from .._core import (
     AbstractFixed,
@@ -120,10 +122,10 @@ def given_potentials(
 
 def cores_of(
     potentials: Sequence[EffectiveCorePotential], species: Sequence[str]
-) -> list[int]:
+) -> Int[np.ndarray, " nuclei"]:
     """Core electrons of each nucleus."""
     cores = {one.element: one.core for one in potentials}
-    return [cores.get(symbol, 0) for symbol in species]
+    return np.array([cores.get(symbol, 0) for symbol in species], dtype=int)
 
 
 def known_name(name: Any, element: str, terms: Any) -> str | None:

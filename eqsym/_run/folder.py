@@ -222,10 +222,6 @@ def describe_run(
             },
             "electrons_up_down": list(crystal.electrons),
             "twist": crystal.twist.tolist(),
-            "pseudopotential": {
-                symbol: repr(potential)
-                for symbol, potential in crystal.pseudopotential.items()
-            },
         },
         "wavefunction": {
             "class": type(wavefunction).__qualname__,

@@ -1,6 +1,7 @@
 """Effective core potentials against plane waves, spherical harmonics, dense sums of
 angles, PySCF's Hartree-Fock energies, and the symmetries of the Hamiltonian."""
 
+import functools
 import itertools
 
 import equinox as eqx
@@ -104,7 +105,9 @@ def test_plane_wave(random):
     places, _ = _images(_SODIUM)
     keys = jax.random.split(jax.random.key(3), 8)
     for electron, key in zip(
-        np.array([[0.9, -0.3, 0.4], [3.0, 2.0, 1.0], [9.0, 1.0, -7.0]]), keys
+        np.array([[0.9, -0.3, 0.4], [3.0, 2.0, 1.0], [9.0, 1.0, -7.0]]),
+        keys[:3],
+        strict=True,
     ):
         exact = 0.0
         for place in places.reshape(-1, 3):
@@ -213,11 +216,12 @@ def test_random_quadrature_has_the_right_mean():
     crystal = _lih()
     psi, electrons = _network(crystal), _electrons(crystal, seed=2)
     keys = jax.random.split(jax.random.key(0), 400)
+    one = lambda cores, key: cores(psi, electrons, key=key)
     means, errors, spreads = [], [], []
     for points, amplitudes in ((32, 192), (12, 72), (12, 4), (6, 1)):
         quadrature = eqs.SphericalQuadrature(points, amplitudes=amplitudes)
         cores = eqs.Pseudopotential(crystal, quadrature)
-        values = eqx.filter_jit(jax.vmap(lambda k: cores(psi, electrons, key=k)))(keys)
+        values = eqx.filter_jit(jax.vmap(functools.partial(one, cores)))(keys)
         means.append(float(np.mean(values)))
         spreads.append(float(np.std(values)))
         errors.append(spreads[-1] / np.sqrt(len(values)))
