@@ -167,9 +167,8 @@ class Crystal(AbstractFixed, AbstractSummarized):
     def charges(self) -> Int[np.ndarray, " atoms"]:
         """Charges of the nuclei of the primitive cell, less the core electrons of
         pseudopotentials."""
-        return self.atomic_numbers - np.array(
-            cores_of(self._pseudopotentials, self.species)
-        )
+        cores = cores_of(self._pseudopotentials, self.species)
+        return self.atomic_numbers - np.array(cores)
 
     @property
     def cells(self) -> int:
