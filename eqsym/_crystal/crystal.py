@@ -160,7 +160,7 @@ class Crystal(AbstractFixed, AbstractSummarized):
 
     @property
     def pseudopotential(self) -> dict[str, EffectiveCorePotential]:
-        """Of each element that has one. Give it to a crystal to have the same."""
+        """Of each element that has one, by its symbol."""
         return {one.element: one for one in self._pseudopotentials}
 
     @property
