@@ -307,6 +307,13 @@ def test_example_knows_presets():
     ]
 
 
+def test_example_takes_pseudopotentials():
+    module = runpy.run_path(str(EXAMPLES / "crystal.py"))
+    crystal = module["crystal_of"]("silicon", [1], [0, 0, 0], "ccecp")
+    assert crystal.electrons == (4, 4)
+    assert "charge 0; EffectiveCorePotential(Si, ccecp" in module["described"](crystal)
+
+
 @pytest.mark.parametrize(
     "name, supercell, said",
     [
@@ -319,6 +326,22 @@ def test_example_knows_presets():
 def test_example_says_what_it_does_not_understand(name, supercell, said):
     with pytest.raises(ValueError, match=said):
         _crystal_of(name, supercell)
+
+
+@pytest.mark.slow
+def test_example_solves_valence_electrons(tmp_path):
+    atoms = "Na 0 0 0", "Na 0.5 0.5 0.5"
+    cif = _cif("sodium", 4.23, 4.23, 90, "P 1", *atoms)
+    (tmp_path / "given.cif").write_text(cif)
+    small = "--layers 2 --widths 12 4 --determinants 1".split()
+    arguments = ["given.cif", "--pseudopotential", "ccecp", *small]
+    printed = _run(tmp_path, "crystal.py", *arguments)
+    assert "Electrons: 1 up, 0 down" in printed and "48 operations" in printed
+    history = np.genfromtxt(tmp_path / "run" / "history.csv", delimiter=",", names=True)
+    parts = [history[name] for name in ("kinetic", "potential", "pseudopotential")]
+    np.testing.assert_allclose(sum(parts), history["energy"], atol=1e-5)
+    report = json.loads((tmp_path / "run" / "post_hoc.json").read_text())
+    assert report["averaged"]["pseudopotential"]["error"] > 0
 
 
 @pytest.mark.slow

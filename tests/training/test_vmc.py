@@ -265,3 +265,25 @@ def test_updates_that_are_not_finite_are_rejected():
     np.testing.assert_array_equal(second.wavefunction.a, first.wavefunction.a)
     assert second.optimizer.count == first.optimizer.count == 1
     assert np.any(second.sampler.walkers != first.sampler.walkers)
+
+
+def test_pseudopotentials_in_training():
+    """The same state gives the same numbers; another step turns the points of
+    quadratures anew."""
+    crystal = eqs.Crystal.bcc(
+        "Na", a=4.23, unit="angstrom", pseudopotential="ccecp", supercell=(2, 1, 1)
+    )
+    wavefunction = waves(crystal, c=(0.4, 0.2, 0.3))
+    hamiltonian = eqs.Hamiltonian(crystal, kinetic=eqs.HessianLaplacian())
+    vmc = _vmc(crystal, eqs.Optax(optax.sgd(0.0)), hamiltonian, chunk=4)
+    step = eqx.filter_jit(vmc.step)
+    state = vmc.init(wavefunction, walkers(crystal, 8), key=jax.random.key(0))
+    following, one = step(state)
+    _, same = step(state)
+    # The walkers of the step before, so that only the key is another one.
+    _, turned = step(eqx.tree_at(lambda s: s.sampler, following, state.sampler))
+    assert one.pseudopotential == same.pseudopotential != 0
+    assert one.kinetic == turned.kinetic
+    assert one.pseudopotential != turned.pseudopotential
+    total = one.kinetic + one.potential + one.pseudopotential
+    np.testing.assert_allclose(one.energy, total, rtol=1e-12)
