@@ -18,7 +18,7 @@ from .._core import (
     nearest_displacement,
 )
 from .._crystal import Crystal, EffectiveCorePotential
-from .._wavefunction import AbstractWavefunction
+from .._wavefunction import AbstractWavefunction, one_moved
 from .ewald import distance_to_wrapped
 from .quadrature import random_rotation, SphericalQuadrature
 
@@ -343,7 +343,7 @@ def _ratios(
 ) -> Inexact[Array, "groups points"]:
     """Amplitudes with one electron moved by each step, over the amplitude without, one
     group after the other."""
-    at = wavefunction.one_moved(electrons)
+    at = one_moved(wavefunction, electrons)
     rows = jax.nn.one_hot(moved, electrons.shape[0], dtype=electrons.dtype)
 
     def of_group(args):

@@ -6,6 +6,7 @@ from .base import (
     amplitude as amplitude,
     check_derived as check_derived,
     NOT_DERIVED as NOT_DERIVED,
+    one_moved as one_moved,
     orbital_network as orbital_network,
 )
 from .features import (

@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -65,26 +65,31 @@ class AbstractWavefunction(AbstractModule):
         The sign (or phase) and logarithm of psi, [`eqsym.LogPsi`][].
         """
 
-    def one_moved(
-        self, electrons: Electrons
-    ) -> Callable[[Float[Array, " electrons"], Float[Array, "3"]], LogPsi]:
-        """For pseudopotentials: amplitudes with one electron at other places.
-        Override it if that saves work.
 
-        **Arguments:**
+# The amplitude with one electron at another place: a function of the electron, as a
+# vector with 1 for it and 0 for the others, and of the place in Bohr.
+Moved: TypeAlias = Callable[[Float[Array, " electrons"], Float[Array, "3"]], LogPsi]
 
-        - `electrons`: positions in Bohr.
 
-        **Returns:**
+class AbstractMovable(AbstractModule):
+    """A wave function that saves work if only one electron is moved, as for
+    pseudopotentials."""
 
-        The amplitude as a function of the electron, as a vector with 1 for it and 0 for
-        the others, and its place in Bohr, to be called under `jax.vmap`.
-        """
+    @abc.abstractmethod
+    def with_one_moved(self, electrons: Electrons) -> Moved:
+        """The amplitude around one configuration, for calls under `jax.vmap`."""
 
-        def at(one: Float[Array, " electrons"], place: Float[Array, "3"]) -> LogPsi:
-            return self(jnp.where(one[:, None] > 0, place[None], electrons))
 
-        return at
+@full_precision()
+def one_moved(wavefunction: AbstractWavefunction, electrons: Electrons) -> Moved:
+    """The amplitude around one configuration, of any wave function."""
+    if isinstance(wavefunction, AbstractMovable):
+        return wavefunction.with_one_moved(electrons)
+
+    def at(one: Float[Array, " electrons"], place: Float[Array, "3"]) -> LogPsi:
+        return wavefunction(jnp.where(one[:, None] > 0, place[None], electrons))
+
+    return at
 
 
 class AbstractOrbitalNetwork(AbstractWavefunction):

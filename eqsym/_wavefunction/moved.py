@@ -1,27 +1,22 @@
 """Amplitudes with one electron moved, without the work that stays the same."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from .._core import LogPsi
+from .base import Moved
 from .linear import Linear
 
 
-if TYPE_CHECKING:
-    from .solidnet import SolidNet
-
-
-def one_moved(
-    network: "SolidNet", electrons: Float[Array, "electrons 3"]
-) -> Callable[[Float[Array, " electrons"], Float[Array, "3"]], LogPsi]:
-    """The amplitude as a function of an electron, as a one-hot vector, and its place.
-
-    Pairs of the others keep their features in all layers, so that of the pairs of
-    electrons only those with this one are evaluated: 2 n instead of n^2.
+def network_with_one_moved(
+    network: Any, electrons: Float[Array, "electrons 3"]
+) -> Moved:
+    """For a `SolidNet`. Pairs of the others keep their features in all layers, so that
+    of the pairs of electrons only those with this one are evaluated: 2 n instead of
+    n^2.
     """
     spins = network.spins
     count = electrons.shape[0]

@@ -1,6 +1,6 @@
 """SolidNet: a FermiNet-like wave function for crystals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -24,11 +24,11 @@ from .._core import (
 )
 from .._crystal import check_electrons, Crystal, is_whole
 from .._mean_field import check_real, conjugates, has_real_orbitals, Occupation
-from .base import AbstractOrbitalNetwork
+from .base import AbstractMovable, AbstractOrbitalNetwork, Moved
 from .compact import compact, DIRECTION, shortest_kpoints
 from .features import AbstractFeatures, Displacement, TriFeatures
 from .linear import Linear
-from .moved import one_moved
+from .moved import network_with_one_moved
 
 
 class Layer(AbstractModule):
@@ -213,7 +213,7 @@ class Orbitals(AbstractModule):
         return jnp.swapaxes(x.reshape(x.shape[0], self.determinants, -1), 0, 1)
 
 
-class SolidNet(AbstractOrbitalNetwork):
+class SolidNet(AbstractOrbitalNetwork, AbstractMovable):
     r"""A neural wave function for crystals: FermiNet with periodic features, Bloch
     phases and determinants over all cells of the supercell.
 
@@ -370,11 +370,8 @@ class SolidNet(AbstractOrbitalNetwork):
         places = electrons if phases_at is None else phases_at
         return self.blocks(h, near.distance, places)
 
-    @full_precision()
-    def one_moved(
-        self, electrons: Electrons
-    ) -> Callable[[Float[Array, " electrons"], Float[Array, "3"]], LogPsi]:
-        return one_moved(self, electrons)
+    def with_one_moved(self, electrons: Electrons) -> Moved:
+        return network_with_one_moved(self, electrons)
 
     @property
     def spins(self) -> tuple[slice, ...]:

@@ -13,6 +13,7 @@ import scipy.special
 
 import eqsym as eqs
 from eqsym._hamiltonian.pseudopotential import _drawn
+from eqsym._wavefunction import one_moved
 from toys import Waves
 
 
@@ -316,3 +317,24 @@ def test_wrapping_with_a_twist():
     away = x + jnp.asarray(crystal.supercell.vectors)[jnp.array([0, 2, 1, 0])]
     assert jnp.abs(psi(away).sign - psi(x).sign) > 0.1
     np.testing.assert_allclose(cores(psi, away), cores(psi, x), atol=1e-9)
+
+
+@pytest.mark.parametrize("spin", [1, 3])
+def test_one_electron_moved(spin):
+    """A network that keeps what it knows of the others, with and without electrons of
+    both spins."""
+    crystal = _lih(charge=-1, spin=spin, twist=(0.3, 0.0, 0.1))
+    psi, x = _network(crystal), _electrons(crystal)
+    place = jnp.asarray([0.3, 8.0, -2.0])
+
+    @eqx.filter_jit
+    def both(x):
+        around = one_moved(psi, x)
+        rows = jnp.eye(3)
+        moved = [psi(x.at[i].set(place)) for i in range(3)]
+        return jax.vmap(lambda one: around(one, place))(rows), moved
+
+    found, expected = both(x)
+    for i, amplitude in enumerate(expected):
+        np.testing.assert_allclose(found.log[i], amplitude.log, atol=1e-12)
+        np.testing.assert_allclose(found.sign[i], amplitude.sign, atol=1e-12)
