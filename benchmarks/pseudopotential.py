@@ -5,6 +5,11 @@
 
 Networks are not trained, and walkers come from the sampler after some steps: the same
 work as in training. Times are per walker, the best of some repetitions.
+
+    python benchmarks/pseudopotential.py --mean-field runs/lih-ccecp/mean_field.npz
+
+does something else: the pseudopotential energy of a Hartree-Fock determinant with all
+quadratures, random and fixed, at the same walkers.
 """
 
 import argparse
@@ -43,7 +48,10 @@ def main():
     add("--equilibration", type=int, default=20, help="steps of the sampler before")
     add("--repeats", type=int, default=3)
     add("--all-electron", action="store_true", help="without pseudopotentials too")
+    add("--mean-field", help="a file: compares quadratures for its determinant")
     options = parser.parse_args()
+    if options.mean_field:
+        return compare_quadratures(eqs.MeanField.load(options.mean_field), options)
     print("ms per walker: kinetic, Ewald, pseudopotential, local energy; step; and the")
     print("local energy over its kinetic part")
     for name in options.systems:
@@ -120,6 +128,55 @@ def noise(
     one, two = jnp.asarray(pair(f, walkers)).T
     share = np.mean((one - two) ** 2) / 2
     print(f"  variance {np.var(one):.3g} Ha^2, of which noise {share:.2g}", flush=True)
+
+
+def compare_quadratures(mean_field: eqs.MeanField, options: argparse.Namespace):
+    """Means over walkers, and the noise of the points, in Ha per primitive cell."""
+    crystal, f = mean_field.crystal, eqs.HartreeFock(mean_field)
+    sampler = eqs.Metropolis()
+    walkers = eqs.initial_walkers(crystal, options.walkers, key=jax.random.key(1))
+    state = sampler.init(f, walkers, key=jax.random.key(2))
+    move = eqx.filter_jit(sampler.step)
+    for _ in range(options.equilibration):
+        state = move(f, state)
+    keys = jax.random.split(jax.random.key(3), len(walkers))
+    print(f"{mean_field!r}, {len(walkers)} walkers: points, random, noise, fixed")
+
+    def energies(points: int, random: bool):
+        # All pairs, so that the noise is of the points alone.
+        amplitudes = 10_000 if random else None
+        quadrature = eqs.SphericalQuadrature(
+            points, random=random, amplitudes=amplitudes
+        )
+        cores = eqs.Pseudopotential(crystal, quadrature)
+
+        @eqx.filter_jit
+        def over_walkers(walkers, keys):
+            def one(pair):
+                x, key = pair
+                if not random:
+                    return cores(f, x).real[None]
+                return jax.vmap(lambda k: cores(f, x, key=k).real)(
+                    jax.random.split(key)
+                )
+
+            return jax.lax.map(one, (walkers, keys))
+
+        return np.asarray(over_walkers(state.walkers, keys)) / crystal.cells
+
+    exact = np.mean(energies(50, True), axis=1)
+    for points in (6, 12, 26, 32, 50):
+        turned, fixed = energies(points, True), energies(points, False)[:, 0]
+        noise = np.sqrt(np.mean(np.diff(turned) ** 2) / 2)
+        gaps = [np.mean(turned, axis=1) - exact, fixed - exact]
+        means, errors = zip(
+            *((np.mean(g), np.std(g) / np.sqrt(len(g))) for g in gaps), strict=True
+        )
+        print(
+            f"{points}: {means[0]:+.6f}({errors[0]:.6f}), {noise:.5f}, "
+            f"{means[1]:+.6f}({errors[1]:.6f})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

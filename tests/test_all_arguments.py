@@ -215,7 +215,7 @@ def _calls(o):
         "SpaceGroup.check_crystal": crystal,
         "SpaceGroup.apply": operations,
         "SpaceGroup.apply_inverse": operations,
-        "SphericalQuadrature": dict(points=6, random=True, cutoff=1e-4, near=2),
+        "SphericalQuadrature": dict(points=6, random=True, cutoff=1e-4, amplitudes=2),
         "SplineStep": {},
         "Spring": optimizer | dict(momentum=0.9),
         "Spring.min_sr": dict(learning_rate=0.1),

@@ -25,8 +25,8 @@ from .quadrature import random_rotation, SphericalQuadrature
 
 # In Hartree: local terms are smaller than this where they are left out.
 _FINE = 1e-9
-# Where potentials are tried, in Bohr.
-_RADII = np.linspace(0.02, 30.0, 1500)
+# At how many radii potentials are tried, up to where the widest term is exp(-60).
+_TRIED, _LAST = 1500, 60.0
 
 
 class Pseudopotential(AbstractFixed):
@@ -220,11 +220,15 @@ class _Radial(AbstractFixed):
     def reach(self, bound: float) -> float:
         """The radius in Bohr beyond which the absolute value is below a bound, 0 if it
         is everywhere."""
-        total = np.zeros_like(_RADII)
+        if not self.powers:
+            return 0.0
+        step = np.sqrt(_LAST / min(self.exponents)) / _TRIED
+        radii = step * np.arange(1, _TRIED)
+        total = np.zeros_like(radii)
         for n, a, c in zip(self.powers, self.exponents, self.coefficients, strict=True):
-            total += c * _RADII**n * np.exp(-a * _RADII**2)
+            total += c * radii**n * np.exp(-a * radii**2)
         above = np.flatnonzero(np.abs(total) >= bound)
-        return float(_RADII[above[-1]] + _RADII[1] - _RADII[0]) if len(above) else 0.0
+        return float(radii[above[-1]] + step) if len(above) else 0.0
 
 
 class _Element(AbstractFixed):
@@ -238,7 +242,6 @@ class _Element(AbstractFixed):
     local_images: Float[np.ndarray, "local_images 3"]
     images: Float[np.ndarray, "images 3"]
     reach: float
-    electrons: int = eqx.field(static=True)
     channels: int = eqx.field(static=True)
 
     def __init__(
@@ -257,7 +260,6 @@ class _Element(AbstractFixed):
         cell = crystal.supercell.reduced()
         self.local_images = _images(cell, self.local.reach(_FINE))
         self.images = _images(cell, self.reach)
-        self.electrons = sum(crystal.electrons)
         # As many as any element has, so that pairs of all fit together.
         self.channels = 1 + max(
             (l for one in crystal.pseudopotential.values() for l, *_ in one.terms),
