@@ -83,9 +83,11 @@ def main() -> None:
     training = eqs.plot.training(result.history, references=references)
     training.savefig(path / "training.png")
 
-    # One spin-up and one spin-down electron on each nucleus: every operation of the
-    # group at most exchanges electrons, so an invariant function looks symmetric.
-    electrons = jnp.tile(jnp.asarray(crystal.cart_positions), (2, 1))
+    # One spin-up and one spin-down electron on each nucleus, or one of each: every
+    # operation of the group leaves them where they are, but for vectors of the lattice,
+    # so an invariant function looks symmetric.
+    count = sum(crystal.electrons)
+    electrons = jnp.tile(jnp.asarray(crystal.cart_positions), (2, 1))[:count]
     edge = crystal.cart_positions[1, 0] * 2
     sides = [[edge, 0, 0], [0, edge, 0]]
     averaged = eqs.Symmetrized(result.wavefunction, eqs.GroupAverage(group))
