@@ -147,7 +147,7 @@ def test_silicon_with_an_effective_core_potential():
         "Si", a=5.431, unit="angstrom", pseudopotential="ccecp"
     )
     mean_field = eqs.MeanField.solve(crystal, exp_to_discard=0.2)
-    _check(mean_field, _sampled(mean_field, walkers=400, steps=50), error=2.2e-2)
+    _check(mean_field, _sampled(mean_field, walkers=400, steps=100), error=1.5e-2)
 
 
 def test_crystal_and_parameters(lih):
