@@ -1,8 +1,10 @@
-"""A linear layer that knows how many rows of one configuration pass through it."""
+"""A linear layer that knows how many rows of one configuration pass through it, and
+what surrounds it."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._core import AbstractModule, Key
@@ -51,3 +53,20 @@ class Linear(AbstractModule):
         if self.bias is None:
             return y
         return y + jnp.broadcast_to(self.bias.astype(x.dtype), y.shape)
+
+
+def residual(
+    x: Float[Array, "*rows in"], y: Float[Array, "*rows out"]
+) -> Float[Array, "*rows out"]:
+    """What a layer makes of its input and its update."""
+    return (x + y) * 2**-0.5 if x.shape == y.shape else y
+
+
+def shares_of_spins(
+    count: int, spins: tuple[slice, ...]
+) -> Float[np.ndarray, "electrons spins"]:
+    """The share of each electron in the mean over each spin channel."""
+    shares = np.zeros((count, len(spins)))
+    for i, spin in enumerate(spins):
+        shares[spin, i] = 1 / (spin.stop - spin.start)
+    return shares

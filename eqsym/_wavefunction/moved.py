@@ -3,12 +3,11 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from .._core import LogPsi
 from .base import Moved
-from .linear import Linear
+from .linear import Linear, residual, shares_of_spins
 
 
 def network_with_one_moved(
@@ -26,11 +25,7 @@ def network_with_one_moved(
     for layer in network.layers[:-1]:
         assert layer.pair is not None
         pairs.append(_stream(layer.pair, pairs[-1]))
-    # Of the mean over each spin channel, the share of an electron.
-    shares = np.zeros((count, len(spins)))
-    for i, spin in enumerate(spins):
-        shares[spin, i] = 1 / (spin.stop - spin.start)
-    weights = jnp.asarray(shares, electrons.dtype)
+    weights = jnp.asarray(shares_of_spins(count, spins), electrons.dtype)
     means = [jnp.einsum("ijf,js->isf", g, weights) for g in pairs]
 
     def at(one: Float[Array, " electrons"], place: Float[Array, "3"]) -> LogPsi:
@@ -61,5 +56,4 @@ def _stream(linear: Linear, x: Float[Array, "*rows in"]) -> Float[Array, "*rows 
     y = x @ linear.weight.T.astype(x.dtype)
     if linear.bias is not None:
         y += jnp.broadcast_to(linear.bias.astype(x.dtype), y.shape)
-    y = jnp.tanh(y)
-    return (x + y) * 2**-0.5 if x.shape == y.shape else y
+    return residual(x, jnp.tanh(y))

@@ -27,7 +27,7 @@ from .._mean_field import check_real, conjugates, has_real_orbitals, Occupation
 from .base import AbstractMovable, AbstractOrbitalNetwork, Moved
 from .compact import compact, DIRECTION, shortest_kpoints
 from .features import AbstractFeatures, Displacement, TriFeatures
-from .linear import Linear
+from .linear import Linear, residual, shares_of_spins
 from .moved import network_with_one_moved
 
 
@@ -94,7 +94,7 @@ class Layer(AbstractModule):
         if self.pair is not None:
             n = g.shape[0]
             update = jnp.tanh(self.pair(g.reshape(n * n, -1)))
-            g = _residual(g, update.reshape(n, n, -1))
+            g = residual(g, update.reshape(n, n, -1))
         return h, g
 
     def update(
@@ -106,7 +106,7 @@ class Layer(AbstractModule):
         """The features per electron, from these and the means of their pairs."""
         means = _means(h[None], spins)[0]
         update = self.own(h) + self.shared(means[None]) + self.paired(pairs)
-        return _residual(h, jnp.tanh(update))
+        return residual(h, jnp.tanh(update))
 
 
 def _means(
@@ -114,19 +114,11 @@ def _means(
 ) -> Float[Array, "groups _"]:
     """Over each spin channel, the channels one after the other."""
     groups, n, _ = rows.shape
-    weights = np.zeros((n, len(spins)))
-    for i, spin in enumerate(spins):
-        weights[spin, i] = 1 / (spin.stop - spin.start)
+    weights = shares_of_spins(n, spins)
     # One product: a network is compiled by the number of its operations, and sums along
     # an axis in the middle are slow on CPUs.
     means = jnp.einsum("gef,es->gsf", rows, jnp.asarray(weights, rows.dtype))
     return means.reshape(groups, -1)
-
-
-def _residual(
-    x: Float[Array, "*rows in"], y: Float[Array, "*rows out"]
-) -> Float[Array, "*rows out"]:
-    return (x + y) * 2**-0.5 if x.shape == y.shape else y
 
 
 class Orbitals(AbstractModule):

@@ -14,7 +14,7 @@ import scipy.special
 import eqsym as eqs
 from eqsym._hamiltonian.pseudopotential import _drawn
 from eqsym._wavefunction import one_moved
-from toys import Waves
+from toys import AbstractAround, Waves
 
 
 _POINTS = (6, 12, 26, 32, 50)
@@ -273,20 +273,12 @@ def test_is_zero_with_all_electrons():
     assert nothing == crystal
 
 
-class _Turned(eqs.AbstractWavefunction):
+class _Turned(AbstractAround):
     """f(g^-1 x)."""
 
     inside: eqs.AbstractWavefunction
     group: eqs.SpaceGroup
     operation: jax.Array
-
-    @property
-    def crystal(self):
-        return self.inside.crystal
-
-    @property
-    def crystal_momentum(self):
-        return None
 
     def __call__(self, electrons):
         moved = self.group.apply_inverse(electrons, self.operation[None])
