@@ -195,3 +195,17 @@ def dense_scores(wavefunction, places) -> np.ndarray:
     jacobian = np.asarray(_jacobian(wavefunction, places))
     centered = jacobian - np.mean(jacobian, axis=1, keepdims=True)
     return centered.reshape(-1, jacobian.shape[-1]) / np.sqrt(len(places))
+
+
+def pyscf_lih(**kwargs):
+    """A cell of PySCF, with next to no basis."""
+    from pyscf.pbc import gto
+
+    return gto.M(
+        a=4.08 / 2 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]),
+        atom=[("Li", (0, 0, 0)), ("H", (2.04, 2.04, 2.04))],
+        basis={"default": [[0, [1.0, 1.0]]]},
+        unit="A",
+        verbose=0,
+        **kwargs,
+    )

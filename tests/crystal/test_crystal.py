@@ -7,10 +7,9 @@ import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import assume, given, strategies as st
-from pyscf.pbc import gto
 
 from eqsym import Crystal, Lattice
-from toys import cart_twist
+from toys import cart_twist, pyscf_lih
 
 
 ANGSTROM = 1 / 0.529177210903
@@ -270,19 +269,8 @@ def test_from_poscar_by_ase(tmp_path):
     assert crystal.electrons == preset.electrons
 
 
-def pyscf_cell(**kwargs):
-    return gto.M(
-        a=4.08 / 2 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]),
-        atom=[("Li", (0, 0, 0)), ("H", (2.04, 2.04, 2.04))],
-        basis={"default": [[0, [1.0, 1.0]]]},
-        unit="A",
-        verbose=0,
-        **kwargs,
-    )
-
-
 def test_from_pyscf():
-    crystal = Crystal.from_pyscf(pyscf_cell())
+    crystal = Crystal.from_pyscf(pyscf_lih())
     preset = Crystal.rock_salt("Li", "H", a=4.08, unit="angstrom")
     np.testing.assert_allclose(crystal.lattice.vectors, preset.lattice.vectors)
     np.testing.assert_allclose(crystal.cart_positions, preset.cart_positions)
@@ -290,7 +278,7 @@ def test_from_pyscf():
 
 
 def test_from_pyscf_takes_charge_and_spin():
-    cell = pyscf_cell(charge=1, spin=1)
+    cell = pyscf_lih(charge=1, spin=1)
     assert Crystal.from_pyscf(cell).electrons == (2, 1)
     # Both counted over all k-points, as PySCF does.
     assert Crystal.from_pyscf(cell, supercell=(1, 1, 2)).electrons == (4, 3)
@@ -299,11 +287,11 @@ def test_from_pyscf_takes_charge_and_spin():
 
 def test_from_pyscf_takes_effective_core_potentials_and_no_separable_ones():
     """Which are integrals over all of space, and not over spheres."""
-    crystal = Crystal.from_pyscf(pyscf_cell(ecp="ccecp"))
+    crystal = Crystal.from_pyscf(pyscf_lih(ecp="ccecp"))
     assert crystal.electrons == (1, 1)
     assert list(crystal.pseudopotential) == ["Li", "H"]
     with pytest.raises(ValueError, match="`cell.pseudo` is a separable one.*ccecp"):
-        Crystal.from_pyscf(pyscf_cell(pseudo="gth-pade"))
+        Crystal.from_pyscf(pyscf_lih(pseudo="gth-pade"))
 
 
 GOOD = {

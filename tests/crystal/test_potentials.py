@@ -15,7 +15,7 @@ from pyscf.pbc import gto
 import eqsym as eqs
 from eqsym._crystal import with_changes
 from eqsym._storage.serialize import decode, dumps, encode
-from toys import hydrogen, waves
+from toys import hydrogen, pyscf_lih, waves
 
 
 # As published, in the format of NWChem.
@@ -227,17 +227,6 @@ def test_from_ase():
         read(sodium, pseudopotential={"Li": "ccecp"})
 
 
-def cell_of_pyscf(**kwargs):
-    return gto.M(
-        a=4.08 / 2 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]),
-        atom=[("Li", (0, 0, 0)), ("H", (2.04, 2.04, 2.04))],
-        basis={"default": [[0, [1.0, 1.0]]]},
-        unit="A",
-        verbose=0,
-        **kwargs,
-    )
-
-
 @pytest.mark.parametrize(
     "ecp, given",
     [
@@ -256,17 +245,15 @@ def test_from_pyscf(ecp, given):
     of PySCF."""
     direct = rock_salt(pseudopotential=given)
     for cells in (1, 2):
-        crystal = eqs.Crystal.from_pyscf(
-            cell_of_pyscf(ecp=ecp), supercell=(1, 1, cells)
-        )
+        crystal = eqs.Crystal.from_pyscf(pyscf_lih(ecp=ecp), supercell=(1, 1, cells))
         assert crystal.pseudopotential == direct.pseudopotential
         assert crystal.electrons == tuple(cells * n for n in direct.electrons)
-    charged = eqs.Crystal.from_pyscf(cell_of_pyscf(ecp=ecp, charge=1, spin=1))
+    charged = eqs.Crystal.from_pyscf(pyscf_lih(ecp=ecp, charge=1, spin=1))
     assert (charged.charge, sum(charged.electrons)) == (1, sum(direct.electrons) - 1)
 
 
 def test_from_pyscf_with_a_pseudopotential_of_ones_own():
-    cell = cell_of_pyscf()
+    cell = pyscf_lih()
     crystal = eqs.Crystal.from_pyscf(cell, pseudopotential="ccecp")
     assert crystal.difference(rock_salt()) is None
     assert crystal.electrons == (1, 1)
@@ -274,10 +261,10 @@ def test_from_pyscf_with_a_pseudopotential_of_ones_own():
     found = eqs.Crystal.from_pyscf(cell, pseudopotential=half, supercell=(1, 1, 2))
     assert found.electrons == (2, 2)
     # As with its charge and spin, `None` is what the cell says.
-    own = eqs.Crystal.from_pyscf(cell_of_pyscf(ecp="ccecp"), pseudopotential=None)
+    own = eqs.Crystal.from_pyscf(pyscf_lih(ecp="ccecp"), pseudopotential=None)
     assert own.difference(rock_salt()) is None
     with pytest.raises(ValueError, match="Leave out `pseudopotential`.*'Li'"):
-        eqs.Crystal.from_pyscf(cell_of_pyscf(ecp="ccecp"), pseudopotential="ccecp")
+        eqs.Crystal.from_pyscf(pyscf_lih(ecp="ccecp"), pseudopotential="ccecp")
 
 
 def test_from_pyscf_has_one_for_each_element():
