@@ -122,6 +122,11 @@ def main() -> None:
         help="of a layer: features per electron and per pair, 64 16 by default",
     )
     add("--determinants", type=int, default=4, help="4 by default")
+    add(
+        "--attention",
+        action="store_true",
+        help="AttentionNet with a Jastrow factor instead of SolidNet",
+    )
     add("--steps", type=int, default=1000, help="of training, 1000 by default")
     add("--walkers", type=int, default=256, help="256 by default")
     add("--pretraining-steps", type=int, default=300, help="300 by default")
@@ -134,6 +139,8 @@ def main() -> None:
     name = Path(options.crystal).stem
     if options.pseudopotential:
         name += f"-{options.pseudopotential}"
+    if options.attention:
+        name += "-attention"
     path = options.path or Path("runs") / name
     # What eqsym notes about the file, the group and the run comes between the lines.
     logging.basicConfig(format="eqsym: %(message)s", stream=sys.stdout)
@@ -153,13 +160,26 @@ def main() -> None:
         mean_field = eqs.MeanField.solve(
             crystal, basis=options.basis, path=path / "mean_field.npz"
         )
-        network = eqs.SolidNet(
-            crystal,
-            mean_field.occupation,
-            widths=[tuple(options.widths)] * options.layers,
-            determinants=options.determinants,
-            key=keys[0],
-        )
+        settings: dict[str, Any] = dict(determinants=options.determinants, key=keys[0])
+        if options.attention:
+            width, pair_width = options.widths
+            network = eqs.Jastrow(
+                eqs.AttentionNet(
+                    crystal,
+                    mean_field.occupation,
+                    width=width,
+                    pair_width=pair_width,
+                    layers=options.layers,
+                    **settings,
+                )
+            )
+        else:
+            network = eqs.SolidNet(
+                crystal,
+                mean_field.occupation,
+                widths=[tuple(options.widths)] * options.layers,
+                **settings,
+            )
     except ValueError as error:
         parser.error(str(error))
     print(f"Mean field: {mean_field.energy:.5f} Ha per primitive cell", flush=True)

@@ -69,6 +69,14 @@ def _calls(o):
     """For everything public one good value of each argument."""
     crystal = dict(crystal=o.crystal)
     group, wave = dict(group=o.group), dict(wavefunction=o.net)
+    network = crystal | dict(
+        occupation=o.mean_field.occupation,
+        determinants=1,
+        full_determinant=True,
+        features=eqs.TriFeatures(),
+        real=True,
+        key=o.key,
+    )
     cell = dict(a=4.0, unit="angstrom")
     table = dict(axes=np.eye(3, dtype=int), frac_origin=(0, 0, 0))
     estimate = wave | dict(hamiltonian=o.hamiltonian, chains=o.chains, path="x")
@@ -140,6 +148,13 @@ def _calls(o):
             alpha=1.0,
             quadrature=quadrature,
         ),
+        "AttentionNet": network
+        | dict(width=4, layers=1, heads=2, pair_width=2)
+        | dict(layer_norm=True, split=True),
+        "BlochOrbitals": network | dict(width=2),
+        "Jastrow": wave | dict(ranges=(1.0, 1.0)),
+        "Jastrow.__call__": one,
+        "transfer": wave | crystal | dict(mean_field=o.mean_field, key=o.key),
         "HartreeFock": dict(mean_field=o.mean_field, real=False),
         "HessianLaplacian": {},
         "InverseDecay": dict(start=0.1, delay=10.0),
@@ -185,16 +200,7 @@ def _calls(o):
         "RandomSubset": group | dict(size=2, replace=True),
         "RandomSubset.draw": dict(key=o.key),
         "SmoothStep": {},
-        "SolidNet": crystal
-        | dict(
-            occupation=o.mean_field.occupation,
-            widths=[(4, 2)],
-            determinants=1,
-            full_determinant=True,
-            features=eqs.TriFeatures(),
-            real=True,
-            key=o.key,
-        ),
+        "SolidNet": network | dict(widths=[(4, 2)]),
         "SolidNet.__call__": one,
         "SpaceGroup": crystal
         | dict(
@@ -325,6 +331,7 @@ _METHODS = {
     "Pretraining": "init",
     "Pseudopotential": "__call__",
     "RandomSubset": "draw",
+    "Jastrow": "__call__",
     "SolidNet": "__call__",
     "SpaceGroup": (
         "subgroup generated_by point_part check_crystal apply apply_inverse"
@@ -340,6 +347,7 @@ _OWNERS = {
     "Pretraining": lambda o: eqs.Pretraining(o.mean_field, 2),
     "Pseudopotential": lambda o: eqs.Hamiltonian(o.valence).pseudopotential,
     "RandomSubset": lambda o: eqs.RandomSubset(o.group, 2),
+    "Jastrow": lambda o: eqs.Jastrow(o.net),
     "SolidNet": "net",
     "SpaceGroup": "group",
     "Symmetrized": lambda o: eqs.Symmetrized(o.net, o.average),
@@ -387,6 +395,7 @@ _NAMES = sorted(
 # Given nothing to refuse they would sample, train, solve, compile or draw.
 _COSTLY = {
     *("Ewald.__call__", "MeanField.orbitals", "SolidNet.__call__", "symmetry_ratio"),
+    *("Jastrow.__call__",),
     *("Symmetrized.__call__", "Pseudopotential.__call__"),
     *("check_wavefunction", "evaluate", "gradient_noise", "observe", "post_hoc", "run"),
     *("observe_post_hoc", "sectors", "translation_scan", "MeanField.solve"),

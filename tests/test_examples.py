@@ -49,6 +49,16 @@ def _python(folder: Path, name: str, *arguments: str) -> str:
 
 
 @pytest.mark.slow
+def test_networks(tmp_path):
+    printed = _run(tmp_path, "networks.py")
+    names = ("SolidNet", "AttentionNet", "SolidNet with Jastrow")
+    for name in (*names, "AttentionNet with Jastrow"):
+        assert f"{name}: plain " in printed
+    assert "nan" not in printed
+    assert "Processor time of the trainings: SolidNet " in printed
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lih.py", "graphene.py"])
 def test_example_writes_its_table_and_its_run_folder(tmp_path, name):
     printed = _run(tmp_path, name)
@@ -334,7 +344,7 @@ def test_example_solves_valence_electrons(tmp_path):
     cif = _cif("sodium", 4.23, 4.23, 90, "P 1", *atoms)
     (tmp_path / "given.cif").write_text(cif)
     small = "--layers 2 --widths 12 4 --determinants 1".split()
-    arguments = ["given.cif", "--pseudopotential", "ccecp", *small]
+    arguments = ["given.cif", "--pseudopotential", "ccecp", "--attention", *small]
     printed = _run(tmp_path, "crystal.py", *arguments)
     assert "Electrons: 1 up, 0 down" in printed and "48 operations" in printed
     history = np.genfromtxt(tmp_path / "run" / "history.csv", delimiter=",", names=True)
@@ -342,6 +352,9 @@ def test_example_solves_valence_electrons(tmp_path):
     np.testing.assert_allclose(sum(parts), history["energy"], atol=1e-5)
     report = json.loads((tmp_path / "run" / "post_hoc.json").read_text())
     assert report["averaged"]["pseudopotential"]["error"] > 0
+    wavefunction = eqs.load_run(tmp_path / "run").wavefunction
+    assert isinstance(wavefunction, eqs.Jastrow)
+    assert isinstance(wavefunction.wavefunction, eqs.AttentionNet)
 
 
 @pytest.mark.slow
@@ -355,7 +368,7 @@ def test_example_solves_crystals(tmp_path, name):
     network = eqs.load_run(tmp_path / "run").wavefunction
     assert [len(layer.own.weight) for layer in network.layers] == [12, 12]
     assert network.layers[0].pair.weight.shape[0] == 4
-    assert network.orbital_sets[0].determinants == 1
+    assert network.bloch.orbital_sets[0].determinants == 1
     for said in ("Primitive cell: ", "Group: ", "Mean field: ", "averaged - plain = "):
         assert said in printed
     files = "training group sectors".split()

@@ -4,6 +4,7 @@ README is the one that is run."""
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 
@@ -55,12 +56,16 @@ def test_wave_function_of_ones_own(tmp_path, monkeypatch, capsys):
         (r"\bsteps=\d+, walkers=\d+", "steps=2, walkers=8, burn_in=2"),
         (r"\bsteps=100\b", "steps=2, burn_in=2"),
         (r"\bchunk=\d+", "chunk=4"),
+        (r"\bMeanField.solve\(lih", 'MeanField.solve(lih, basis="sto-3g"'),
+        (r"\bPretraining\(mean_field, 200", "Pretraining(mean_field, 4"),
     )
     names = _at_toy_size(page, patterns, tmp_path, monkeypatch)
     printed = capsys.readouterr().out
     assert {"plain", "averaged"} <= _rows(printed)
     assert "nan" not in printed
     assert (tmp_path / "runs" / "slater-jastrow" / "history.csv").exists()
+    psi = names["orbitals"](names["result"].walkers[0])
+    assert psi.is_real and np.isfinite(psi.log)
 
     # With another twist it breaks its promises, as the page says.
     said = " ".join(_blocks(page, "text")[0].split()).split(", got ")[0]

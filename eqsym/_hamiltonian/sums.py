@@ -1,12 +1,14 @@
 """Rules for sums and products of matrices: where derivatives become dense."""
 
 import functools
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Inexact, Int
 
 from .derivatives import (
     compressed,
@@ -14,6 +16,7 @@ from .derivatives import (
     Differentiated,
     is_small,
     repeats,
+    together,
     uniform,
 )
 from .operation import Operation, varies
@@ -155,22 +158,144 @@ def dot_general(operation: Operation, inputs: list[Any]) -> Differentiated | Non
 def _dot_of_two(
     operation: Operation, a: Differentiated, b: Differentiated
 ) -> Differentiated:
+    both = _meeting(operation, a, b)
+    if both is not None:
+        # By the rule for one that varies, which keeps what is sparse.
+        first, second = (
+            dot_general(operation, x) for x in ([a, b.value], [a.value, b])
+        )
+        if first is not None and second is not None:
+            first, second = together([first, second], operation.coordinates)
+            slots = first.slots + second.slots
+            laplacian = first.laplacian + second.laplacian + 2 * both
+            return Differentiated(first.value, slots, laplacian, first.which)
     a, b = a.dense(operation.coordinates), b.dense(operation.coordinates)
-    bind, params = operation.bind, operation.params
-    (a_contract, b_contract), batch = params["dimension_numbers"]
+    (a_contract, b_contract), batch = operation.params["dimension_numbers"]
     after = lambda axes: tuple(i + 1 for i in axes)
-    # Coordinates are one more axis to sum over.
-    both = jax.lax.dot_general(
-        a.slots,
-        b.slots,
-        (
-            ((0, *after(a_contract)), (0, *after(b_contract))),
-            (after(batch[0]), after(batch[1])),
-        ),
-        precision=params["precision"],
-        preferred_element_type=params["preferred_element_type"],
-    )
-    slots = jax.vmap(lambda x: bind(x, b.value))(a.slots)
-    slots = slots + jax.vmap(lambda x: bind(a.value, x))(b.slots)
+    contract = after(a_contract), after(b_contract)
+    batch = after(batch[0]), after(batch[1])
+    options = {
+        name: operation.params[name] for name in ("precision", "preferred_element_type")
+    }
+    if batch[0]:
+        # Coordinates are one more axis of the batch: any other order would have to be
+        # transposed.
+        each = (contract, ((0, *batch[0]), (0, *batch[1])))
+        along = lambda x, y: jax.lax.dot_general(x, y, each, **options)
+        whole = lambda x: jnp.broadcast_to(x.value[None], x.slots.shape)
+        slots = along(a.slots, whole(b)) + along(whole(a), b.slots)
+        both = jnp.sum(along(a.slots, b.slots), axis=0)
+    else:
+        # Coordinates are one more axis to sum over.
+        summed = (((0, *contract[0]), (0, *contract[1])), batch)
+        both = jax.lax.dot_general(a.slots, b.slots, summed, **options)
+        slots = jax.vmap(lambda x: operation.bind(x, b.value))(a.slots)
+        slots = slots + jax.vmap(lambda x: operation.bind(a.value, x))(b.slots)
+    bind = operation.bind
     laplacian = bind(a.laplacian, b.value) + bind(a.value, b.laplacian) + 2 * both
     return Differentiated(bind(a.value, b.value), slots, laplacian)
+
+
+def _meeting(
+    operation: Operation, a: Differentiated, b: Differentiated
+) -> Array | None:
+    """Of a product of matrices, the sum over coordinates of the products of the
+    derivatives of both factors, if those of one are sparse; `None` if it is not one of
+    the patterns of pairs of electrons, and so is left to dense derivatives."""
+    if a.which is None and b.which is None:
+        return None
+    (a_contract, b_contract), (a_batch, b_batch) = operation.params["dimension_numbers"]
+    rows = _Matrices.of(a, a_batch, a_contract)
+    columns = _Matrices.of(b, b_batch, b_contract)
+    if rows is None or columns is None:
+        return None
+    found = None
+    if a.which is not None and b.which is not None:
+        found = _few_with_few(rows, columns)
+        # Dense is the one with fewer derivatives, as those of one electron.
+        if len(a.slots) < len(b.slots):
+            rows = _Matrices.of(a.dense(operation.coordinates), a_batch, a_contract)
+        else:
+            columns = _Matrices.of(b.dense(operation.coordinates), b_batch, b_contract)
+        assert rows is not None and columns is not None
+    if found is None and columns.which is None:
+        found = _few_with_all(rows, columns)
+    elif found is None:
+        found = _few_with_all(columns, rows)
+        found = None if found is None else jnp.swapaxes(found, -2, -1)
+    if found is None:
+        return None
+    dtype = np.result_type(a.value.dtype, b.value.dtype)
+    free = lambda x, axes: [n for i, n in enumerate(x.value.shape) if i not in axes]
+    batch = [a.value.shape[i] for i in a_batch]
+    a_free = free(a, (*a_batch, *a_contract))
+    return found.reshape(*batch, *a_free, *free(b, (*b_batch, *b_contract))).astype(
+        dtype
+    )
+
+
+class _Matrices(NamedTuple):
+    """A factor of a product as a batch of matrices, and the coordinates of its
+    derivatives, alike in the whole batch; negative if one is zero."""
+
+    slots: Inexact[Array, "slots batch free contracted"]
+    which: Int[np.ndarray, "slots free contracted"] | None
+
+    @staticmethod
+    def of(
+        value: Differentiated, batch: Sequence[int], contract: Sequence[int]
+    ) -> "_Matrices | None":
+        shape = value.value.shape
+        free = [i for i in range(len(shape)) if i not in (*batch, *contract)]
+        order = (0, *(i + 1 for i in (*batch, *free, *contract)))
+        sizes = [math.prod(shape[i] for i in axes) for axes in (batch, free, contract)]
+        slots = value.slots.transpose(order).reshape(-1, *sizes)
+        if value.which is None:
+            return _Matrices(slots, None)
+        if any(value.which.shape[i + 1] > 1 for i in batch):
+            return None
+        one = [1 if i in batch else n for i, n in enumerate(shape)]
+        index = np.broadcast_to(value.which, (len(value.which), *one))
+        index = index.transpose(order).reshape(-1, *sizes[1:])
+        if np.any(index < 0):
+            slots = jnp.where((index >= 0)[:, None], slots, 0)
+        return _Matrices(slots, index)
+
+
+def _few_with_few(rows: _Matrices, columns: _Matrices) -> Array | None:
+    """Both depend on coordinates of their row or column alone."""
+    left, right = rows.which, columns.which
+    assert left is not None and right is not None
+    if np.any(left != left[..., :1]) or np.any(right != right[..., :1]):
+        return None
+    total = None
+    for slot, i in zip(rows.slots, left[..., 0], strict=True):
+        for other, j in zip(columns.slots, right[..., 0], strict=True):
+            meet = (i[:, None] == j[None]) & (i[:, None] >= 0)
+            if np.any(meet):
+                part = jnp.where(meet, slot @ jnp.swapaxes(other, -2, -1), 0)
+                total = part if total is None else total + part
+    shape = rows.slots.shape[1], rows.slots.shape[2], columns.slots.shape[2]
+    return jnp.zeros(shape, rows.slots.dtype) if total is None else total
+
+
+def _few_with_all(rows: _Matrices, columns: _Matrices) -> Array | None:
+    """The rows depend on coordinates of the row, or of the term of the sum."""
+    index = rows.which
+    assert index is not None
+    by_row, by_term = np.max(index, axis=2), np.max(index, axis=1)
+    of_row = np.all((index == by_row[:, :, None]) | (index < 0), axis=(1, 2))
+    of_term = np.all((index == by_term[:, None]) | (index < 0), axis=(1, 2)) & ~of_row
+    if not np.all(of_row | of_term):
+        return None
+    total = jnp.zeros((), rows.slots.dtype)
+    # Coordinate, batch, column, term.
+    other = columns.slots
+    if np.any(of_row):
+        there = other[np.maximum(by_row[of_row], 0)]
+        total = total + jnp.einsum("sbrt,srbct->brc", rows.slots[of_row], there)
+    if np.any(of_term):
+        terms = np.arange(index.shape[2])[None]
+        there = other[np.maximum(by_term[of_term], 0), :, :, terms]
+        total = total + jnp.einsum("sbrt,stbc->brc", rows.slots[of_term], there)
+    return total

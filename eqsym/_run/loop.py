@@ -239,8 +239,8 @@ def run(
     planned.check(bare, first, key=tried)
     fit = None
     if pretraining is not None:
-        network = orbital_network("`pretraining` fits", bare)
-        fit = _place(pretraining.init(network, first, key=pretrain), mesh)
+        orbital_network("`pretraining` fits", bare)
+        fit = _place(pretraining.init(bare, first, key=pretrain), mesh)
 
     def begin(wavefunction: AbstractWavefunction, walkers: Walkers) -> VMCState:
         """The state before burn-in."""

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Inexact
 from .._core import checked, Electrons, LogPsi, precise_einsum
 from .._crystal import Crystal
 from .._wavefunction import (
+    AbstractFactor,
     AbstractOrbitalNetwork,
     AbstractWavefunction,
     orbital_network,
@@ -26,21 +27,22 @@ class SymmetrizedOrbitals(AbstractWavefunction):
     after training. Huang et al. (2025), arXiv 2502.05318, appendix.
     """
 
-    wavefunction: AbstractOrbitalNetwork
+    wavefunction: AbstractWavefunction
     symmetrizer: AbstractSymmetrizer
     average_phases: bool = eqx.field(static=True)
 
     @checked
     def __init__(
         self,
-        wavefunction: AbstractOrbitalNetwork,
+        wavefunction: AbstractWavefunction,
         symmetrizer: AbstractSymmetrizer,
         *,
         average_phases: bool = True,
     ):
         r"""**Arguments:**
 
-        - `wavefunction`: the network.
+        - `wavefunction`: the network, or one with a factor such as
+            [`eqsym.Jastrow`][], which is taken where it is.
         - `symmetrizer`: gives weights and images, for the crystal of the network.
         - `average_phases`: whether the Bloch phases $e^{i k_j \cdot r_i}$ are those of
             the images, or, as published too, of the electrons themselves and not
@@ -56,13 +58,18 @@ class SymmetrizedOrbitals(AbstractWavefunction):
         self.average_phases = average_phases
 
     def __check_init__(self):
-        orbital_network("`SymmetrizedOrbitals` averages", self.wavefunction)
+        occupation = self.network.occupation
         group = self.symmetrizer.group
         group.check_crystal(self.wavefunction.crystal)
         characters = self.symmetrizer.characters
         if self.average_phases and characters is not None:
-            kpoints = np.concatenate(self.wavefunction.occupation.cart_kpoints)
+            kpoints = np.concatenate(occupation.cart_kpoints)
             check_orbitals(group, characters, np.unique(kpoints, axis=0))
+
+    @property
+    def network(self) -> AbstractOrbitalNetwork:
+        """Whose orbitals are averaged: `wavefunction`, without a factor."""
+        return orbital_network("`SymmetrizedOrbitals` averages", self.wavefunction)
 
     @property
     def crystal(self) -> Crystal:
@@ -77,7 +84,7 @@ class SymmetrizedOrbitals(AbstractWavefunction):
         group = self.symmetrizer.group
         if self.symmetrizer.characters is None or lacks_translations(group):
             return None
-        kpoints = np.concatenate(self.wavefunction.occupation.cart_kpoints)
+        kpoints = np.concatenate(self.network.occupation.cart_kpoints)
         if self.average_phases and not all(keeps_momentum(group, k) for k in kpoints):
             return None
         return self.wavefunction.crystal_momentum
@@ -85,12 +92,17 @@ class SymmetrizedOrbitals(AbstractWavefunction):
     @checked
     def __call__(self, electrons: Electrons) -> LogPsi:
         orbit = self.symmetrizer.orbit(electrons)
+        network = self.network
         places = None if self.average_phases else electrons
-        terms = jax.vmap(
-            lambda image: self.wavefunction.orbitals(image, phases_at=places)
-        )(orbit.images)
+        terms = jax.vmap(lambda image: network.orbitals(image, phases_at=places))(
+            orbit.images
+        )
         up, down = (_weighted_sum(orbit.weights, rows) for rows in terms)
-        return self.wavefunction.from_orbitals(up, down)
+        psi = network.from_orbitals(up, down)
+        if not isinstance(self.wavefunction, AbstractFactor):
+            return psi
+        factor = self.wavefunction.log_factor(electrons).astype(psi.log.dtype)
+        return LogPsi(psi.sign, psi.log + factor)
 
 
 def _weighted_sum(

@@ -15,6 +15,7 @@ from .pretraining import (
     report_replaced as report_replaced,
 )
 from .projection import ProjectedTraining as ProjectedTraining
+from .reuse import transfer as transfer
 from .sampler import (
     AbstractSampler as AbstractSampler,
     AbstractSamplerState as AbstractSamplerState,

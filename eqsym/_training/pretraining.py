@@ -24,11 +24,7 @@ from .._core import (
     whole_number,
 )
 from .._mean_field import MeanField
-from .._wavefunction import (
-    AbstractOrbitalNetwork,
-    HartreeFock,
-    orbital_network,
-)
+from .._wavefunction import AbstractWavefunction, HartreeFock, orbital_network
 from .sampler import Metropolis, MetropolisState, REPLACED
 
 
@@ -46,7 +42,7 @@ class PretrainingState(AbstractModule):
         not finite.
     """
 
-    wavefunction: AbstractOrbitalNetwork
+    wavefunction: AbstractWavefunction
     sampler: MetropolisState
     optimizer: optax.OptState
     step: Int[Array, ""]
@@ -98,11 +94,12 @@ class Pretraining(AbstractModule):
 
     @checked
     def init(
-        self, wavefunction: AbstractOrbitalNetwork, walkers: Walkers, *, key: Key
+        self, wavefunction: AbstractWavefunction, walkers: Walkers, *, key: Key
     ) -> PretrainingState:
         """**Arguments:**
 
-        - `wavefunction`: the network to start from.
+        - `wavefunction`: the network to start from, or one with a factor such as
+            [`eqsym.Jastrow`][], which stays as it is.
         - `walkers`: first configurations in Bohr, (walkers, electrons, 3).
         - `key`: seeds the sampler.
 
@@ -114,7 +111,7 @@ class Pretraining(AbstractModule):
         mean field of another crystal, and for one with complex orbitals if the network
         is real-valued.
         """
-        orbital_network("`Pretraining` fits", wavefunction)
+        network = orbital_network("`Pretraining` fits", wavefunction)
         different = self.mean_field.crystal.difference(wavefunction.crystal)
         if different is not None:
             raise ValueError(
@@ -122,7 +119,7 @@ class Pretraining(AbstractModule):
                 f"another one: between them {different}."
             )
         target = HartreeFock(self.mean_field)
-        if wavefunction.real and not target.real:
+        if network.real and not target.real:
             raise ValueError(
                 "`wavefunction` is real-valued and the orbitals of the mean field are "
                 "complex. Construct the network with `real=False`."
@@ -176,12 +173,12 @@ class Pretraining(AbstractModule):
     @checked
     def __call__(
         self,
-        wavefunction: AbstractOrbitalNetwork,
+        wavefunction: AbstractWavefunction,
         walkers: Walkers,
         *,
         key: Key,
         callback: Callable[[int, float], Any] = lambda step, loss: None,
-    ) -> tuple[AbstractOrbitalNetwork, Walkers]:
+    ) -> tuple[AbstractWavefunction, Walkers]:
         """Takes all steps.
 
         **Arguments:**
@@ -224,12 +221,12 @@ def report_replaced(phase: str, replaced: Int[Array, ""]) -> None:
 
 
 def _loss(parameters, rest, mean_field: MeanField, walkers: Walkers):
-    wavefunction = combine(parameters, rest)
+    network = orbital_network("`Pretraining` fits", combine(parameters, rest))
 
     def one(electrons: Electrons) -> Float[Array, ""]:
-        found = wavefunction.orbitals(electrons)
-        up, down = mean_field.orbitals(electrons, real=wavefunction.real)
-        if wavefunction.full_determinant:
+        found = network.orbitals(electrons)
+        up, down = mean_field.orbitals(electrons, real=network.real)
+        if network.full_determinant:
             across = jnp.zeros((up.shape[0], down.shape[1]), up.dtype)
             up, down = (
                 jnp.concatenate([up, across], axis=1),

@@ -1,6 +1,7 @@
 """Taps: derivatives by the weights of linear layers, as factors."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._core import combine, Electrons, full_precision, on_host, partition, Walkers
-from .._wavefunction import AbstractWavefunction, Linear
+from .._wavefunction import AbstractFactor, AbstractWavefunction, Linear
 
 
 _USE_ANOTHER = (
@@ -184,6 +185,10 @@ def split_linears(
     (all of them for `None` walkers), the other parameters, and the rest, a tree with
     `_Slot` in place of the layers. Of a wave function or a tree like its parameters."""
     wide: list[Linear] = []
+    # Those that are evaluated once for each configuration.
+    outer: list[Any] = [wavefunction]
+    while isinstance(outer[-1], AbstractFactor):
+        outer.append(outer[-1].wavefunction)
 
     def cheaper(node: Linear) -> bool:
         if walkers is None:
@@ -206,7 +211,8 @@ def split_linears(
     def is_leaf(node):
         # A wave function inside another one may be evaluated at many images of a
         # configuration: then its layers are not applied once, and are left as they are.
-        inner = isinstance(node, AbstractWavefunction) and node is not wavefunction
+        whole = isinstance(node, AbstractWavefunction)
+        inner = whole and all(node is not one for one in outer)
         return inner or _is_linear(node)
 
     slotted = jax.tree.map(take, wavefunction, is_leaf=is_leaf)

@@ -1,6 +1,8 @@
 """Wave functions: one configuration in, the logarithm of the amplitude out."""
 
+from .attention import AttentionNet as AttentionNet
 from .base import (
+    AbstractFactor as AbstractFactor,
     AbstractOrbitalNetwork as AbstractOrbitalNetwork,
     AbstractWavefunction as AbstractWavefunction,
     amplitude as amplitude,
@@ -8,13 +10,21 @@ from .base import (
     NOT_DERIVED as NOT_DERIVED,
     one_moved as one_moved,
     orbital_network as orbital_network,
+    without_factor as without_factor,
 )
+from .bloch import (
+    AbstractBlochNetwork as AbstractBlochNetwork,
+    BlochOrbitals as BlochOrbitals,
+    Orbitals as Orbitals,
+)
+from .compact import shortest_kpoints as shortest_kpoints
 from .features import (
     AbstractFeatures as AbstractFeatures,
     NuFeatures as NuFeatures,
     TriFeatures as TriFeatures,
 )
 from .hartree_fock import HartreeFock as HartreeFock
+from .jastrow import Jastrow as Jastrow
 from .linear import Linear as Linear
 from .promises import check_values as check_values, refuse as refuse
 from .solidnet import SolidNet as SolidNet

@@ -92,6 +92,24 @@ def one_moved(wavefunction: AbstractWavefunction, electrons: Electrons) -> Moved
     return at
 
 
+class AbstractFactor(AbstractWavefunction):
+    """Another wave function times a factor: it is evaluated once for each
+    configuration, and there."""
+
+    wavefunction: eqx.AbstractVar[AbstractWavefunction]
+
+    @abc.abstractmethod
+    def log_factor(self, electrons: Electrons) -> Float[Array, ""]:
+        """The logarithm of the factor, which is positive."""
+
+
+def without_factor(wavefunction: AbstractWavefunction) -> AbstractWavefunction:
+    """The function inside, or itself if it has no factor."""
+    if isinstance(wavefunction, AbstractFactor):
+        return without_factor(wavefunction.wavefunction)
+    return wavefunction
+
+
 class AbstractOrbitalNetwork(AbstractWavefunction):
     """A network of orbitals that depend on all electrons, and determinants of them.
 
@@ -144,7 +162,7 @@ class AbstractOrbitalNetwork(AbstractWavefunction):
 def orbital_network(
     purpose: str, wavefunction: AbstractWavefunction
 ) -> AbstractOrbitalNetwork:
-    """The same wave function, if it has orbitals of its own.
+    """The network of a wave function that is one, but for a factor.
 
     **Arguments:**
 
@@ -153,13 +171,14 @@ def orbital_network(
 
     **Raises:** `ValueError` for any other.
     """
-    if not isinstance(wavefunction, AbstractOrbitalNetwork):
+    network = without_factor(wavefunction)
+    if not isinstance(network, AbstractOrbitalNetwork):
         raise ValueError(
             f"{purpose} the orbitals of a network such as `SolidNet` (an "
             "`AbstractOrbitalNetwork`), got the wave function "
-            f"`{type(wavefunction).__name__}`."
+            f"`{type(network).__name__}`."
         )
-    return wavefunction
+    return network
 
 
 def check_derived(value: Any, wanted: str = _WANTED) -> None:

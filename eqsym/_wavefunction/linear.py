@@ -45,6 +45,15 @@ class Linear(AbstractModule):
         self.bias = jnp.zeros(outputs) if use_bias else None
         self.rows = rows
 
+    def with_rows(self, rows: int) -> "Linear":
+        """The layer for matrices of another number of rows."""
+        outputs, inputs = self.weight.shape
+        has_bias, key = self.bias is not None, jax.random.key(0)
+        made = Linear(inputs, outputs, rows=rows, scale=0.0, use_bias=has_bias, key=key)
+        weights = lambda linear: (linear.weight, linear.bias)
+        new = weights(self)
+        return eqx.tree_at(weights, made, new, is_leaf=lambda node: node is None)
+
     def __call__(
         self, x: Float[Array, "*batch {self.rows} in"]
     ) -> Float[Array, "*batch rows out"]:

@@ -17,9 +17,10 @@ def network_with_one_moved(
     of the pairs of electrons only those with this one are evaluated: 2 n instead of
     n^2.
     """
-    spins = network.spins
+    bloch = network.bloch
+    spins = bloch.spins
     count = electrons.shape[0]
-    near = network.near(electrons)
+    near = bloch.near(electrons)
     h = network.rows(near)
     pairs = [network.pairs(electrons, electrons)]
     for layer in network.layers[:-1]:
@@ -31,7 +32,7 @@ def network_with_one_moved(
     def at(one: Float[Array, " electrons"], place: Float[Array, "3"]) -> LogPsi:
         here = one[:, None] > 0
         moved = jnp.where(here, place[None], electrons)
-        there = network.near(place[None])
+        there = bloch.near(place[None])
         distances = jnp.where(here, there.distance, near.distance)
         rows = jnp.where(here, network.rows(there), h)
         # Pairs of it with all, and of all with it.
@@ -46,7 +47,7 @@ def network_with_one_moved(
             rows = layer.update(rows, mean.reshape(count, -1), spins)
             if layer.pair is not None:
                 out, back = _stream(layer.pair, out), _stream(layer.pair, back)
-        return network.from_orbitals(*network.blocks(rows, distances, moved))
+        return bloch.from_orbitals(*bloch(rows, distances, moved))
 
     return at
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from jax.extend.core import jaxprs_in_params
 
 import eqsym as eqs
+from eqsym._hamiltonian import sums
 from eqsym._hamiltonian.laplacian import forward_laplacian
 
 
@@ -33,6 +34,18 @@ def _spread(axis, function=jnp.sum):
     return lambda a, b: (
         0.5 * jnp.broadcast_to(function(a, axis=axis, keepdims=True), a.shape)
     )
+
+
+def _of_one(x):
+    """Features of electrons."""
+    return jnp.tanh(x @ _MATRIX)
+
+
+def _attended(weights, values):
+    """For three heads the sums of values with weights, in the shape of pairs."""
+    heads = jnp.moveaxis(weights, 2, 0)
+    found = 0.3 * heads @ jnp.broadcast_to(values[None], (3, *values.shape))
+    return jnp.stack([found[0], found[1], found[2], found[0]], axis=1)
 
 
 # Of two arrays of pairs, (electrons, electrons, 3), to another one.
@@ -79,6 +92,15 @@ _OPERATIONS = {
     "largest": _spread(1, jnp.max),
     "sum of some": lambda a, b: a.at[:, 0].set(jnp.sum(b[:, :2], axis=1)),
     "product of matrices": lambda a, b: 0.3 * jnp.einsum("ijl,jkl->ikl", a, b),
+    "matrices in a batch": lambda a, b: 0.3 * jnp.einsum("ijh,jkh->ikh", a, b),
+    "queries and keys": lambda a, b: jnp.stack(
+        [_of_one(a[:, 0]) @ _of_one(b[0]).T] * 3, 2
+    ),
+    "attention": lambda a, b: _attended(jnp.exp(0.3 * a), _of_one(b[0])),
+    "attention to all": lambda a, b: _attended(a, _of_one(jnp.sum(b, axis=0))),
+    "attention from the right": lambda a, b: jnp.swapaxes(
+        _attended(jnp.swapaxes(a, 0, 1), _of_one(jnp.sum(b, axis=1))), 0, 1
+    ),
     "cumulative": lambda a, b: 0.3 * jnp.cumsum(a, axis=0),
     "gather": lambda a, b: a[:, jnp.asarray([1, 1, 0, 3])],
     "gather pairs": lambda a, b: jnp.stack([a[[0, 1, 3, 3], [2, 2, 1, 0]]] * _N),
@@ -153,16 +175,19 @@ def test_compositions(steps):
     _check([_composed(steps)])
 
 
-def _network(spin=0, twist=(0.0, 0.0, 0.0), **kwargs):
+def _network(spin=0, twist=(0.0, 0.0, 0.0), make=eqs.SolidNet, **kwargs):
     """Six electrons in two cells."""
     crystal = eqs.Crystal.rock_salt(
         "H", "He", a=5.0, unit="bohr", supercell=(2, 1, 1), spin=spin, twist=twist
     )
     k = crystal.frac_kpoints @ crystal.lattice.reciprocal
     up, down = (k[np.arange(n) % len(k)] for n in crystal.electrons)
-    kwargs = {"widths": ((6, 4), (6, 4), (6, 4)), "determinants": 2} | kwargs
+    small = dict(widths=((6, 4), (6, 4), (6, 4)))
+    if make is eqs.AttentionNet:
+        small = dict(width=6, layers=2, heads=2, pair_width=4)
+    kwargs = {**small, "determinants": 2} | kwargs
     occupation = eqs.Occupation((up, down))
-    return eqs.SolidNet(crystal, occupation, key=jax.random.key(7), **kwargs)
+    return make(crystal, occupation, key=jax.random.key(7), **kwargs)
 
 
 def _electrons(wavefunction):
@@ -196,6 +221,36 @@ def test_networks_agree_with_the_hessian():
 def test_all_networks_agree_with_the_hessian(features, full_determinant, twist, spin):
     kwargs = dict(features=features, full_determinant=full_determinant, twist=twist)
     _agree(_network(spin, **kwargs))
+
+
+def test_attention_agrees_with_the_hessian():
+    network = _network(make=eqs.AttentionNet, twist=_TWIST, spin=2, layer_norm=True)
+    _agree(eqs.Jastrow(network))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("layer_norm", [True, False])
+@pytest.mark.parametrize("twist", [(0, 0, 0), _TWIST])
+def test_all_attention_agrees_with_the_hessian(split, layer_norm, twist):
+    kwargs = dict(split=split, layer_norm=layer_norm, twist=twist)
+    _agree(eqs.Jastrow(_network(make=eqs.AttentionNet, **kwargs)))
+
+
+def test_weights_of_pairs_have_few_derivatives(caplog, monkeypatch):
+    """Of all products in attention, one is of values that depend on all electrons."""
+    seen, products = [], sums._dot_of_two
+
+    def count(operation, a, b):
+        seen.append((a.which is None, b.which is None))
+        return products(operation, a, b)
+
+    monkeypatch.setattr(sums, "_dot_of_two", count)
+    wavefunction = _network(make=eqs.AttentionNet)
+    jax.eval_shape(eqs.ForwardLaplacian(), wavefunction, _electrons(wavefunction))
+    # Queries with keys and weights with values, in two layers.
+    assert seen == [(False, False), (False, False), (False, False), (False, True)]
+    assert not caplog.records
 
 
 def test_pairs_of_electrons_have_few_derivatives(caplog):

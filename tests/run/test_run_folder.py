@@ -123,7 +123,7 @@ def test_loaded_after_moves_inside_the_package(trained, move):
     result, path = trained
     network = result.wavefunction
     move(eqs.SolidNet, eqs.GroupAverage, eqs.SpaceGroup, eqs.Crystal)
-    move(type(network.features), type(network.layers[0]), type(result.state.sampler))
+    move(type(network.bloch), type(network.layers[0]), type(result.state.sampler))
     found = eqs.load_run(path)
     assert eqx.tree_equal(found.wavefunction, network)
     assert found.group == _group() and type(found.trained) is eqs.Symmetrized
@@ -592,13 +592,13 @@ def test_another_version(tmp_path, trained):
     def change(description):
         description["eqsym"] = "0.0.7"
         fields = description["state"]["fields"]["wavefunction"]["fields"]
-        fields["jastrow"] = fields.pop("features")
+        fields["backflow"] = fields.pop("layers")
 
     path = _rewritten(trained[1], tmp_path, change)
     with pytest.raises(ValueError, match=r"written by eqsym 0.0.7 \(this is") as one:
         eqs.load_run(path)
     assert "another version of eqsym: it has the fields" in str(one.value)
-    assert "'jastrow'" in str(one.value)
+    assert "'backflow'" in str(one.value)
     with pytest.raises(ValueError, match="It was written by eqsym 0.0.7") as other:
         eqs.checkpoint.restore(path / "checkpoints", 2, trained[0].state)
-    assert "state.wavefunction.jastrow: saved eqsym.TriFeatures" in str(other.value)
+    assert "state.wavefunction.backflow" in str(other.value)

@@ -115,7 +115,9 @@ def test_moves_inside_the_package_change_nothing(move):
     network = _network()
     described = (tree, network, eqs.initial_walkers, eqs.SmoothStep.__call__)
     before = dumps(encode(described))
-    move(eqs.GroupAverage, eqs.Symmetrized, eqs.SpaceGroup, type(network.features))
+    move(
+        eqs.GroupAverage, eqs.Symmetrized, eqs.SpaceGroup, type(network.bloch.features)
+    )
     move(eqs.initial_walkers, type(network.layers[0]))
     assert dumps(encode(described)) == before
     assert not re.search(r"eqsym\._\w+\.", before)

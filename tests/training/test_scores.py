@@ -23,6 +23,7 @@ _CASES = (
     "symmetrized",
     "weighted",
     "viewed",
+    "attention",
 )
 
 
@@ -58,6 +59,20 @@ def _case(name):
         wavefunction = _network(_crystal(supercell=(3, 1, 1), twist=(0.1, 0.2, 0.3)))
     elif name == "factored":
         wavefunction = _network(_crystal(supercell=(3, 1, 1)), full_determinant=False)
+    elif name == "attention":
+        crystal = _crystal(supercell=(3, 1, 1), twist=(0.1, 0.2, 0.3))
+        wavefunction = eqs.Jastrow(
+            eqs.AttentionNet(
+                crystal,
+                _network(crystal).occupation,
+                width=24,
+                layers=2,
+                pair_width=3,
+                layer_norm=True,
+                determinants=2,
+                key=jax.random.key(0),
+            )
+        )
     elif name == "weighted":
         wavefunction = _network(_crystal(supercell=(3, 1, 1), twist=(0.1, 0.2, 0.3)))
         weights = jnp.asarray([0.3, 1.0, 0.0, 2.0, 0.7, 0.1])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import eqsym as eqs
-from eqsym._wavefunction import solidnet
+from eqsym._wavefunction import bloch
 from eqsym._wavefunction.solidnet import Layer
 from toys import cart_twist
 
@@ -68,12 +68,29 @@ _CASES = {
     "one spin": (dict(twist=(0.0, 0.0, 0.3), spin=2), {}),
     "one spin, factored": (dict(spin=-2), dict(full_determinant=False)),
     "one electron": (dict(species=("H",), twist=(0.2, 0.0, 0.0)), {}),
+    "attention": (
+        dict(supercell=_GENERAL, spin=2, twist=(0.1, -0.4, 0.27)),
+        dict(width=8, layers=2, heads=2),
+    ),
+    "attention, real, k and -k, factored": (
+        dict(supercell=(3, 1, 1)),
+        dict(width=8, heads=4, split=False, layer_norm=True, full_determinant=False),
+    ),
+    "attention of one electron": (
+        dict(species=("H",), twist=(0.2, 0.0, 0.0)),
+        dict(width=4, layers=1),
+    ),
 }
 
 
 def _case(name):
     where, how = _CASES[name]
-    return _network(_crystal(**where), **how)
+    if "width" not in how:
+        return _network(_crystal(**where), **how)
+    crystal = _crystal(**where)
+    how = {"pair_width": 4, "determinants": 2} | how
+    key = jax.random.key(7)
+    return eqs.Jastrow(eqs.AttentionNet(crystal, _occupation(crystal), key=key, **how))
 
 
 def _electrons(crystal, seed):
@@ -224,7 +241,7 @@ def test_real_and_imaginary_parts_are_of_conjugates(full):
         columns[1][0] += 4
         columns = [np.concatenate(columns, axis=1)] * 2
     orbital_sets = []
-    for (where, sign), own in zip(columns, networks[0].orbital_sets, strict=True):
+    for (where, sign), own in zip(columns, networks[0].bloch.orbital_sets, strict=True):
 
         def taken(x, sign=1.0, where=where):
             rows = x.reshape(2, -1, x.shape[-1])[:, where]
@@ -249,7 +266,7 @@ def test_real_and_imaginary_parts_are_of_conjugates(full):
             )
         )
     networks[1] = eqx.tree_at(
-        lambda f: f.orbital_sets, networks[1], tuple(orbital_sets)
+        lambda f: f.bloch.orbital_sets, networks[1], tuple(orbital_sets)
     )
     electrons = jnp.stack([_electrons(crystal, seed) for seed in range(4)])
     real, other = (
@@ -403,7 +420,7 @@ def test_orbitals_term_by_term():
     n_up, nuclei = crystal.electrons[0], len(crystal.species)
     orbitals = eqx.tree_at(
         lambda o: (o.weights, o.exponents),
-        wavefunction.orbital_sets[0],
+        wavefunction.bloch.orbital_sets[0],
         replace_fn=lambda x: jnp.asarray(rng.normal(size=x.shape)),
     )
     h, s = rng.normal(size=(n_up, 6)), rng.uniform(size=(n_up, nuclei))
@@ -449,15 +466,15 @@ def test_finite_where_a_determinant_vanishes(real):
     names = ["real_part"] if real else ["real_part", "imaginary_part"]
     for name in names:
         wavefunction = eqx.tree_at(
-            lambda f, name=name: getattr(f.orbital_sets[0], name).weight,
+            lambda f, name=name: getattr(f.bloch.orbital_sets[0], name).weight,
             wavefunction,
             replace_fn=lambda w: w.at[0].set(0.0),
         )
     if real:
-        imaginary = wavefunction.orbital_sets[0].imaginary_part
+        imaginary = wavefunction.bloch.orbital_sets[0].imaginary_part
         if imaginary is not None:
             wavefunction = eqx.tree_at(
-                lambda f: f.orbital_sets[0].imaginary_part.weight,
+                lambda f: f.bloch.orbital_sets[0].imaginary_part.weight,
                 wavefunction,
                 replace_fn=lambda w: w.at[0].set(0.0),
             )
@@ -613,10 +630,10 @@ def test_refuses_a_last_layer_that_is_too_narrow(name, monkeypatch):
         return sum(np.linalg.matrix_rank(x[0], rtol=1e-11) for x in (up, down))
 
     assert rank(needed) == sum(crystal.electrons)
-    message = f"`widths` must end with at least {needed} features per electron"
+    message = f"last of its `widths`, must be at least {needed} features per electron"
     with pytest.raises(ValueError, match=message):
         rank(needed - 1)
-    monkeypatch.setattr(solidnet, "_check_width", lambda *args: None)
+    monkeypatch.setattr(bloch, "_check_width", lambda *args: None)
     assert rank(needed - 1) < sum(crystal.electrons)
 
 

@@ -1,0 +1,211 @@
+"""A trained network as the start for another crystal."""
+
+from collections import Counter
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from .._core import checked, Key, random_key
+from .._crystal import Crystal, is_whole
+from .._mean_field import MeanField, Occupation
+from .._wavefunction import (
+    AbstractBlochNetwork,
+    AbstractFactor,
+    AbstractWavefunction,
+    BlochOrbitals,
+    check_derived,
+    Linear,
+    Orbitals,
+    shortest_kpoints,
+    without_factor,
+)
+
+
+@checked
+def transfer(
+    wavefunction: AbstractWavefunction,
+    crystal: Crystal,
+    mean_field: MeanField,
+    *,
+    key: Key,
+) -> AbstractWavefunction:
+    """A trained network as the start for another supercell, twist or lattice constant:
+    a far better one than a fit to a mean field, since features of electrons and of
+    their pairs do not know how many of them there are.
+
+    Kept are
+
+    - all parameters outside of [`eqsym.BlochOrbitals`][]: of a [`eqsym.SolidNet`][] or
+        [`eqsym.AttentionNet`][] the layers, of a [`eqsym.Jastrow`][] the ranges;
+    - of the orbitals, coefficients and envelopes. An orbital of the new crystal gets
+        those of the old orbital that is as far up among the orbitals of its spin at the
+        nearest k-point, modulo reciprocal vectors; twice, if there are more. Only the
+        Bloch phases are its own.
+
+    A fit of the new orbitals to the mean field would make them forget more than it
+    helps, so the mean field only tells which k-points are occupied. Train the network
+    without pretraining.
+
+    Gerard, Scherbela, Sutterud, Foulkes, Grohs, arXiv 2405.07599 (2024), transfer
+    networks between supercells, twists and geometries, with orbitals made from a mean
+    field.
+
+    **Arguments:**
+
+    - `wavefunction`: a trained [`eqsym.AbstractBlochNetwork`][], or a
+        [`eqsym.Jastrow`][] with one inside.
+    - `crystal`: the new one, with the nuclei of the primitive cell in the same order.
+    - `mean_field`: of the new crystal.
+    - `key`: seeds orbitals that start anew.
+
+    **Returns:**
+
+    The network for the new crystal.
+
+    **Raises:** `ValueError` for a wave function that is no such network, for a crystal
+    with other nuclei, for a mean field of another one, and if only one of the crystals
+    has electrons of both spins.
+    """
+    check_derived(wavefunction)
+    network = without_factor(wavefunction)
+    if not isinstance(network, AbstractBlochNetwork):
+        raise ValueError(
+            "`wavefunction` must be a network with Bloch orbitals, such as `SolidNet` "
+            "(an `AbstractBlochNetwork`), which are made anew, got the wave function "
+            f"`{type(network).__name__}`."
+        )
+    _check_crystals(network.crystal, crystal, mean_field)
+    bloch = _orbitals(network.bloch, crystal, mean_field.occupation, random_key(key))
+    moved = _resized(network, sum(network.crystal.electrons), sum(crystal.electrons))
+    return _inside(wavefunction, eqx.tree_at(lambda f: f.bloch, moved, bloch))
+
+
+def _check_crystals(old: Crystal, new: Crystal, mean_field: MeanField) -> None:
+    if old.species != new.species or old.pseudopotential != new.pseudopotential:
+        raise ValueError(
+            "`crystal` must have the nuclei of the network's one in its primitive "
+            f"cell, {_nuclei(old)}, got {_nuclei(new)}."
+        )
+    different = new.difference(mean_field.crystal)
+    if different is not None:
+        raise ValueError(
+            "`mean_field` must belong to `crystal`, but has another one: between them "
+            f"{different}."
+        )
+    if [n > 0 for n in old.electrons] != [n > 0 for n in new.electrons]:
+        raise ValueError(
+            "`crystal` must have electrons of the same spins as the network's one, "
+            f"{old.electrons}, got {new.electrons}."
+        )
+    if sum(old.electrons) < 2:
+        raise ValueError(
+            "`wavefunction` must be a network of more than one electron: one alone has "
+            "learned nothing about pairs."
+        )
+
+
+def _nuclei(crystal: Crystal) -> str:
+    potentials = ", ".join(map(repr, crystal.pseudopotential.values()))
+    return " ".join(crystal.species) + (f" ({potentials})" if potentials else "")
+
+
+def _resized(network: Any, old: int, new: int) -> Any:
+    """With layers for another number of electrons: their weights do not know it."""
+    rows = {1: 1, old: new, old**2: new**2}
+
+    def is_linear(node: Any) -> bool:
+        return isinstance(node, Linear)
+
+    def resize(node: Any) -> Any:
+        if not is_linear(node):
+            return node
+        # Those of the orbitals are made anew.
+        return node.with_rows(rows.get(node.rows, node.rows))
+
+    return jax.tree.map(resize, network, is_leaf=is_linear)
+
+
+def _inside(wavefunction: AbstractWavefunction, network: AbstractWavefunction) -> Any:
+    """The network in place of the old one, with the same factor."""
+    if not isinstance(wavefunction, AbstractFactor):
+        return network
+    inner = _inside(wavefunction.wavefunction, network)
+    return eqx.tree_at(lambda f: f.wavefunction, wavefunction, inner)
+
+
+def _orbitals(
+    old: BlochOrbitals, crystal: Crystal, occupation: Occupation, key: Key
+) -> BlochOrbitals:
+    new = BlochOrbitals(
+        crystal,
+        occupation,
+        width=old.width,
+        determinants=old.determinants,
+        full_determinant=old.full_determinant,
+        features=old.features,
+        key=key,
+    )
+    sets = [
+        fresh
+        if fresh is None or trained is None
+        else _filled(fresh, trained, _sources(new, old, spin))
+        for spin, (fresh, trained) in enumerate(
+            zip(new.orbital_sets, old.orbital_sets, strict=True)
+        )
+    ]
+    return eqx.tree_at(
+        lambda f: f.orbital_sets, new, tuple(sets), is_leaf=lambda x: x is None
+    )
+
+
+def _sources(
+    new: BlochOrbitals, old: BlochOrbitals, spin: int
+) -> Int[np.ndarray, " orbitals"]:
+    """For each orbital the number of the old one, or -1."""
+    here, there = new.columns(spin), old.columns(spin)
+    # In units of the reciprocal vectors, which may be of different lengths.
+    lattice = new.crystal.lattice
+    k, before = (
+        one.kpoints @ crystal.lattice.vectors.T / (2 * np.pi)
+        for one, crystal in ((here, new.crystal), (there, old.crystal))
+    )
+    steps = ((k[:, None] - before[None]) @ lattice.reciprocal).reshape(-1, 3)
+    lengths = np.linalg.norm(shortest_kpoints(lattice, steps), axis=1)
+    distances = np.round(lengths.reshape(len(k), len(before)), 6)
+    found, used = [], Counter()
+    for k_spin, row, place in zip(here.spins, distances, k, strict=True):
+        own = np.flatnonzero(there.spins == k_spin)
+        nearest = own[row[own] == np.min(row[own])]
+        # Of several that are as near, those at one k-point.
+        nearest = nearest[is_whole(before[nearest] - before[nearest[0]])]
+        level = used[k_spin, *np.round(place, 6)]
+        used[k_spin, *np.round(place, 6)] += 1
+        found.append(nearest[level] if level < len(nearest) else -1)
+    return np.array(found)
+
+
+def _filled(
+    fresh: Orbitals, trained: Orbitals, source: Int[np.ndarray, " orbitals"]
+) -> Orbitals:
+    known = np.flatnonzero(source >= 0)
+
+    def taken(new: Array, old: Array) -> Array:
+        # Determinant, orbital, and what belongs to it.
+        rows = old.reshape(fresh.determinants, -1, old.shape[1])[:, source[known]]
+        whole = new.reshape(fresh.determinants, -1, new.shape[1])
+        return whole.at[:, known].set(rows).reshape(new.shape)
+
+    def arrays(orbitals: Orbitals) -> list[Any]:
+        parts = [orbitals.real_part.weight, orbitals.weights, orbitals.exponents]
+        imaginary = orbitals.imaginary_part
+        return parts if imaginary is None else [*parts, imaginary.weight]
+
+    before = arrays(trained)
+    if len(before) < 4:
+        before.append(jnp.zeros_like(before[0]))
+    made = [taken(x, y) for x, y in zip(arrays(fresh), before, strict=False)]
+    return eqx.tree_at(arrays, fresh, made)

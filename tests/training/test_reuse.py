@@ -1,0 +1,104 @@
+"""Networks as the start for another crystal."""
+
+import functools
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+import eqsym as eqs
+
+
+def _crystal(a=4.02, species=("Li", "H"), **kwargs):
+    return eqs.Crystal.rock_salt(*species, a=a, unit="angstrom", **kwargs)
+
+
+@functools.cache
+def _mean_field(a=4.02, twist=(0, 0, 0), supercell=1):
+    crystal = _crystal(a, twist=twist, supercell=supercell)
+    return eqs.MeanField.solve(crystal, basis="sto-3g")
+
+
+def _networks(mean_field):
+    settings = mean_field.crystal, mean_field.occupation
+    key = jax.random.key(0)
+    solid = eqs.SolidNet(*settings, widths=((8, 4), (8, 4)), determinants=2, key=key)
+    attention = eqs.AttentionNet(
+        *settings, width=8, heads=2, layers=2, pair_width=4, determinants=2, key=key
+    )
+    return [solid, eqs.Jastrow(attention)]
+
+
+def _weights(wavefunction):
+    """Outside of orbitals, by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqs.partition(wavefunction)[0])
+    named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    return {name: leaf for name, leaf in named.items() if ".bloch." not in name}
+
+
+def _bare(wavefunction):
+    return getattr(wavefunction, "wavefunction", wavefunction)
+
+
+def _walkers(crystal):
+    return eqs.initial_walkers(crystal, 4, key=jax.random.key(1))
+
+
+def test_to_itself():
+    mean_field = _mean_field()
+    for network in _networks(mean_field):
+        again = eqs.transfer(
+            network, mean_field.crystal, mean_field, key=jax.random.key(5)
+        )
+        assert eqx.tree_equal(again, network)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [dict(twist=(0.25, 0.1, 0.0)), dict(a=4.2), dict(supercell=(2, 1, 1))],
+    ids=["twist", "lattice constant", "supercell"],
+)
+def test_to_another_crystal(target):
+    old, new = _mean_field(), _mean_field(**target)
+    for network in _networks(old):
+        found = eqs.transfer(network, new.crystal, new, key=jax.random.key(5))
+        assert type(found) is type(network)
+        weights = _weights(network)
+        assert len(weights) > 5
+        for name, values in _weights(found).items():
+            np.testing.assert_array_equal(values, weights[name])
+        eqs.check_wavefunction(found, key=jax.random.key(2), derivatives=False)
+        walkers = _walkers(new.crystal)
+        assert np.all(np.isfinite(eqx.filter_jit(jax.vmap(found))(walkers).log))
+        # All orbitals have a trained one, which has no phase at k = 0: at any k the
+        # same but for the phase.
+        up, _ = _bare(found).orbitals(walkers[0])
+        if "supercell" in target:
+            kpoints = _bare(found).bloch.columns(0).kpoints
+            assert len(np.unique(np.round(kpoints, 6), axis=0)) == 2
+            same = np.all(np.isclose(kpoints, kpoints[:1]), axis=1)
+            here = np.abs(np.cos(walkers[0][:4] @ kpoints.T))
+            bare = np.abs(np.asarray(up)) / np.asarray(here)
+            np.testing.assert_allclose(bare[..., same], bare[..., ~same], rtol=1e-6)
+        elif "twist" in target:
+            before, _ = _bare(network).orbitals(walkers[0])
+            np.testing.assert_allclose(np.abs(up), np.abs(before), rtol=1e-9)
+
+
+def test_errors(lih):
+    mean_field = _mean_field()
+    network, _ = _networks(mean_field)
+    key = jax.random.key(0)
+
+    def moved(crystal, mean_field=mean_field, network=network):
+        return eqs.transfer(network, crystal, mean_field, key=key)
+
+    with pytest.raises(ValueError, match="the nuclei .* Li H, got Na H"):
+        moved(_crystal(species=("Na", "H")))
+    with pytest.raises(ValueError, match="nuclei .* got Li H .*ccecp"):
+        moved(_crystal(pseudopotential="ccecp"))
+    with pytest.raises(ValueError, match="`mean_field` must belong to `crystal`"):
+        moved(_crystal(a=4.3))
+    with pytest.raises(ValueError, match="`AbstractBlochNetwork`.* `HartreeFock`"):
+        moved(mean_field.crystal, network=eqs.HartreeFock(lih))
