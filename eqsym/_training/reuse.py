@@ -7,22 +7,27 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Inexact, Int
 
-from .._core import checked, Key, random_key
+from .._core import checked, Electrons, Key, precise_matmul, random_key
 from .._crystal import Crystal, is_whole
-from .._mean_field import MeanField, Occupation
+from .._mean_field import MeanField
 from .._wavefunction import (
     AbstractBlochNetwork,
     AbstractFactor,
     AbstractWavefunction,
     BlochOrbitals,
     check_derived,
+    initial_walkers,
     Linear,
     Orbitals,
     shortest_kpoints,
     without_factor,
 )
+
+
+# Configurations for phases of orbitals.
+_SAMPLES = 64
 
 
 @checked
@@ -43,8 +48,9 @@ def transfer(
         [`eqsym.AttentionNet`][] the layers, of a [`eqsym.Jastrow`][] the ranges;
     - of the orbitals, coefficients and envelopes. An orbital of the new crystal gets
         those of the old orbital that is as far up among the orbitals of its spin at the
-        nearest k-point, modulo reciprocal vectors; twice, if there are more. Only the
-        Bloch phases are its own.
+        nearest k-point, modulo reciprocal vectors, and Bloch phases of its own. One
+        for which there is none starts anew. If the new function is real, an orbital is
+        multiplied by the phase with which most of it is left in its real part.
 
     A fit of the new orbitals to the mean field would make them forget more than it
     helps, so the mean field only tells which k-points are occupied. Train the network
@@ -79,9 +85,35 @@ def transfer(
             f"`{type(network).__name__}`."
         )
     _check_crystals(network.crystal, crystal, mean_field)
-    bloch = _orbitals(network.bloch, crystal, mean_field.occupation, random_key(key))
-    moved = _resized(network, sum(network.crystal.electrons), sum(crystal.electrons))
-    return _inside(wavefunction, eqx.tree_at(lambda f: f.bloch, moved, bloch))
+    first, place = jax.random.split(random_key(key))
+    old = network.bloch
+    new = BlochOrbitals(
+        crystal,
+        mean_field.occupation,
+        width=old.width,
+        determinants=old.determinants,
+        full_determinant=old.full_determinant,
+        features=old.features,
+        key=first,
+    )
+    sets = []
+    for spin, fresh in enumerate(new.orbital_sets):
+        trained = old.orbital_sets[spin]
+        if fresh is not None and trained is not None:
+            if fresh.imaginary_part is None and trained.imaginary_part is not None:
+                at_zero = np.zeros_like(old.columns(spin).kpoints)
+                trained = _turned(network, trained, spin, at_zero, place)
+            fresh = _filled(fresh, trained, _sources(new, old, spin))
+        sets.append(fresh)
+    resized = _resized(network, sum(network.crystal.electrons), sum(crystal.electrons))
+    moved = _with_sets(eqx.tree_at(lambda f: f.bloch, resized, new), sets)
+    if moved.real:
+        for spin, orbitals in enumerate(sets):
+            if orbitals is not None and orbitals.imaginary_part is not None:
+                k = moved.bloch.columns(spin).kpoints
+                sets[spin] = _turned(moved, orbitals, spin, k, place)
+        moved = _with_sets(moved, sets)
+    return _inside(wavefunction, moved)
 
 
 def _check_crystals(old: Crystal, new: Crystal, mean_field: MeanField) -> None:
@@ -137,29 +169,46 @@ def _inside(wavefunction: AbstractWavefunction, network: AbstractWavefunction) -
     return eqx.tree_at(lambda f: f.wavefunction, wavefunction, inner)
 
 
-def _orbitals(
-    old: BlochOrbitals, crystal: Crystal, occupation: Occupation, key: Key
-) -> BlochOrbitals:
-    new = BlochOrbitals(
-        crystal,
-        occupation,
-        width=old.width,
-        determinants=old.determinants,
-        full_determinant=old.full_determinant,
-        features=old.features,
-        key=key,
-    )
-    sets = [
-        fresh
-        if fresh is None or trained is None
-        else _filled(fresh, trained, _sources(new, old, spin))
-        for spin, (fresh, trained) in enumerate(
-            zip(new.orbital_sets, old.orbital_sets, strict=True)
-        )
-    ]
+def _with_sets(network: Any, sets: list[Orbitals | None]) -> Any:
     return eqx.tree_at(
-        lambda f: f.orbital_sets, new, tuple(sets), is_leaf=lambda x: x is None
+        lambda f: f.bloch.orbital_sets,
+        network,
+        tuple(sets),
+        is_leaf=lambda node: node is None,
     )
+
+
+def _turned(
+    network: AbstractBlochNetwork,
+    orbitals: Orbitals,
+    spin: int,
+    kpoints: Float[np.ndarray, "orbitals 3"],
+    key: Key,
+) -> Orbitals:
+    r"""Of a complex orbital that will be replaced by its real part, such as an orbital
+    with the Bloch phase of a k-point at the boundary, times the phase with which that
+    has the largest norm, $e^{-i \theta}$ with $2 \theta = \arg \int \phi^2$: or it may
+    be zero at the nucleus that it surrounds."""
+    crystal = network.crystal
+    rows = slice(None, crystal.electrons[0])
+    if spin == 1:
+        rows = slice(crystal.electrons[0], None)
+
+    def squares(electrons: Electrons) -> Inexact[Array, "determinants orbitals"]:
+        near = network.bloch.near(electrons)
+        h = network.last_features(electrons, near)
+        angles = precise_matmul(electrons[rows], jnp.asarray(kpoints.T, h.dtype))
+        found = orbitals(h[rows], near.distance[rows], angles, False, None)
+        return jnp.sum(found**2, axis=1)
+
+    walkers = initial_walkers(crystal, _SAMPLES, key=key)
+    total = jnp.sum(jax.jit(jax.vmap(squares))(walkers), axis=0)
+    angles = jnp.angle(total) / 2
+    cos, sin = (f(angles).reshape(-1, 1) for f in (jnp.cos, jnp.sin))
+    parts = lambda f: (f.real_part.weight, f.imaginary_part.weight)
+    re, im = parts(orbitals)
+    cos, sin = cos.astype(re.dtype), sin.astype(re.dtype)
+    return eqx.tree_at(parts, orbitals, (cos * re + sin * im, cos * im - sin * re))
 
 
 def _sources(

@@ -4,6 +4,7 @@ import functools
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -76,14 +77,38 @@ def test_to_another_crystal(target):
         up, _ = _bare(found).orbitals(walkers[0])
         if "supercell" in target:
             kpoints = _bare(found).bloch.columns(0).kpoints
-            assert len(np.unique(np.round(kpoints, 6), axis=0)) == 2
             same = np.all(np.isclose(kpoints, kpoints[:1]), axis=1)
-            here = np.abs(np.cos(walkers[0][:4] @ kpoints.T))
-            bare = np.abs(np.asarray(up)) / np.asarray(here)
-            np.testing.assert_allclose(bare[..., same], bare[..., ~same], rtol=1e-6)
+            assert len(np.unique(np.round(kpoints, 6), axis=0)) == 2
+            # Real: with the phase times a constant one, cos(k r - theta).
+            ratios = np.asarray(up[..., ~same] / up[..., same])
+            angles = walkers[0][:4] @ kpoints[~same][0]
+            waves = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+            ratios = np.moveaxis(ratios, 1, 0).reshape(4, -1)
+            constants, *_ = np.linalg.lstsq(waves, ratios)
+            np.testing.assert_allclose(waves @ constants, ratios, rtol=1e-6)
+            np.testing.assert_allclose(np.sum(constants**2, axis=0), 1, rtol=1e-6)
         elif "twist" in target:
             before, _ = _bare(network).orbitals(walkers[0])
             np.testing.assert_allclose(np.abs(up), np.abs(before), rtol=1e-9)
+
+
+def test_real_parts_are_not_zero_at_their_nucleus():
+    """An orbital around hydrogen has the phase i there at a k-point at the boundary."""
+    old, new = _mean_field(), _mean_field(supercell=(2, 1, 1))
+    network, _ = _networks(old)
+    # Nothing but an envelope around hydrogen.
+    up, down = network.bloch.orbital_sets
+    weights = jnp.zeros_like(up.weights).at[:, 1].set(1)
+    sets = [eqx.tree_at(lambda f: f.weights, x, weights) for x in (up, down)]
+    network = eqx.tree_at(lambda f: f.bloch.orbital_sets, network, tuple(sets))
+    found = eqs.transfer(network, new.crystal, new, key=jax.random.key(0))
+    hydrogen = jnp.asarray(new.crystal.supercell_positions)[1::2]
+    electrons = _walkers(new.crystal)[0].at[:2].set(hydrogen + 0.01)
+    up, _ = found.orbitals(electrons)
+    sizes = np.abs(np.asarray(up))[:, :2]
+    kpoints = found.bloch.columns(0).kpoints
+    same = np.all(np.isclose(kpoints, kpoints[:1]), axis=1)
+    assert np.all(sizes[..., ~same] > 0.3 * sizes[..., same])
 
 
 def test_errors(lih):
