@@ -22,6 +22,10 @@ from .derivatives import (
 from .operation import Operation, varies
 
 
+# Products of single derivatives, each of which is compiled.
+_MOST_PRODUCTS = 36
+
+
 def reduce_sum(operation: Operation, inputs: list[Any]) -> Differentiated:
     (value,) = inputs
     if value.which is None:
@@ -209,9 +213,9 @@ def _meeting(
     columns = _Matrices.of(b, b_batch, b_contract)
     if rows is None or columns is None:
         return None
-    found = None
+    found, precision = None, operation.params["precision"]
     if a.which is not None and b.which is not None:
-        found = _few_with_few(rows, columns)
+        found = _few_with_few(rows, columns, precision)
         # Dense is the one with fewer derivatives, as those of one electron.
         if len(a.slots) < len(b.slots):
             rows = _Matrices.of(a.dense(operation.coordinates), a_batch, a_contract)
@@ -219,9 +223,9 @@ def _meeting(
             columns = _Matrices.of(b.dense(operation.coordinates), b_batch, b_contract)
         assert rows is not None and columns is not None
     if found is None and columns.which is None:
-        found = _few_with_all(rows, columns)
+        found = _few_with_all(rows, columns, precision)
     elif found is None:
-        found = _few_with_all(columns, rows)
+        found = _few_with_all(columns, rows, precision)
         found = None if found is None else jnp.swapaxes(found, -2, -1)
     if found is None:
         return None
@@ -262,10 +266,12 @@ class _Matrices(NamedTuple):
         return _Matrices(slots, index)
 
 
-def _few_with_few(rows: _Matrices, columns: _Matrices) -> Array | None:
+def _few_with_few(rows: _Matrices, columns: _Matrices, precision: Any) -> Array | None:
     """Both depend on coordinates of their row or column alone."""
     left, right = rows.which, columns.which
     assert left is not None and right is not None
+    if len(left) * len(right) > _MOST_PRODUCTS:
+        return None
     if np.any(left != left[..., :1]) or np.any(right != right[..., :1]):
         return None
     total = None
@@ -273,13 +279,14 @@ def _few_with_few(rows: _Matrices, columns: _Matrices) -> Array | None:
         for other, j in zip(columns.slots, right[..., 0], strict=True):
             meet = (i[:, None] == j[None]) & (i[:, None] >= 0)
             if np.any(meet):
-                part = jnp.where(meet, slot @ jnp.swapaxes(other, -2, -1), 0)
+                part = jnp.einsum("brt,bct->brc", slot, other, precision=precision)
+                part = jnp.where(meet, part, 0)
                 total = part if total is None else total + part
     shape = rows.slots.shape[1], rows.slots.shape[2], columns.slots.shape[2]
     return jnp.zeros(shape, rows.slots.dtype) if total is None else total
 
 
-def _few_with_all(rows: _Matrices, columns: _Matrices) -> Array | None:
+def _few_with_all(rows: _Matrices, columns: _Matrices, precision: Any) -> Array | None:
     """The rows depend on coordinates of the row, or of the term of the sum."""
     index = rows.which
     assert index is not None
@@ -288,14 +295,15 @@ def _few_with_all(rows: _Matrices, columns: _Matrices) -> Array | None:
     of_term = np.all((index == by_term[:, None]) | (index < 0), axis=(1, 2)) & ~of_row
     if not np.all(of_row | of_term):
         return None
+    product = functools.partial(jnp.einsum, precision=precision)
     total = jnp.zeros((), rows.slots.dtype)
     # Coordinate, batch, column, term.
     other = columns.slots
     if np.any(of_row):
         there = other[np.maximum(by_row[of_row], 0)]
-        total = total + jnp.einsum("sbrt,srbct->brc", rows.slots[of_row], there)
+        total = total + product("sbrt,srbct->brc", rows.slots[of_row], there)
     if np.any(of_term):
         terms = np.arange(index.shape[2])[None]
         there = other[np.maximum(by_term[of_term], 0), :, :, terms]
-        total = total + jnp.einsum("sbrt,stbc->brc", rows.slots[of_term], there)
+        total = total + product("sbrt,stbc->brc", rows.slots[of_term], there)
     return total
