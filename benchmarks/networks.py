@@ -124,7 +124,8 @@ def cost(options) -> None:
         occupation = eqs.Occupation((bands, bands))
         walkers = eqs.initial_walkers(crystal, options.walkers, key=jax.random.key(1))
         hamiltonian = eqs.Hamiltonian(crystal)
-        chunk = min(options.walkers, max(1, 64 // cells**2))
+        # A power of two.
+        chunk = 1 << min(options.walkers, max(1, 64 // cells**2)).bit_length() - 1
         vmc = eqs.VMC(hamiltonian, eqs.Metropolis(moves=10), eqs.Spring(), chunk=chunk)
 
         chunks = walkers.reshape(-1, chunk, *walkers.shape[1:])
