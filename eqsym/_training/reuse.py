@@ -1,13 +1,13 @@
 """A trained network as the start for another crystal."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._core import checked, Electrons, Key, precise_matmul, random_key
 from .._crystal import Crystal, is_whole
@@ -28,6 +28,8 @@ from .._wavefunction import (
 
 # Configurations for phases of orbitals.
 _SAMPLES = 64
+# Differences of k-points, in inverse Bohr.
+_SAME = 1e-6
 
 
 @checked
@@ -96,22 +98,24 @@ def transfer(
         features=old.features,
         key=first,
     )
-    sets = []
-    for spin, fresh in enumerate(new.orbital_sets):
+    sets, sources = [], [_sources(new, old, spin) for spin in (0, 1)]
+    for spin, (fresh, source) in enumerate(zip(new.orbital_sets, sources, strict=True)):
         trained = old.orbital_sets[spin]
         if fresh is not None and trained is not None:
             if fresh.imaginary_part is None and trained.imaginary_part is not None:
-                at_zero = np.zeros_like(old.columns(spin).kpoints)
-                trained = _turned(network, trained, spin, at_zero, place)
-            fresh = _filled(fresh, trained, _sources(new, old, spin))
+                zero = np.zeros_like(source.before)
+                loose = ~source.is_real(zero)
+                trained = _turned(network, trained, spin, zero, loose, place)
+            fresh = _filled(fresh, trained, source)
         sets.append(fresh)
     resized = _resized(network, sum(network.crystal.electrons), sum(crystal.electrons))
     moved = _with_sets(eqx.tree_at(lambda f: f.bloch, resized, new), sets)
     if moved.real:
-        for spin, orbitals in enumerate(sets):
+        for spin, (orbitals, source) in enumerate(zip(sets, sources, strict=True)):
             if orbitals is not None and orbitals.imaginary_part is not None:
                 k = moved.bloch.columns(spin).kpoints
-                sets[spin] = _turned(moved, orbitals, spin, k, place)
+                loose = ~source.is_real(k, source.numbers)
+                sets[spin] = _turned(moved, orbitals, spin, k, loose, place)
         moved = _with_sets(moved, sets)
     return _inside(wavefunction, moved)
 
@@ -183,12 +187,14 @@ def _turned(
     orbitals: Orbitals,
     spin: int,
     kpoints: Float[np.ndarray, "orbitals 3"],
+    loose: Bool[np.ndarray, " orbitals"],
     key: Key,
 ) -> Orbitals:
-    r"""Of a complex orbital that will be replaced by its real part, such as an orbital
-    with the Bloch phase of a k-point at the boundary, times the phase with which that
-    has the largest norm, $e^{-i \theta}$ with $2 \theta = \arg \int \phi^2$: or it may
-    be zero at the nucleus that it surrounds."""
+    r"""Complex orbitals that will be replaced by their real parts, such as those with
+    the Bloch phase of a k-point at the boundary, some of them times the phase with
+    which these have the largest norm, $e^{-i \theta}$ with
+    $2 \theta = \arg \int \phi^2$: or they may be zero at the nuclei that they surround.
+    """
     crystal = network.crystal
     rows = slice(None, crystal.electrons[0])
     if spin == 1:
@@ -203,7 +209,7 @@ def _turned(
 
     walkers = initial_walkers(crystal, _SAMPLES, key=key)
     total = jnp.sum(jax.jit(jax.vmap(squares))(walkers), axis=0)
-    angles = jnp.angle(total) / 2
+    angles = jnp.where(loose[None], jnp.angle(total) / 2, 0)
     cos, sin = (f(angles).reshape(-1, 1) for f in (jnp.cos, jnp.sin))
     parts = lambda f: (f.real_part.weight, f.imaginary_part.weight)
     re, im = parts(orbitals)
@@ -211,10 +217,29 @@ def _turned(
     return eqx.tree_at(parts, orbitals, (cos * re + sin * im, cos * im - sin * re))
 
 
-def _sources(
-    new: BlochOrbitals, old: BlochOrbitals, spin: int
-) -> Int[np.ndarray, " orbitals"]:
-    """For each orbital the number of the old one, or -1."""
+class _Sources(NamedTuple):
+    """Where the orbitals come from.
+
+    - `numbers`: of the old orbitals, or -1.
+    - `before`: the k-points of all old orbitals, in inverse Bohr.
+    - `real`: whether the real parts of these are what was trained.
+    """
+
+    numbers: Int[np.ndarray, " orbitals"]
+    before: Float[np.ndarray, "old 3"]
+    real: bool
+
+    def is_real(
+        self,
+        kpoints: Float[np.ndarray, "some 3"],
+        numbers: Int[np.ndarray, " some"] | None = None,
+    ) -> Bool[np.ndarray, " some"]:
+        """Whether the real parts of old orbitals are right at other k-points too."""
+        before = self.before if numbers is None else self.before[numbers]
+        return self.real & np.all(np.abs(kpoints - before) < _SAME, axis=1)
+
+
+def _sources(new: BlochOrbitals, old: BlochOrbitals, spin: int) -> _Sources:
     here, there = new.columns(spin), old.columns(spin)
     # In units of the reciprocal vectors, which may be of different lengths.
     lattice = new.crystal.lattice
@@ -234,17 +259,19 @@ def _sources(
         level = used[k_spin, *np.round(place, 6)]
         used[k_spin, *np.round(place, 6)] += 1
         found.append(nearest[level] if level < len(nearest) else -1)
-    return np.array(found)
+    return _Sources(np.array(found, int), before @ lattice.reciprocal, old.real)
 
 
-def _filled(
-    fresh: Orbitals, trained: Orbitals, source: Int[np.ndarray, " orbitals"]
-) -> Orbitals:
-    known = np.flatnonzero(source >= 0)
+def _filled(fresh: Orbitals, trained: Orbitals, source: _Sources) -> Orbitals:
+    known = np.flatnonzero(source.numbers >= 0)
+    # What has no part in a real function at k = 0 was not trained.
+    unused = source.is_real(np.zeros_like(source.before))
 
     def taken(new: Array, old: Array) -> Array:
         # Determinant, orbital, and what belongs to it.
-        rows = old.reshape(fresh.determinants, -1, old.shape[1])[:, source[known]]
+        rows = old.reshape(fresh.determinants, -1, old.shape[1])[
+            :, source.numbers[known]
+        ]
         whole = new.reshape(fresh.determinants, -1, new.shape[1])
         return whole.at[:, known].set(rows).reshape(new.shape)
 
@@ -254,7 +281,10 @@ def _filled(
         return parts if imaginary is None else [*parts, imaginary.weight]
 
     before = arrays(trained)
-    if len(before) < 4:
+    if trained.imaginary_part is None:
         before.append(jnp.zeros_like(before[0]))
+    else:
+        rows = np.tile(unused, trained.determinants)[:, None]
+        before[3] = jnp.where(rows, 0, before[3])
     made = [taken(x, y) for x, y in zip(arrays(fresh), before, strict=False)]
     return eqx.tree_at(arrays, fresh, made)
