@@ -82,7 +82,7 @@ class Kfac(AbstractOptimizer[KfacState]):
     Grosse, ICML 2015, arXiv 1503.05671; rows as in Grosse, Martens, ICML 2016, arXiv
     1602.01407; for wave functions Pfau et al., Phys. Rev. Research 2, 033429 (2020).
 
-    Only linear layers of this library have factors, which [`eqsym.SolidNet`][] is made
+    Only linear layers of this library have factors, which its networks are made
     of. The network is trained as it is: a strategy that trains another function made
     of it, as [`eqsym.SymmetrizedTraining`][] does, needs [`eqsym.Spring`][]. The state
     has the fields `layers` and `others`, the moments, `count`, steps taken, and
@@ -245,7 +245,8 @@ def _split(tree: PyTree) -> tuple[list[Linear], PyTree, PyTree]:
     if not found[0]:
         raise ValueError(
             "`wavefunction` must have linear layers that `eqs.Kfac` can take apart, "
-            f"which are those of `eqs.SolidNet`, got none in a {type(tree).__name__}. "
+            "which are those of `eqs.SolidNet` and `eqs.AttentionNet`, got none in a "
+            f"{type(tree).__name__}. "
             "Layers of a wave function inside of another one do not count. Use "
             "`eqs.Spring()`, which differentiates any function."
         )
