@@ -86,8 +86,9 @@ def main() -> None:
     parser.add_argument("--walkers", type=int, default=128, help="to time")
     options = parser.parse_args()
     table = options.path / "energies.csv"
+    label = "-".join(filter(None, (options.crystal, options.pseudopotential)))
     if options.figure:
-        draw(table, options.crystal, options.figure)
+        draw(table, label, options.figure)
         return
     if options.cost:
         cost(options)
@@ -97,13 +98,11 @@ def main() -> None:
         table.write_text(",".join(COLUMNS) + "\n")
     eqs.checkpoint.keep_compiled()
     crystal = CRYSTALS[options.crystal](options.pseudopotential)
-    mean_field = eqs.MeanField.solve(
-        crystal, path=options.path / f"{options.crystal}.npz"
-    )
+    mean_field = eqs.MeanField.solve(crystal, path=options.path / f"{label}.npz")
     group = eqs.SpaceGroup.of(crystal)
     for seed in options.seeds:
         for name in options.networks:
-            train(options, crystal, mean_field, group, name, seed, table)
+            train(options, label, mean_field, group, name, seed)
 
 
 @eqx.filter_jit
@@ -143,10 +142,11 @@ def cost(options) -> None:
             print(f"{electrons:3} {name:24} {size:7}", *(f"{t:7.3f}" for t in times))
 
 
-def train(options, crystal, mean_field, group, name, seed, table) -> None:
+def train(options, label, mean_field, group, name, seed) -> None:
+    table, crystal = options.path / "energies.csv", mean_field.crystal
     done = {
         int(row["steps"])
-        for row in rows(table, options.crystal)
+        for row in rows(table, label)
         if (row["network"], int(row["seed"])) == (name, seed)
     }
     keys = jax.random.split(jax.random.key(seed), 3)
@@ -154,7 +154,7 @@ def train(options, crystal, mean_field, group, name, seed, table) -> None:
     vmc = eqs.VMC(
         eqs.Hamiltonian(crystal), eqs.Metropolis(moves=10), eqs.Spring(), chunk=64
     )
-    path = options.path / f"{options.crystal}-{name.replace(' + ', '-')}-{seed}"
+    path = options.path / f"{label}-{name.replace(' + ', '-')}-{seed}"
     spent = Spent(path / "seconds.txt")
     for steps in options.steps:
         with spent:
@@ -177,7 +177,7 @@ def train(options, crystal, mean_field, group, name, seed, table) -> None:
         plain, averaged = found.plain, found.averaged
         assert plain is not None and averaged is not None
         row = (
-            *(options.crystal, name, seed, steps, round(spent.seconds)),
+            *(label, name, seed, steps, round(spent.seconds)),
             f"{float(averaged.energy):.6f}",
             f"{averaged.energy.error:.6f}",
             f"{float(plain.energy):.6f}",

@@ -3,9 +3,8 @@
     taskset -c 1 python benchmarks/transfer.py --path runs/transfer --seeds 0 1 2
 
 LiH: an AttentionNet with a Jastrow factor is trained in the primitive cell, and goes on
-in a supercell and at a twist. Prints mean energies of windows of steps, the steps after
-which the mean of the last ones before is below the last one of the run from the mean
-field, and what the first steps cost.
+in a supercell and at a twist. Prints mean energies of 50 steps each, and after how many
+steps the mean of the last 50 is as low as at the end of the run from the mean field.
 """
 
 import argparse

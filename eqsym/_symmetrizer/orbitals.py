@@ -42,7 +42,7 @@ class SymmetrizedOrbitals(AbstractWavefunction):
         r"""**Arguments:**
 
         - `wavefunction`: the network, or one with a factor such as
-            [`eqsym.Jastrow`][], which is taken where it is.
+            [`eqsym.Jastrow`][], which is taken at the electrons and not averaged.
         - `symmetrizer`: gives weights and images, for the crystal of the network.
         - `average_phases`: whether the Bloch phases $e^{i k_j \cdot r_i}$ are those of
             the images, or, as published too, of the electrons themselves and not
@@ -98,11 +98,11 @@ class SymmetrizedOrbitals(AbstractWavefunction):
             orbit.images
         )
         up, down = (_weighted_sum(orbit.weights, rows) for rows in terms)
-        psi = network.from_orbitals(up, down)
-        if not isinstance(self.wavefunction, AbstractFactor):
-            return psi
-        factor = self.wavefunction.log_factor(electrons).astype(psi.log.dtype)
-        return LogPsi(psi.sign, psi.log + factor)
+        psi, rest = network.from_orbitals(up, down), self.wavefunction
+        while isinstance(rest, AbstractFactor):
+            factor = rest.log_factor(electrons).astype(psi.log.dtype)
+            psi, rest = LogPsi(psi.sign, psi.log + factor), rest.wavefunction
+        return psi
 
 
 def _weighted_sum(

@@ -11,13 +11,14 @@ from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._core import checked, Electrons, Key, precise_matmul, random_key
 from .._crystal import Crystal, is_whole
-from .._mean_field import MeanField
+from .._mean_field import has_real_orbitals, MeanField
 from .._wavefunction import (
     AbstractBlochNetwork,
     AbstractFactor,
     AbstractWavefunction,
     BlochOrbitals,
     check_derived,
+    compact_lattice,
     initial_walkers,
     Linear,
     Orbitals,
@@ -46,6 +47,7 @@ def transfer(
 
     Kept are
 
+    - all settings, also that a network is complex if it need not be;
     - all parameters outside of [`eqsym.BlochOrbitals`][]: of a [`eqsym.SolidNet`][] or
         [`eqsym.AttentionNet`][] the layers, of a [`eqsym.Jastrow`][] the ranges;
     - of the orbitals, coefficients and envelopes. An orbital of the new crystal gets
@@ -74,9 +76,10 @@ def transfer(
 
     The network for the new crystal.
 
-    **Raises:** `ValueError` for a wave function that is no such network, for a crystal
-    with other nuclei, for a mean field of another one, and if only one of the crystals
-    has electrons of both spins.
+    **Raises:** `ValueError` for a wave function that is not such a network or has a
+    single electron, for a crystal with other nuclei, for a mean field of another one,
+    if only one of the crystals has electrons of both spins, and if the network is too
+    narrow for the new one.
     """
     check_derived(wavefunction)
     network = without_factor(wavefunction)
@@ -89,6 +92,9 @@ def transfer(
     _check_crystals(network.crystal, crystal, mean_field)
     first, place = jax.random.split(random_key(key))
     old = network.bloch
+    # Complex although it need not be: then so is the new one.
+    kpoints = old.occupation.cart_kpoints
+    chosen = not old.real and has_real_orbitals(network.crystal, kpoints)
     new = BlochOrbitals(
         crystal,
         mean_field.occupation,
@@ -96,6 +102,7 @@ def transfer(
         determinants=old.determinants,
         full_determinant=old.full_determinant,
         features=old.features,
+        real=False if chosen else None,
         key=first,
     )
     sets, sources = [], [_sources(new, old, spin) for spin in (0, 1)]
@@ -104,7 +111,7 @@ def transfer(
         if fresh is not None and trained is not None:
             if fresh.imaginary_part is None and trained.imaginary_part is not None:
                 zero = np.zeros_like(source.before)
-                loose = ~source.is_real(zero)
+                loose = ~source.at_zero
                 trained = _turned(network, trained, spin, zero, loose, place)
             fresh = _filled(fresh, trained, source)
         sets.append(fresh)
@@ -114,7 +121,7 @@ def transfer(
         for spin, (orbitals, source) in enumerate(zip(sets, sources, strict=True)):
             if orbitals is not None and orbitals.imaginary_part is not None:
                 k = moved.bloch.columns(spin).kpoints
-                loose = ~source.is_real(k, source.numbers)
+                loose = ~source.keeps_real_part(k)
                 sets[spin] = _turned(moved, orbitals, spin, k, loose, place)
         moved = _with_sets(moved, sets)
     return _inside(wavefunction, moved)
@@ -218,73 +225,99 @@ def _turned(
 
 
 class _Sources(NamedTuple):
-    """Where the orbitals come from.
+    """Where the orbitals of the new matrix come from.
 
     - `numbers`: of the old orbitals, or -1.
+    - `conjugate`: whether they are conjugated first.
+    - `kpoints`: of what they are then, in inverse Bohr.
     - `before`: the k-points of all old orbitals, in inverse Bohr.
     - `real`: whether the real parts of these are what was trained.
     """
 
     numbers: Int[np.ndarray, " orbitals"]
+    conjugate: Bool[np.ndarray, " orbitals"]
+    kpoints: Float[np.ndarray, "orbitals 3"]
     before: Float[np.ndarray, "old 3"]
     real: bool
 
-    def is_real(
-        self,
-        kpoints: Float[np.ndarray, "some 3"],
-        numbers: Int[np.ndarray, " some"] | None = None,
-    ) -> Bool[np.ndarray, " some"]:
-        """Whether the real parts of old orbitals are right at other k-points too."""
-        before = self.before if numbers is None else self.before[numbers]
-        return self.real & np.all(np.abs(kpoints - before) < _SAME, axis=1)
+    def keeps_real_part(
+        self, kpoints: Float[np.ndarray, "orbitals 3"]
+    ) -> Bool[np.ndarray, " orbitals"]:
+        """Whether the real parts are right at the new k-points."""
+        return self.real & _alike(kpoints, self.kpoints)
+
+    @property
+    def at_zero(self) -> Bool[np.ndarray, " old"]:
+        """Of which old orbitals only the real coefficients were trained."""
+        return self.real & _alike(self.before, np.zeros(3))
+
+
+def _alike(
+    some: Float[np.ndarray, "kpoints 3"], others: Float[np.ndarray, "*kpoints 3"]
+) -> Bool[np.ndarray, " kpoints"]:
+    return np.all(np.abs(some - others) < _SAME, axis=1)
 
 
 def _sources(new: BlochOrbitals, old: BlochOrbitals, spin: int) -> _Sources:
     here, there = new.columns(spin), old.columns(spin)
+    lattice = compact_lattice(new.crystal.lattice)
     # In units of the reciprocal vectors, which may be of different lengths.
-    lattice = new.crystal.lattice
     k, before = (
-        one.kpoints @ crystal.lattice.vectors.T / (2 * np.pi)
+        one.kpoints @ compact_lattice(crystal.lattice).vectors.T / (2 * np.pi)
         for one, crystal in ((here, new.crystal), (there, old.crystal))
     )
-    steps = ((k[:, None] - before[None]) @ lattice.reciprocal).reshape(-1, 3)
+    # Of a real function, one orbital stands for two at k and -k.
+    count = len(before)
+    parts = np.arange(0) if there.parts is None else there.parts
+    pairs = parts[parts >= count] - count
+    numbers = np.concatenate([np.arange(count), pairs])
+    conjugate = np.arange(len(numbers)) >= count
+    spins = there.spins[numbers]
+    places = np.where(conjugate[:, None], -1, 1) * before[numbers]
+    steps = ((k[:, None] - places[None]) @ lattice.reciprocal).reshape(-1, 3)
     lengths = np.linalg.norm(shortest_kpoints(lattice, steps), axis=1)
-    distances = np.round(lengths.reshape(len(k), len(before)), 6)
+    distances = np.round(lengths.reshape(len(k), len(places)), 6)
     found, used = [], Counter()
     for k_spin, row, place in zip(here.spins, distances, k, strict=True):
-        own = np.flatnonzero(there.spins == k_spin)
+        own = np.flatnonzero(spins == k_spin)
         nearest = own[row[own] == np.min(row[own])]
         # Of several that are as near, those at one k-point.
-        nearest = nearest[is_whole(before[nearest] - before[nearest[0]])]
+        nearest = nearest[is_whole(places[nearest] - places[nearest[0]])]
         level = used[k_spin, *np.round(place, 6)]
         used[k_spin, *np.round(place, 6)] += 1
         found.append(nearest[level] if level < len(nearest) else -1)
-    return _Sources(np.array(found, int), before @ lattice.reciprocal, old.real)
+    chosen = np.array(found, int)
+    return _Sources(
+        np.where(chosen < 0, -1, numbers[chosen]),
+        conjugate[chosen],
+        places[chosen] @ lattice.reciprocal,
+        before @ lattice.reciprocal,
+        old.real,
+    )
 
 
 def _filled(fresh: Orbitals, trained: Orbitals, source: _Sources) -> Orbitals:
     known = np.flatnonzero(source.numbers >= 0)
-    # What has no part in a real function at k = 0 was not trained.
-    unused = source.is_real(np.zeros_like(source.before))
 
-    def taken(new: Array, old: Array) -> Array:
+    def taken(new: Array, old: Array, signs: int | np.ndarray = 1) -> Array:
         # Determinant, orbital, and what belongs to it.
-        rows = old.reshape(fresh.determinants, -1, old.shape[1])[
-            :, source.numbers[known]
-        ]
+        rows = old.reshape(fresh.determinants, -1, old.shape[1])
+        rows = rows[:, source.numbers[known]] * jnp.asarray(signs, old.dtype)
         whole = new.reshape(fresh.determinants, -1, new.shape[1])
         return whole.at[:, known].set(rows).reshape(new.shape)
 
     def arrays(orbitals: Orbitals) -> list[Any]:
-        parts = [orbitals.real_part.weight, orbitals.weights, orbitals.exponents]
-        imaginary = orbitals.imaginary_part
-        return parts if imaginary is None else [*parts, imaginary.weight]
+        return [orbitals.real_part.weight, orbitals.weights, orbitals.exponents]
 
-    before = arrays(trained)
-    if trained.imaginary_part is None:
-        before.append(jnp.zeros_like(before[0]))
-    else:
-        rows = np.tile(unused, trained.determinants)[:, None]
-        before[3] = jnp.where(rows, 0, before[3])
-    made = [taken(x, y) for x, y in zip(arrays(fresh), before, strict=False)]
-    return eqx.tree_at(arrays, fresh, made)
+    made = [taken(*pair) for pair in zip(arrays(fresh), arrays(trained), strict=True)]
+    filled = eqx.tree_at(arrays, fresh, made)
+    if fresh.imaginary_part is None:
+        return filled
+    imaginary = jnp.zeros_like(trained.real_part.weight)
+    if trained.imaginary_part is not None:
+        imaginary = trained.imaginary_part.weight
+    # What has no part in a real function at k = 0 was not trained.
+    used = ~source.at_zero[source.numbers[known]]
+    signs = np.where(source.conjugate[known], -1, 1) * used
+    weight = taken(fresh.imaginary_part.weight, imaginary, signs[None, :, None])
+    return eqx.tree_at(lambda f: f.imaginary_part.weight, filled, weight)

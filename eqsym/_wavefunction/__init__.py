@@ -17,7 +17,10 @@ from .bloch import (
     BlochOrbitals as BlochOrbitals,
     Orbitals as Orbitals,
 )
-from .compact import shortest_kpoints as shortest_kpoints
+from .compact import (
+    compact_lattice as compact_lattice,
+    shortest_kpoints as shortest_kpoints,
+)
 from .features import (
     AbstractFeatures as AbstractFeatures,
     NuFeatures as NuFeatures,

@@ -10,7 +10,7 @@ from .._core import AbstractModule, checked, Electrons, Integer, Key, whole_numb
 from .._crystal import Crystal, Lattice
 from .._mean_field import Occupation
 from .bloch import AbstractBlochNetwork, BlochOrbitals
-from .compact import compact
+from .compact import compact_lattice
 from .features import AbstractFeatures, Displacement
 from .linear import Linear
 
@@ -66,7 +66,7 @@ class AttentionLayer(AbstractModule):
 
         - `electrons`, `width`: rows and columns of the features.
         - `heads`: divides the width.
-        - `layer_norm`: whether features are normalized before they are used.
+        - `layer_norm`: whether features of all electrons are normalized before use.
         - `split`: whether queries and keys come from features of one electron each.
         - `last`: the last layer leaves these as they are.
         - `key`: seeds the weights.
@@ -132,20 +132,20 @@ class AttentionNet(AbstractBlochNetwork):
     the primitive cell, and of its spin. In each layer
 
     $h_i \leftarrow h_i + W_o \sum_j a_{ij} W_v h_j, \quad
-    a_{ij} \propto e^{(W_q h_i) \cdot (W_k h_j) / \sqrt{d} + b(r_i - r_j)}, \quad
+    a_{ij} \propto e^{(W_q h_i) \cdot (W_k h_j) / \sqrt{d} + \beta(r_i - r_j)}, \quad
     h_i \leftarrow h_i + \tanh(W h_i + c)$
 
     for each of several heads, and [`eqsym.BlochOrbitals`][] makes orbitals of the last
-    $h$. Without the bias b, a small network of the displacement modulo the supercell
-    and of the two spins, electrons would not know which cells they are in. All features
-    of pairs are smooth: the network has no cusp where electrons meet, and is meant to
+    $h$. Without the bias $\beta$, a small network of the displacement modulo the
+    supercell and of the two spins, electrons would not know which cells they are in.
+    All features of pairs are smooth: the network has no cusp where electrons meet, and is meant to
     be trained with [`eqsym.Jastrow`][] around it. The features of electrons do not
     depend on their number, so that a trained network can be the start for another
     supercell or twist, see [`eqsym.transfer`][].
 
     Psiformer: von Glehn, Spencer, Pfau, ICLR 2023, arXiv 2211.13672. With `split`, the
-    default, queries and keys are made of features $s_i$ of one electron each instead,
-    $s_i \leftarrow s_i + \tanh(W' s_i + c')$, which makes kinetic energies cheaper, as
+    default, queries and keys are made of features $g_i$ of one electron each instead,
+    $g_i \leftarrow g_i + \tanh(W' g_i + c')$, which makes kinetic energies cheaper, as
     in LapNet: Li et al., Nat. Mach. Intell. 6, 209 (2024), arXiv 2307.08214.
     """
 
@@ -181,7 +181,8 @@ class AttentionNet(AbstractBlochNetwork):
         - `layers`: number of layers.
         - `heads`: of the attention; they share the features.
         - `pair_width`: hidden features of the bias of a pair.
-        - `layer_norm`: whether features are normalized before each use.
+        - `layer_norm`: whether features are normalized before values and perceptrons
+            are made of them, and queries and keys unless these are split.
         - `split`: whether queries and keys are made of features of one electron each.
         - `determinants`, `full_determinant`, `features`, `real`: as for
             [`eqsym.SolidNet`][].
@@ -278,7 +279,7 @@ class AttentionNet(AbstractBlochNetwork):
         logarithm of the length, and the vector without its value at the origin."""
         distance, vector = displacement
         zero = jnp.zeros((1, 1, 3), distance.dtype)
-        origin = self.bloch.features(compact(lattice), zero).vector
+        origin = self.bloch.features(compact_lattice(lattice), zero).vector
         square = 1 + distance**2
         scaled = (vector - origin) * jax.lax.rsqrt(square)[..., None]
         return jnp.concatenate([0.5 * jnp.log(square)[..., None], scaled], axis=-1)

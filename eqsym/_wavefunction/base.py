@@ -93,8 +93,8 @@ def one_moved(wavefunction: AbstractWavefunction, electrons: Electrons) -> Moved
 
 
 class AbstractFactor(AbstractWavefunction):
-    """Another wave function times a factor: it is evaluated once for each
-    configuration, and there."""
+    """Another wave function times a factor. It is evaluated once for each
+    configuration, at this configuration and no other one."""
 
     wavefunction: eqx.AbstractVar[AbstractWavefunction]
 

@@ -27,7 +27,7 @@ from .._core import (
 from .._crystal import check_electrons, Crystal, is_whole
 from .._mean_field import check_real, conjugates, has_real_orbitals, Occupation
 from .base import AbstractOrbitalNetwork
-from .compact import compact, DIRECTION, shortest_kpoints
+from .compact import compact_lattice, DIRECTION, shortest_kpoints
 from .features import AbstractFeatures, Displacement, TriFeatures
 from .linear import Linear
 
@@ -260,7 +260,7 @@ class BlochOrbitals(AbstractModule):
         as [`eqsym.AbstractFeatures`][] has them; but from nuclei with a pseudopotential
         smooth distances, which are 0.5 Bohr at the nucleus.
         """
-        lattice = compact(self.crystal.lattice)
+        lattice = compact_lattice(self.crystal.lattice)
         nuclei, rest = in_two(self.crystal.cart_positions)
         to_nuclei = nearest_displacement(
             points[:, None],
@@ -291,7 +291,7 @@ class BlochOrbitals(AbstractModule):
 
         Distances, (points, others), and vectors, (points, others, size of `features`).
         """
-        supercell = compact(self.crystal.supercell)
+        supercell = compact_lattice(self.crystal.supercell)
         between = nearest_displacement(
             points[:, None],
             others[None],

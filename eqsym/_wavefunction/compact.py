@@ -21,7 +21,7 @@ _PERMUTATIONS = tuple(itertools.permutations(range(3)))
 
 
 @functools.lru_cache(maxsize=64)
-def compact(lattice: Lattice) -> Lattice:
+def compact_lattice(lattice: Lattice) -> Lattice:
     """The same lattice by vectors that are as short as possible, and the same ones
     whatever vectors it was given by.
 

@@ -22,7 +22,7 @@ from .base import (
     Moved,
     one_moved,
 )
-from .compact import compact
+from .compact import compact_lattice
 
 
 class Jastrow(AbstractFactor, AbstractMovable):
@@ -33,10 +33,11 @@ class Jastrow(AbstractFactor, AbstractMovable):
     \left(1 - r_{ij}^2 / L^2\right)^3$ for $r_{ij} < L$.
 
     $r_{ij}$ is the distance of the nearest images in the supercell and L half its
-    shortest vector, so that J has two continuous derivatives everywhere, and any
-    isometry of the crystal leaves it as it is. With c = 1/2 for electrons of different
-    spins and 1/4 for those of the same spin, and a function that is smooth where
-    electrons meet, such as [`eqsym.AttentionNet`][], local energies stay finite there:
+    shortest vector, so that J has two continuous derivatives everywhere but where
+    electrons meet, and any isometry of the crystal leaves it as it is. With c = 1/2 for
+    electrons of different spins and 1/4 for those of the same spin, and a function that
+    is smooth where electrons meet, such as [`eqsym.AttentionNet`][], local energies
+    stay finite there:
     T. Kato, Commun. Pure Appl. Math. 10, 151 (1957); R. T. Pack and W. Byers Brown,
     J. Chem. Phys. 45, 556 (1966). The two ranges b are trained. The form for r << L is
     the one of von Glehn, Spencer, Pfau, arXiv 2211.13672.
@@ -125,7 +126,7 @@ class Jastrow(AbstractFactor, AbstractMovable):
         if not len(first):
             return jnp.zeros((), electrons.dtype)
         alike = (first < n_up) == (second < n_up)
-        supercell = compact(self.crystal.supercell)
+        supercell = compact_lattice(self.crystal.supercell)
         between = nearest_displacement(
             electrons[first],
             electrons[second],

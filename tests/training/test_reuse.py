@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import eqsym as eqs
+from eqsym._training.reuse import _sources
 
 
 def _crystal(a=4.02, species=("Li", "H"), **kwargs):
@@ -19,6 +20,15 @@ def _crystal(a=4.02, species=("Li", "H"), **kwargs):
 def _mean_field(a=4.02, twist=(0, 0, 0), supercell=1):
     crystal = _crystal(a, twist=twist, supercell=supercell)
     return eqs.MeanField.solve(crystal, basis="sto-3g")
+
+
+def _solid(crystal, **kwargs):
+    """Without a mean field: bands are filled from k-point to k-point."""
+    k = crystal.frac_kpoints @ crystal.lattice.reciprocal
+    bands = np.concatenate([k] * 2)
+    occupation = eqs.Occupation(tuple(bands[:n] for n in crystal.electrons))
+    kwargs = dict(widths=((8, 4), (8, 4)), determinants=2) | kwargs
+    return eqs.SolidNet(crystal, occupation, key=jax.random.key(0), **kwargs)
 
 
 def _networks(mean_field):
@@ -114,6 +124,83 @@ def test_to_another_crystal(target):
             np.testing.assert_allclose(np.abs(up), np.abs(before), rtol=1e-9)
 
 
+@pytest.mark.parametrize("twist", [(0.03, 0, 0), (-0.04, 0.01, 0)])
+def test_orbitals_come_from_the_nearest_kpoint(twist):
+    """Also if it is the other one of k and -k of a real function."""
+    network = _solid(_crystal(supercell=(3, 1, 1)))
+    assert network.real and len(network.bloch.columns(0).kpoints) == 8
+    new = _crystal(supercell=(3, 1, 1), twist=twist)
+    step = np.asarray(twist) @ new.supercell.reciprocal
+    bloch = _solid(new).bloch
+    for spin in (0, 1):
+        found, k = _sources(bloch, network.bloch, spin), bloch.columns(spin).kpoints
+        np.testing.assert_allclose(k - step, found.kpoints, atol=1e-9)
+        assert np.all(found.numbers >= 0) and np.any(found.conjugate)
+        # Each of them once for each of k and -k.
+        used = np.stack([found.numbers, found.conjugate], axis=1)
+        assert len(np.unique(used, axis=0)) == len(used) == 12
+
+
+def test_orbitals_do_not_depend_on_the_description():
+    old = _crystal(supercell=(2, 1, 2))
+    a1, a2, a3 = old.lattice.vectors
+    rows = np.array([a1, a2, a3 + 3 * a1 + 2 * a2])
+    new = eqs.Crystal(
+        rows,
+        old.species,
+        cart_positions=old.cart_positions,
+        unit="bohr",
+        supercell=np.round(old.supercell.vectors @ np.linalg.inv(rows)).astype(int),
+    )
+    network, bloch = _solid(old), _solid(new).bloch
+    found, k = _sources(bloch, network.bloch, 0), bloch.columns(0).kpoints
+    np.testing.assert_allclose(found.kpoints, k, atol=1e-9)
+
+
+def test_a_network_that_is_complex_by_choice_stays_so():
+    mean_field = _mean_field()
+    network = eqs.SolidNet(
+        mean_field.crystal,
+        mean_field.occupation,
+        widths=((8, 4),),
+        real=False,
+        key=jax.random.key(0),
+    )
+    again = eqs.transfer(network, mean_field.crystal, mean_field, key=jax.random.key(1))
+    assert eqx.tree_equal(again, network)
+
+
+def test_from_a_twist_to_a_real_function():
+    """What was a phase of an orbital is not lost with its imaginary part."""
+    old, new = _mean_field(twist=(0.25, 0.1, 0.0)), _mean_field()
+    for network in _networks(old):
+        phase = 0.7
+        parts = lambda f: [
+            part.weight
+            for x in _bare(f).bloch.orbital_sets
+            for part in (x.real_part, x.imaginary_part)
+        ]
+        cos, sin = np.cos(phase), np.sin(phase)
+        turned = []
+        for re, im in zip(parts(network)[::2], parts(network)[1::2], strict=True):
+            turned += [cos * re, sin * re]
+            del im
+        network = eqx.tree_at(parts, network, turned)
+        found = eqs.transfer(network, new.crystal, new, key=jax.random.key(1))
+        assert _bare(found).real
+        sets = zip(
+            _bare(found).bloch.orbital_sets,
+            _bare(network).bloch.orbital_sets,
+            strict=True,
+        )
+        for one, before in sets:
+            assert one.imaginary_part is None
+            whole = before.real_part.weight / cos
+            np.testing.assert_allclose(
+                np.abs(one.real_part.weight), np.abs(whole), rtol=1e-6
+            )
+
+
 def test_real_parts_are_not_zero_at_their_nucleus():
     """An orbital around hydrogen has the phase i there at a k-point at the boundary."""
     old, new = _mean_field(), _mean_field(supercell=(2, 1, 1))
@@ -145,6 +232,8 @@ def test_errors(lih):
         moved(_crystal(species=("Na", "H")))
     with pytest.raises(ValueError, match="nuclei .* got Li H .*ccecp"):
         moved(_crystal(pseudopotential="ccecp"))
+    with pytest.raises(ValueError, match=r"same spins .*\(2, 2\), got \(4, 0\)"):
+        moved(_crystal(spin=4), eqs.MeanField.solve(_crystal(spin=4), basis="sto-3g"))
     with pytest.raises(ValueError, match="`mean_field` must belong to `crystal`"):
         moved(_crystal(a=4.3))
     with pytest.raises(ValueError, match="`AbstractBlochNetwork`.* `HartreeFock`"):

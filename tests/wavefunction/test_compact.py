@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import eqsym as eqs
-from eqsym._wavefunction.compact import compact, shortest_kpoints
+from eqsym._wavefunction.compact import compact_lattice, shortest_kpoints
 
 
 _PRESETS = {
@@ -36,7 +36,7 @@ def _described(lattice, seed):
 @given(seed=_SEEDS)
 def test_usual_vectors_are_found_from_any(name, seed):
     usual = _PRESETS[name].vectors
-    found = compact(_described(_PRESETS[name], seed)).vectors
+    found = compact_lattice(_described(_PRESETS[name], seed)).vectors
     order = [np.argmin(np.linalg.norm(found - vector, axis=1)) for vector in usual]
     np.testing.assert_allclose(found[order], usual, atol=1e-12)
 
@@ -46,8 +46,8 @@ def test_usual_vectors_are_found_from_any(name, seed):
 def test_one_choice_for_every_lattice(vectors, seed):
     lattice = eqs.Lattice(np.random.default_rng(vectors).normal(size=(3, 3)))
     other = _described(lattice, seed)
-    found = compact(lattice)
-    np.testing.assert_allclose(compact(other).vectors, found.vectors, atol=1e-8)
+    found = compact_lattice(lattice)
+    np.testing.assert_allclose(compact_lattice(other).vectors, found.vectors, atol=1e-8)
     # The same lattice, and no vector longer than the shortest that there are.
     numbers = lattice.to_fractional(found.vectors)
     np.testing.assert_allclose(numbers, np.round(numbers), atol=1e-8)
