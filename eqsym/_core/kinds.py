@@ -29,9 +29,6 @@ _WANTED = {
     "AbstractFeatures": "features, such as `eqs.TriFeatures()`",
     "AbstractHamiltonian": "a Hamiltonian, such as `eqs.Hamiltonian(crystal)`",
     "AbstractKinetic": "a kinetic energy, such as `eqs.ForwardLaplacian()`",
-    "AbstractOrbitalNetwork": (
-        "a network with orbitals, such as `eqs.SolidNet(crystal, occupation, key=key)`"
-    ),
     "AbstractProjection": (
         "a projection, such as `eqs.GroupAverage(group)` or `eqs.IrrepProjection`"
     ),

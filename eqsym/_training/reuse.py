@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
-from .._core import checked, Electrons, Key, precise_matmul, random_key
+from .._core import checked, Electrons, full_precision, Key, precise_matmul, random_key
 from .._crystal import Crystal, is_whole
 from .._mean_field import has_real_orbitals, MeanField
 from .._wavefunction import (
@@ -207,6 +207,7 @@ def _turned(
     if spin == 1:
         rows = slice(crystal.electrons[0], None)
 
+    @full_precision()
     def squares(electrons: Electrons) -> Inexact[Array, "determinants orbitals"]:
         near = network.bloch.near(electrons)
         h = network.last_features(electrons, near)

@@ -138,10 +138,10 @@ class AttentionNet(AbstractBlochNetwork):
     for each of several heads, and [`eqsym.BlochOrbitals`][] makes orbitals of the last
     $h$. Without the bias $\beta$, a small network of the displacement modulo the
     supercell and of the two spins, electrons would not know which cells they are in.
-    All features of pairs are smooth: the network has no cusp where electrons meet, and is meant to
-    be trained with [`eqsym.Jastrow`][] around it. The features of electrons do not
-    depend on their number, so that a trained network can be the start for another
-    supercell or twist, see [`eqsym.transfer`][].
+    All features of pairs are smooth: the network has no cusp where electrons meet, and
+    is meant to be trained with [`eqsym.Jastrow`][] around it. The features of electrons
+    do not depend on their number, so that a trained network can be the start for
+    another supercell or twist, see [`eqsym.transfer`][].
 
     Psiformer: von Glehn, Spencer, Pfau, ICLR 2023, arXiv 2211.13672. With `split`, the
     default, queries and keys are made of features $g_i$ of one electron each instead,

@@ -125,6 +125,8 @@ _WAYS = {
 }
 # These evaluate through what is above, networks of this library only, or nothing.
 _OTHERS = {
+    "Jastrow",
+    "transfer",
     "run",
     "load_run",
     "RunResult",

@@ -344,7 +344,7 @@ def test_dropped_images_are_counted():
         (lambda: eqs.RandomSubset(_GROUP, 49), "`size` must be at most the 48"),
         (
             lambda: eqs.SymmetrizedOrbitals(_SKEW, eqs.GroupAverage(_GROUP)),
-            "(?i)wavefunction",
+            "averages the orbitals of a network .* got the wave function `Waves`",
         ),
     ],
 )
