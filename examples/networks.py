@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--pretraining-steps", type=int, default=PRETRAINING_STEPS)
     parser.add_argument("--evaluation-steps", type=int, default=EVALUATION_STEPS)
     parser.add_argument("--walkers", type=int, default=WALKERS)
+    parser.add_argument("--only", nargs="+", help="networks to train, by name")
     options = parser.parse_args()
     eqs.checkpoint.keep_compiled()
 
@@ -62,6 +63,8 @@ def main() -> None:
     print(f"Mean field: {mean_field.energy:.5f} Ha per cell")
     evaluations, seconds = {}, {}
     for name, network in networks.items():
+        if options.only and name not in options.only:
+            continue
         start = time.process_time()
         result = eqs.run(
             vmc,

@@ -101,12 +101,11 @@ def test_to_another_crystal(target):
         assert len(weights) > 5
         for name, values in _weights(found).items():
             np.testing.assert_array_equal(values, weights[name])
-        eqs.check_wavefunction(found, key=jax.random.key(2), derivatives=False)
         walkers = _walkers(new.crystal)
-        assert np.all(np.isfinite(eqx.filter_jit(jax.vmap(found))(walkers).log))
         # All orbitals have a trained one, which has no phase at k = 0: at any k the
         # same but for the phase.
         up, _ = _bare(found).orbitals(walkers[0])
+        assert np.all(np.isfinite(up))
         if "supercell" in target:
             kpoints = _bare(found).bloch.columns(0).kpoints
             same = np.all(np.isclose(kpoints, kpoints[:1]), axis=1)
@@ -120,6 +119,7 @@ def test_to_another_crystal(target):
             np.testing.assert_allclose(waves @ constants, ratios, rtol=1e-6)
             np.testing.assert_allclose(np.sum(constants**2, axis=0), 1, rtol=1e-6)
         elif "twist" in target:
+            eqs.check_wavefunction(found, key=jax.random.key(2), derivatives=False)
             before, _ = _bare(network).orbitals(walkers[0])
             np.testing.assert_allclose(np.abs(up), np.abs(before), rtol=1e-9)
 
