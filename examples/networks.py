@@ -3,8 +3,8 @@
     python examples/networks.py
 
 LiH. Trains each network for as many steps from the same mean field, averages over the
-space group, and prints the energies with the processor time of the training, of which
-most is compilation at this size. Run again, with more --steps, to go on.
+space group, and prints the energies with the processor time of the training,
+compilation included. Run again, with more --steps, to go on.
 """
 
 import argparse

@@ -100,8 +100,7 @@ class SymmetrizedOrbitals(AbstractWavefunction):
         up, down = (_weighted_sum(orbit.weights, rows) for rows in terms)
         psi, rest = network.from_orbitals(up, down), self.wavefunction
         while isinstance(rest, AbstractFactor):
-            factor = rest.log_factor(electrons).astype(psi.log.dtype)
-            psi, rest = LogPsi(psi.sign, psi.log + factor), rest.wavefunction
+            psi, rest = rest.times(psi, electrons), rest.wavefunction
         return psi
 
 

@@ -102,6 +102,11 @@ class AbstractFactor(AbstractWavefunction):
     def log_factor(self, electrons: Electrons) -> Float[Array, ""]:
         """The logarithm of the factor, which is positive."""
 
+    def times(self, psi: LogPsi, electrons: Electrons) -> LogPsi:
+        """An amplitude times the factor at a configuration."""
+        factor = self.log_factor(electrons)
+        return LogPsi(psi.sign, psi.log + factor.astype(psi.log.dtype))
+
 
 def without_factor(wavefunction: AbstractWavefunction) -> AbstractWavefunction:
     """The function inside, or itself if it has no factor."""

@@ -144,13 +144,12 @@ class BlochOrbitals(AbstractModule):
     $\phi^d_j(r_i) = (u^d_j \cdot h_i + i v^d_j \cdot h_i)
     \sum_I \pi_{Ij} e^{-|\sigma_{Ij}| s_{iI}} e^{i k_j \cdot r_i}$, with distances
     $s_{iI}$ from the nuclei of the primitive cell. If the twist is its own negative the
-    Hamiltonian is real. If then every $k_j$ is its own negative too,
-    or comes in a pair of k and -k of the same spin, the wave function is real: the two
-    orbitals of a pair are the real and the imaginary part of one $\phi$, the others
-    are real parts. Phases are of the shortest k-points, and displacements of the
-    shortest vectors of lattice and supercell, so that the function is the same for
-    every description of a crystal. Near nuclei with a pseudopotential distances are
-    smooth: there is no cusp.
+    Hamiltonian is real. If then every $k_j$ is its own negative too, or comes in a pair
+    of k and -k of the same spin, the wave function is real: the two orbitals of a pair
+    are the real and the imaginary part of one $\phi$, the others are real parts. Phases
+    are of the shortest k-points, and displacements of the shortest vectors of lattice
+    and supercell, so that the function is the same for every description of a crystal.
+    Near nuclei with a pseudopotential distances are smooth: there is no cusp.
 
     [`eqsym.AbstractBlochNetwork`][] makes a wave function of it and of features.
 

@@ -99,20 +99,16 @@ class Jastrow(AbstractFactor, AbstractMovable):
     @checked
     def __call__(self, electrons: Electrons) -> LogPsi:
         check_electrons(sum(self.crystal.electrons), electrons)
-        return self._times(self.wavefunction(electrons), electrons)
+        return self.times(self.wavefunction(electrons), electrons)
 
     def with_one_moved(self, electrons: Electrons) -> Moved:
         inside = one_moved(self.wavefunction, electrons)
 
         def at(one: Float[Array, " electrons"], place: Float[Array, "3"]) -> LogPsi:
             moved = jnp.where(one[:, None] > 0, place[None], electrons)
-            return self._times(inside(one, place), moved)
+            return self.times(inside(one, place), moved)
 
         return at
-
-    def _times(self, psi: LogPsi, electrons: Electrons) -> LogPsi:
-        factor = self.log_factor(electrons)
-        return LogPsi(psi.sign, psi.log + factor.astype(psi.log.dtype))
 
     def log_factor(self, electrons: Electrons) -> Float[Array, ""]:
         """J.
